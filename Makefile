@@ -1,0 +1,56 @@
+# `make quickstart` and `make test` are all that a fresh machine needs; `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS ?= dev
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:
+	@echo "make quickstart  set up .venv, then train, sample and evaluate the digits cascade (python run.py)"
+	@echo "make test        the suite of a newcomer, at most 10 minutes on 2 cores"
+	@echo "make test-all    the same and everything marked slow, slurm, browser or gpu (skipped where it cannot run)"
+	@echo "make lint        ruff, import-linter (the layers of the design), mypy"
+	@echo "make constraints resolve constraints.txt anew from pyproject.toml"
+	@echo "make clean       remove .venv and caches (runs/ stays)"
+
+# uv installs from its cache by hard links, in seconds; pip is the way where uv cannot be had.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@if command -v uv >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --constraint constraints.txt uv; then \
+	  PATH="$$PATH:$(CURDIR)/$(BIN)" uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[$(EXTRAS)]'; \
+	else \
+	  $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'; \
+	fi
+	@touch $@
+
+.PHONY: install
+install: $(VENV)/.installed
+
+.PHONY: quickstart
+quickstart: install
+	$(BIN)/python run.py
+
+.PHONY: test
+test: install
+	$(BIN)/python -m pytest -m "not slow and not slurm and not browser and not gpu"
+
+.PHONY: test-all
+test-all: install
+	$(BIN)/python -m pytest -rs
+
+.PHONY: lint
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+.PHONY: constraints
+constraints: install
+	printf 'torch\ntorchvision\nuv\n' | PATH="$$PATH:$(CURDIR)/$(BIN)" uv pip compile pyproject.toml - \
+	  --extra dev --extra text --extra demo --python-version 3.11 --no-header --no-annotate --quiet --output-file constraints.txt
+
+.PHONY: clean
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info

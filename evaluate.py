@@ -1,0 +1,15 @@
+"""Metrics of a checkpoint or of images: python evaluate.py checkpoint=PATH | samples=FOLDER_OR_NPZ."""
+
+import hydra
+from omegaconf import DictConfig
+
+from pixelflow.jobs.cli import dispatch, main
+
+
+@hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
+def run(config: DictConfig) -> None:
+    dispatch(config)
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,3 @@
+from pixelflow.backbones.pixelflow import PixelFlow
+
+__all__ = ["PixelFlow"]

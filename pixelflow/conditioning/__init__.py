@@ -1,0 +1,3 @@
+from pixelflow.conditioning.class_label import ClassLabel
+
+__all__ = ["ClassLabel"]

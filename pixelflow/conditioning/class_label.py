@@ -1,0 +1,31 @@
+"""Class labels as the condition."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pixelflow.types import Batch, Condition
+
+
+class ClassLabel:
+    """num_classes: the null label is num_classes. drop_prob: share of training images that see the null label.
+
+    Raises ValueError for a drop_prob outside [0, 1].
+    """
+
+    def __init__(self, *, num_classes: int, drop_prob: float = 0.1) -> None:
+        if not 0 <= drop_prob <= 1:
+            raise ValueError(f"drop_prob={drop_prob} must be in [0, 1]")
+        self.num_classes, self.drop_prob = num_classes, drop_prob
+
+    def encode(self, batch: Batch) -> Condition:
+        return batch.condition
+
+    def null(self, n: int) -> Condition:
+        return Condition(class_label=torch.full((n,), self.num_classes, dtype=torch.int64))
+
+    def drop(self, condition: Condition, uniform: Tensor) -> Condition:
+        """Replace by null where `uniform` (B,) in [0, 1) falls below drop_prob."""
+        dropped = (uniform < self.drop_prob).to(condition.class_label.device)
+        return Condition(class_label=condition.class_label.masked_fill(dropped, self.num_classes))

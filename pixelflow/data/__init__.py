@@ -1,0 +1,3 @@
+from pixelflow.data.digits import Digits
+
+__all__ = ["Digits"]

@@ -1,0 +1,20 @@
+from pixelflow.flow.cascade import Cascade
+from pixelflow.flow.guidance import ConstantGuidance, IntervalGuidance, NoGuidance, StageWiseGuidance
+from pixelflow.flow.path import StagePath
+from pixelflow.flow.prediction import VelocityPrediction, XPrediction
+from pixelflow.flow.rng import KeyedRandom
+from pixelflow.flow.timesteps import UniformTimesteps, time_grid
+
+__all__ = [
+    "Cascade",
+    "ConstantGuidance",
+    "IntervalGuidance",
+    "KeyedRandom",
+    "NoGuidance",
+    "StagePath",
+    "StageWiseGuidance",
+    "UniformTimesteps",
+    "VelocityPrediction",
+    "XPrediction",
+    "time_grid",
+]

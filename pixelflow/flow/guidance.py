@@ -1,0 +1,69 @@
+"""Classifier-free guidance as a schedule: v = v_null + scale * (v_cond - v_null).
+
+A scale of exactly 1 means that the null pass is not needed, and the sampler leaves it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+PAPER_WEIGHTS = (0.0, 1 / 6, 2 / 3, 1.0)
+"""PixelFlow section 4.3: the share of (scale - 1) in each of four stages."""
+
+
+class NoGuidance:
+    def scale(self, stage: int, tau: float) -> float:
+        return 1.0
+
+
+class ConstantGuidance:
+    """One scale everywhere."""
+
+    def __init__(self, *, scale: float) -> None:
+        self.max_scale = scale
+
+    def scale(self, stage: int, tau: float) -> float:
+        return self.max_scale
+
+
+class StageWiseGuidance:
+    """1 + (scale - 1) * w(stage), rising from the coarse to the fine stages (PixelFlow table 3c).
+
+    weights: one per stage; without, the paper's table of four, read as a function of the stage's position
+    between first and last and interpolated linearly, so that four stages give the table itself and one stage gives 1.
+    Raises ValueError for weights of another length than num_stages.
+    """
+
+    def __init__(self, *, scale: float, num_stages: int, weights: Sequence[float] | None = None) -> None:
+        if weights is not None and len(weights) != num_stages:
+            raise ValueError(f"weights has {len(weights)} entries, but the cascade has {num_stages} stages")
+        self.max_scale = scale
+        self.weights = list(weights) if weights is not None else stage_weights(num_stages)
+
+    def scale(self, stage: int, tau: float) -> float:
+        return 1 + (self.max_scale - 1) * self.weights[stage]
+
+
+class IntervalGuidance:
+    """`scale` inside (low, high] of tau, 1 outside (Kynkaanniemi et al. 2024; PixelGen uses (0.1, 0.9])."""
+
+    def __init__(self, *, scale: float, low: float, high: float) -> None:
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"low={low}, high={high} must satisfy 0 <= low < high <= 1")
+        self.max_scale, self.low, self.high = scale, low, high
+
+    def scale(self, stage: int, tau: float) -> float:
+        return self.max_scale if self.low < tau <= self.high else 1.0
+
+
+def stage_weights(num_stages: int) -> list[float]:
+    """The paper's four weights, interpolated linearly to `num_stages` stages."""
+    if num_stages == 1:
+        return [1.0]
+    last = len(PAPER_WEIGHTS) - 1
+    weights = []
+    for stage in range(num_stages):
+        position = stage / (num_stages - 1) * last
+        left = min(int(position), last - 1)
+        weights.append(PAPER_WEIGHTS[left] + (position - left) * (PAPER_WEIGHTS[left + 1] - PAPER_WEIGHTS[left]))
+    return weights

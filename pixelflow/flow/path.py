@@ -1,0 +1,100 @@
+"""A stage of the cascade as a straight path between two noisy images (PixelFlow, equations 2-5).
+
+With the clean image x at the stage's resolution, P = Up(Down(.)) and one noise eps:
+
+    start = s*Px + (1-s)*eps      end = e*x + (1-e)*eps      x_t = tau*end + (1-tau)*start
+
+Both conversions below follow from these three lines and v = end - start; sigma is the share of noise in x_t.
+S = 1 has s = 0 and e = 1: plain flow matching, v = (x - x_t) / (1 - t).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def down(x: Tensor) -> Tensor:
+    """Half the resolution: bilinear x2 with align_corners=False, which is the mean of 2x2 blocks."""
+    return F.avg_pool2d(x, 2)
+
+
+def up(x: Tensor) -> Tensor:
+    """Twice the resolution, nearest neighbour."""
+    return x.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
+
+
+def add_up(coarse: Tensor, fine: Tensor, *, alpha: float) -> Tensor:
+    """up(coarse) + alpha * fine in one pass over memory. coarse: (..., H, W). fine: (..., 2H, 2W)."""
+    *lead, height, width = coarse.shape
+    blocks = fine.reshape(*lead, height, 2, width, 2)
+    return torch.add(coarse[..., :, None, :, None], blocks, alpha=alpha).view(fine.shape)
+
+
+def project(x: Tensor) -> Tensor:
+    """P = Up(Down(.)), a projection: P(Px) = Px."""
+    return up(down(x))
+
+
+def per_image(values: Tensor, like: Tensor) -> Tensor:
+    """(B,) -> (B, 1, 1, 1) in the dtype of `like`."""
+    return values.to(device=like.device, dtype=like.dtype).view(-1, *[1] * (like.ndim - 1))
+
+
+@dataclass(frozen=True)
+class StagePath:
+    """The path of one stage.
+
+    stage: 0 is the coarsest. start, end: shares of the clean image at tau = 0 and 1, 0 <= start < end <= 1.
+    t_eps: least denominator in `velocity_from_x`, where the last stage's sigma goes to 0 (JiT uses 0.05).
+    """
+
+    stage: int
+    start: float
+    end: float
+    t_eps: float = 0.05
+
+    def sigma(self, tau: Tensor) -> Tensor:
+        """Share of noise at tau."""
+        return tau * (1 - self.end) + (1 - tau) * (1 - self.start)
+
+    def _starting_image(self, x: Tensor) -> Tensor:
+        """s*Px. The coarsest stage starts from noise alone, and its image need not have a coarser one."""
+        return self.start * project(x) if self.start > 0 else x.new_zeros(())
+
+    def interpolate(self, x: Tensor, noise: Tensor, tau: Tensor) -> Tensor:
+        """x_t (equation 4). x, noise: (B, C, H, W). tau: (B,)."""
+        tau = per_image(tau, x)
+        start = self._starting_image(x) + (1 - self.start) * noise
+        end = self.end * x + (1 - self.end) * noise
+        return tau * end + (1 - tau) * start
+
+    def velocity(self, x: Tensor, noise: Tensor) -> Tensor:
+        """end - start, the regression target of equation 5."""
+        return self.end * x - self._starting_image(x) - (self.end - self.start) * noise
+
+    def velocity_from_x(self, x: Tensor, x_t: Tensor, tau: Tensor) -> Tensor:
+        """The velocity at x_t whose clean image is x."""
+        tau = per_image(tau, x_t)
+        start = self._starting_image(x)
+        sigma = self.sigma(tau)
+        # sigma is 0 at tau = 1 in the last stage, and the conversion divides by it.
+        divisor = sigma.clamp(min=self.t_eps) if self.end == 1 else sigma
+        # (x_t - tau*e*x - (1-tau)*s*Px) = sigma*eps
+        scaled_noise = x_t - tau * self.end * x - (1 - tau) * start
+        return (sigma * (self.end * x - start) - (self.end - self.start) * scaled_noise) / divisor
+
+    def x_from_velocity(self, velocity: Tensor, x_t: Tensor, tau: Tensor) -> Tensor:
+        """The clean image of the path through x_t with this velocity."""
+        tau = per_image(tau, x_t)
+        s, e = self.start, self.end
+        end = x_t + (1 - tau) * velocity
+        start = x_t - tau * velocity
+        y = (1 - s) * end - (1 - e) * start  # = (1-s)*e*x - (1-e)*s*Px: free of noise
+        if s == 0:
+            return y / e
+        py = project(y)
+        return (y - py) / (e * (1 - s)) + py / (e - s)

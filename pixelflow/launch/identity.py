@@ -1,0 +1,60 @@
+"""What makes two runs the same run: the hash of the resolved scientific config."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+MACHINE_KEYS = (
+    "experiment",
+    "job",
+    "tracking",
+    "runs_dir",
+    "checkpoint",
+    "samples",
+    "rerun",
+    "paper",
+    "trainer.device",
+    "trainer.log_every",
+    "trainer.save_every",
+    "trainer.grid_every",
+    "trainer.keep_checkpoints",
+    "sampler.batch_size",
+)
+"""Keys that change where, how watched or how fast a run is, but not its results."""
+
+
+def scientific(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without its machine keys."""
+    return _without(config, "")
+
+
+def _without(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    kept = {}
+    for key, value in node.items():
+        path = f"{prefix}{key}"
+        if path not in MACHINE_KEYS:
+            kept[key] = _without(value, f"{path}.") if isinstance(value, Mapping) else value
+    return kept
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits of a resolved config, whatever the order of its keys."""
+    text = json.dumps(scientific(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def slug(overrides: list[str], *, length: int = 60) -> str:
+    """What the user changed, as a readable part of a folder's name: "num_stages-2_seed-1", or "default"."""
+    parts = []
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if key in MACHINE_KEYS or key.split(".")[0] in MACHINE_KEYS or key == "experiments":
+            continue
+        word = re.sub(r"[^A-Za-z0-9._]+", "-", value).strip("-")
+        parts.append(f"{key.split('.')[-1]}-{word}")
+    text = "_".join(parts)
+    return text[:length].rstrip("-_.") or "default"

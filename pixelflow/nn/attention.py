@@ -1,0 +1,38 @@
+"""Self-attention on a pack: every image attends to itself alone."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pixelflow.nn.pack import Layout
+from pixelflow.nn.rope import Rope2D, rotate
+
+
+class SelfAttention(nn.Module):
+    """Queries and keys are normalised over the whole width before the heads are split, then rotated (PixelFlow).
+
+    Attention itself is one dense call per resolution on static slices of the pack, on any device.
+    """
+
+    def __init__(self, *, width: int, num_heads: int, bias: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q_proj = nn.Linear(width, width, bias=bias)
+        self.k_proj = nn.Linear(width, width, bias=bias)
+        self.v_proj = nn.Linear(width, width, bias=bias)
+        self.o_proj = nn.Linear(width, width, bias=bias)
+        self.q_norm = nn.RMSNorm(width, eps=1e-6)
+        self.k_norm = nn.RMSNorm(width, eps=1e-6)
+
+    def forward(self, x: Tensor, layout: Layout, rope: Rope2D) -> Tensor:
+        """x: (N, D) -> (N, D)."""
+        q, k, v = self.q_norm(self.q_proj(x)), self.k_norm(self.k_proj(x)), self.v_proj(x)
+        q, k, v = (t.to(v.dtype).unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))
+        outputs = []
+        for group, q_g, k_g, v_g in zip(layout, layout.split(q), layout.split(k), layout.split(v), strict=True):
+            table = rope(group.height, group.width, x.device)
+            q_g, k_g = rotate(q_g, table), rotate(k_g, table)
+            out = F.scaled_dot_product_attention(q_g.transpose(1, 2), k_g.transpose(1, 2), v_g.transpose(1, 2))
+            outputs.append(out.transpose(1, 2).flatten(2))
+        return self.o_proj(layout.join(outputs))

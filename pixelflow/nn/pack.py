@@ -1,0 +1,69 @@
+"""A pack: the tokens of images of several resolutions, one behind the other.
+
+Images of one resolution stand together and have equally many tokens, so a pack is a few dense groups. Linear
+layers and norms run on all tokens at once; what differs by image or mixes tokens runs group by group.
+
+Shape legend: B images of the pack, b images of a group, L tokens of one image, N tokens of the pack, D channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images of one resolution: where they stand in the pack, and their size in tokens."""
+
+    images: slice
+    tokens: slice
+    height: int
+    width: int
+
+    @property
+    def num_images(self) -> int:
+        return self.images.stop - self.images.start
+
+    @property
+    def length(self) -> int:
+        return self.height * self.width
+
+
+class Layout(tuple[Group, ...]):
+    """The groups of a pack, in order."""
+
+    @classmethod
+    def of(cls, images: Sequence[Tensor], patch_size: int) -> Layout:
+        """From the images of each group (b, C, H, W). Raises ValueError where the patch size does not divide."""
+        groups, image, token = [], 0, 0
+        for x in images:
+            b, _, h, w = x.shape
+            if h % patch_size or w % patch_size:
+                raise ValueError(f"images of {h}x{w} cannot be cut into patches of {patch_size}x{patch_size}")
+            height, width = h // patch_size, w // patch_size
+            tokens = b * height * width
+            groups.append(Group(slice(image, image + b), slice(token, token + tokens), height, width))
+            image, token = image + b, token + tokens
+        return cls(groups)
+
+    def split(self, tokens_ND: Tensor) -> list[Tensor]:
+        """(N, ...) -> one view (b, L, ...) per group."""
+        return [tokens_ND[g.tokens].unflatten(0, (g.num_images, g.length)) for g in self]
+
+    def join(self, groups: Sequence[Tensor]) -> Tensor:
+        """(b, L, ...) per group -> (N, ...)."""
+        flat = [x.flatten(0, 1) for x in groups]
+        return flat[0] if len(flat) == 1 else torch.cat(flat)
+
+    def per_image(self, function: Callable[..., Tensor], tokens_ND: Tensor, *values_BD: Tensor) -> Tensor:
+        """`function(tokens (b, L, D), *values (b, 1, D))` group by group: an image's values meet all its tokens."""
+        return self.join(
+            [
+                function(tokens, *(v[g.images].unsqueeze(1) for v in values_BD))
+                for g, tokens in zip(self, self.split(tokens_ND), strict=True)
+            ]
+        )

@@ -1,0 +1,49 @@
+"""Rotary position embedding in two dimensions (Su et al. 2021; PixelFlow section 3.3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def rope_table(height: int, width: int, head_dim: int, *, theta: float = 10000.0) -> Tensor:
+    """(L, head_dim, 2) float32: cos and sin for each token, row by row.
+
+    The first half of head_dim turns with the column index, the second with the row index; within a half,
+    freq_j = theta^(-2j / (head_dim/2)), and each angle serves one adjacent pair.
+    """
+    half = head_dim // 2
+    freqs = theta ** (-torch.arange(0, half, 2, dtype=torch.float64) / half)
+    rows, cols = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    angles = torch.cat([torch.outer(index.flatten().double(), freqs) for index in (cols, rows)], dim=1)
+    angles = angles.repeat_interleave(2, dim=1)
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).float()
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Turn adjacent pairs, (a, b) -> (a cos - b sin, b cos + a sin).
+
+    x: (b, L, heads, head_dim). table: (L, head_dim, 2).
+    """
+    cos, sin = table[:, None, :, 0], table[:, None, :, 1]
+    a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack([-b, a], dim=-1).flatten(-2)
+    return (x * cos + turned * sin).to(x.dtype)
+
+
+class Rope2D(nn.Module):
+    """Tables by resolution, made once and kept on the device that asked."""
+
+    def __init__(self, *, head_dim: int, theta: float = 10000.0) -> None:
+        super().__init__()
+        if head_dim % 4:
+            raise ValueError(f"head_dim={head_dim} must be divisible by 4: two axes, rotated in pairs")
+        self.head_dim, self.theta = head_dim, theta
+        self._tables: dict[tuple[int, int, torch.device], Tensor] = {}
+
+    def forward(self, height: int, width: int, device: torch.device) -> Tensor:
+        """(height * width, head_dim, 2) float32."""
+        key = (height, width, device)
+        if key not in self._tables:
+            self._tables[key] = rope_table(height, width, self.head_dim, theta=self.theta).to(device)
+        return self._tables[key]

@@ -1,0 +1,3 @@
+from pixelflow.solvers.fixed import Euler
+
+__all__ = ["Euler"]

@@ -1,0 +1,37 @@
+"""What training draws for a batch: stage, time, noise, and which images lose their condition."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pixelflow.flow.cascade import Cascade, deal_stages
+from pixelflow.flow.rng import KeyedRandom
+from pixelflow.flow.timesteps import UniformTimesteps
+from pixelflow.types import Batch, FlowSample
+
+
+def draw_stages(*, num_stages: int, batch_size: int, random: KeyedRandom, step: int) -> Tensor:
+    """(batch_size,) int64: a balanced, shuffled stage for every image of a step."""
+    order = torch.from_numpy(random.permutation("stage order", batch_size, step=step))
+    return deal_stages(num_stages, order)
+
+
+def draw_flow_samples(
+    batch: Batch, stages: Tensor, *, cascade: Cascade, timesteps: UniformTimesteps, random: KeyedRandom
+) -> list[FlowSample]:
+    """The batch as one FlowSample per stage that occurs in it, coarsest first. stages: (B,).
+
+    Time and noise are keyed by the image's sample id, so they do not depend on how a step is split.
+    """
+    tau = timesteps(random.uniform("tau", batch.sample_id.tolist()))
+    samples = []
+    for stage in range(cascade.num_stages):
+        index = (stages == stage).nonzero()[:, 0]
+        if len(index) == 0:
+            continue
+        x = batch.x[index.to(batch.x.device)]
+        shape = (x.shape[1], cascade.resolution(stage), cascade.resolution(stage))
+        noise = random.normal("noise", batch.sample_id[index].tolist(), shape, device=x.device)
+        samples.append(cascade.flow_sample(x, stage=stage, tau=tau[index].to(x.device), noise=noise, index=index))
+    return samples

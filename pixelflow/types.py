@@ -1,0 +1,193 @@
+"""The records that travel between the parts, and what each part promises.
+
+Shape legend: B images, C channels, H and W pixels, N tokens of a whole pack, D model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+from torch import Tensor
+
+VelocityFn = Callable[[Tensor, float], Tensor]
+"""`(x (B, C, H, W), tau in [0, 1]) -> velocity (B, C, H, W)`."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the images are conditioned on; a null condition has the same fields.
+
+    class_label: (B,) int64; the null label is `num_classes`.
+    """
+
+    class_label: Tensor
+
+    def __len__(self) -> int:
+        return len(self.class_label)
+
+    def __getitem__(self, index: Any) -> Condition:
+        return Condition(class_label=self.class_label[index])
+
+    def to(self, device: Any) -> Condition:
+        return Condition(class_label=self.class_label.to(device))
+
+    @staticmethod
+    def cat(conditions: Sequence[Condition]) -> Condition:
+        import torch
+
+        return Condition(class_label=torch.cat([c.class_label for c in conditions]))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clean images and what they show.
+
+    x: (B, C, H, W) float32 in [-1, 1].
+    condition: one entry per image, never dropped here.
+    sample_id: (B,) int64, the position of each image in the endless training sequence. It keys
+        the image's random numbers, so it must not depend on batch size or number of processes.
+    """
+
+    x: Tensor
+    condition: Condition
+    sample_id: Tensor
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: Any) -> Batch:
+        return Batch(self.x[index], self.condition[index], self.sample_id[index])
+
+    def to(self, device: Any) -> Batch:
+        return Batch(self.x.to(device), self.condition.to(device), self.sample_id.to(device))
+
+
+class Path(Protocol):
+    """The straight line of one stage from its noisy start to its less noisy end (DESIGN 2)."""
+
+    @property
+    def stage(self) -> int: ...
+    def sigma(self, tau: Tensor) -> Tensor: ...
+    def interpolate(self, x: Tensor, noise: Tensor, tau: Tensor) -> Tensor: ...
+    def velocity(self, x: Tensor, noise: Tensor) -> Tensor: ...
+    def velocity_from_x(self, x: Tensor, x_t: Tensor, tau: Tensor) -> Tensor: ...
+    def x_from_velocity(self, velocity: Tensor, x_t: Tensor, tau: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class FlowSample:
+    """The images of one stage of a training batch, noised.
+
+    path: the stage's path. x: (B, C, H, W) clean, at the stage's resolution. noise: same shape.
+    tau: (B,) in [0, 1]. timestep: (B,) in [0, 1000), what the backbone is told.
+    x_t: the path at tau. index: (B,) position of each image in the whole batch.
+    """
+
+    path: Path
+    x: Tensor
+    noise: Tensor
+    tau: Tensor
+    timestep: Tensor
+    x_t: Tensor
+    index: Tensor
+
+    @cached_property
+    def velocity(self) -> Tensor:
+        """(B, C, H, W), the constant velocity of the path, end minus start."""
+        return self.path.velocity(self.x, self.noise)
+
+
+@dataclass(frozen=True)
+class BackboneOutput:
+    """output: raw prediction, of the form of the input (one tensor, or one per group of a pack).
+
+    features: tokens (B, L, D) that entered the asked-for layers, by layer; for a pack a list per group.
+    """
+
+    output: Any
+    features: dict[int, Any] = field(default_factory=dict)
+
+
+class Prediction(Protocol):
+    """How the raw output of a backbone becomes velocity and clean image."""
+
+    def velocity(self, raw: Tensor, x_t: Tensor, tau: Tensor, path: Path) -> Tensor: ...
+    def clean(self, raw: Tensor, x_t: Tensor, tau: Tensor, path: Path) -> Tensor: ...
+    def target(self, sample: FlowSample) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A backbone's output on one FlowSample, as velocity or clean image, converted when asked for."""
+
+    raw: Tensor
+    sample: FlowSample
+    prediction: Prediction
+    features: dict[int, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def velocity(self) -> Tensor:
+        s = self.sample
+        return self.prediction.velocity(self.raw, s.x_t, s.tau, s.path)
+
+    @cached_property
+    def target_velocity(self) -> Tensor:
+        """The velocity of a perfect output, through the same conversion (and its clamp) as `velocity`."""
+        s = self.sample
+        return self.prediction.velocity(self.prediction.target(s), s.x_t, s.tau, s.path)
+
+    @cached_property
+    def x_pred(self) -> Tensor:
+        s = self.sample
+        return self.prediction.clean(self.raw, s.x_t, s.tau, s.path)
+
+
+class Backbone(Protocol):
+    """`x_t` is (B, C, H, W), or a pack: a sequence of such tensors, one per resolution."""
+
+    patch_size: int
+    fixed_resolution: int | None
+
+    def __call__(
+        self, x_t: Tensor | Sequence[Tensor], timestep: Tensor, condition: Condition, features: Sequence[int] = ()
+    ) -> BackboneOutput: ...
+
+
+class Solver(Protocol):
+    def time_grid(self, stage: int) -> Tensor: ...
+    def integrate(self, velocity_fn: VelocityFn, x: Tensor, grid: Tensor) -> tuple[Tensor, int]: ...
+
+
+class Guidance(Protocol):
+    def scale(self, stage: int, tau: float) -> float: ...
+
+
+class Conditioning(Protocol):
+    def encode(self, batch: Batch) -> Condition: ...
+    def null(self, n: int) -> Condition: ...
+    def drop(self, condition: Condition, uniform: Tensor) -> Condition: ...
+
+
+class Loss(Protocol):
+    weight: float
+
+    def __call__(self, sample: FlowSample, predicted: Predicted, batch: Batch) -> Tensor: ...
+
+
+class Loader(Protocol):
+    """An endless, seeded sequence of training batches whose position can be saved and restored."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Metric(Protocol):
+    """Accumulates over batches, merges with its like, computes numbers by name."""
+
+    def update(self, *args: Any, **kwargs: Any) -> None: ...
+    def merge(self, other: Any) -> None: ...
+    def compute(self) -> dict[str, float]: ...

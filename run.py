@@ -1,0 +1,15 @@
+"""The one entrypoint: train, sample, evaluate and the other jobs. `python run.py --help` lists them."""
+
+import hydra
+from omegaconf import DictConfig
+
+from pixelflow.jobs.cli import dispatch, main
+
+
+@hydra.main(config_path="conf", config_name="run", version_base="1.3")
+def run(config: DictConfig) -> None:
+    dispatch(config)
+
+
+if __name__ == "__main__":
+    main(run)
