@@ -1,0 +1,189 @@
+"""Figures as PNG: a table's metrics with their spread, grids of samples, loss curves.
+
+matplotlib is imported when a figure is drawn, and without pyplot: no display, no global state.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from pixelflow.reporting.files import write_aside
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from pixelflow.reporting.table import Column, Table
+
+PANEL_SIZE = (3.4, 2.9)
+PANELS_PER_LINE = 3
+LONG_LABEL = 6
+"""Characters from which on the labels of several rows would touch."""
+DPI = 100
+COLOR, FAINT = "#1f4e79", "#8fb1d1"
+GREY = (200, 200, 200)
+
+
+# Metrics -----------------------------------------------------------------------------------------------------------
+
+
+def metric_chart(table: Table, path: Path, *, keys: Sequence[str] | None = None) -> Path:
+    """One panel a metric: mean and standard deviation of each row, every seed as a faint dot.
+
+    keys: metrics to draw, in this order; all that were measured if None. Quoted rows are not drawn.
+    Raises ValueError for a key that no row has.
+    """
+    measured = {c.key: c for c in table.columns if any(c.key in row.cells for row in table.rows)}
+    unknown = [key for key in keys or () if key not in measured]
+    if unknown or not measured:
+        raise ValueError(f"no row has {', '.join(unknown) or 'a metric'}; measured are {', '.join(measured) or 'none'}")
+    columns = [measured[key] for key in keys] if keys else list(measured.values())
+    across = min(len(columns), PANELS_PER_LINE)
+    down = math.ceil(len(columns) / across)
+    # A panel must hold its labels: many rows make wider panels.
+    width = max(PANEL_SIZE[0], 0.45 * len(table.rows) + 1)
+    longest = max(len(row.label) for row in table.rows)
+    height = PANEL_SIZE[1] + (0.04 * longest if _crowded(table) else 0)
+    figure = _figure(width * across, height * down)
+    panels = figure.subplots(down, across, squeeze=False).flatten()
+    for panel, column in zip(panels, columns, strict=False):
+        _metric_panel(panel, table, column)
+    for panel in panels[len(columns) :]:
+        panel.remove()
+    if any(len(row.runs) > 1 for row in table.rows):
+        figure.supxlabel("mean ± std over seeds; dots: the seeds", fontsize=9, color="#555555")
+    return _save(figure, path)
+
+
+def _metric_panel(panel: Axes, table: Table, column: Column) -> None:
+    for position, row in enumerate(table.rows):
+        cell = row.cells.get(column.key)
+        if cell is None:
+            continue
+        values = [value * column.scale for value in cell.values]
+        if len(values) > 1:  # Beside the bar, which would hide them.
+            panel.plot([position + 0.15] * len(values), values, "o", color=FAINT, markersize=5, alpha=0.8)
+        spread = cell.std * column.scale if cell.std is not None else None
+        panel.errorbar(position, cell.mean * column.scale, yerr=spread, fmt="D", color=COLOR, markersize=5, capsize=4)
+    labels = [row.label for row in table.rows]
+    crowded = _crowded(table)
+    panel.set_xticks(
+        range(len(labels)), labels, rotation=30 if crowded else 0, ha="right" if crowded else "center",
+        rotation_mode="anchor" if crowded else "default", parse_math=False,
+    )  # fmt: skip
+    panel.set_xlim(-0.5, len(labels) - 0.5)
+    panel.set_xlabel(" | ".join(table.headers), fontsize=9, parse_math=False)
+    panel.set_title(column.header, fontsize=11, parse_math=False)
+    panel.ticklabel_format(axis="y", useOffset=False)
+    _tidy(panel)
+
+
+def _crowded(table: Table) -> bool:
+    """Whether the labels of the rows must be turned to fit."""
+    return len(table.rows) > 1 and max(len(row.label) for row in table.rows) > LONG_LABEL
+
+
+# Loss curves -------------------------------------------------------------------------------------------------------
+
+
+def loss_curve(histories: Mapping[str, Sequence[tuple[int, float]]], path: Path, *, label: str = "loss") -> Path:
+    """One line a run. histories: name -> (step, value) pairs; values that are not finite leave a gap.
+
+    The value axis is logarithmic where all values are positive. Raises ValueError if there is no value to draw.
+    """
+    finite = [value for history in histories.values() for _, value in history if math.isfinite(value)]
+    if not finite:
+        raise ValueError(f"no finite {label} to draw in {len(histories)} histories; was anything logged?")
+    figure = _figure(6.4, 3.8)
+    panel = figure.subplots()
+    for name, history in histories.items():
+        steps = [step for step, _ in history]
+        values = [value if math.isfinite(value) else math.nan for _, value in history]
+        panel.plot(steps, values, linewidth=1.3, label=name, marker="o" if len(steps) == 1 else "")
+    if min(finite) > 0:
+        panel.set_yscale("log")
+    panel.set_xlabel("step")
+    panel.set_ylabel(label)
+    if len(histories) > 1:
+        panel.legend(fontsize=8, frameon=False)
+    _tidy(panel)
+    return _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.08)
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _tidy(panel: Axes) -> None:
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.grid(axis="y", color="#dddddd", linewidth=0.6)
+    panel.set_axisbelow(True)
+    panel.tick_params(labelsize=9)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return write_aside(path, stream.getvalue())
+
+
+# Images ------------------------------------------------------------------------------------------------------------
+
+
+def image_grid(
+    images: Tensor, path: Path, *, columns: int, row_labels: Sequence[str] | None = None, scale: int = 1
+) -> Path:
+    """Images line by line with one pixel between them; places left over stay empty.
+
+    images: (N, C, H, W) uint8, C of 1 or 3. scale: whole factor of nearest-neighbour enlargement.
+    row_labels: one for each line, at its left. Raises ValueError for anything of another form.
+    """
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or str(images.dtype) != "torch.uint8" or not len(images):
+        raise ValueError(f"images must be (N, 1 or 3, H, W) uint8, got {tuple(images.shape)} {images.dtype}")
+    if columns < 1 or scale < 1:
+        raise ValueError(f"columns={columns} and scale={scale} must be at least 1")
+    count, _, height, width = images.shape
+    lines = math.ceil(count / columns)
+    if row_labels is not None and len(row_labels) != lines:
+        raise ValueError(f"row_labels has {len(row_labels)} entries, but {count} images make {lines} lines")
+    height, width = height * scale, width * scale
+    tiles = images.detach().cpu().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+    tiles = tiles.repeat(scale, axis=1).repeat(scale, axis=2)
+    canvas = np.full((lines * (height + 1) - 1, min(columns, count) * (width + 1) - 1, 3), GREY, dtype=np.uint8)
+    for index, tile in enumerate(tiles):
+        top, left = index // columns * (height + 1), index % columns * (width + 1)
+        canvas[top : top + height, left : left + width] = tile
+    canvas[-height:, left + width :] = 255
+    picture = Image.fromarray(canvas)
+    if row_labels is not None:
+        picture = _with_labels(picture, row_labels, height)
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG")
+    return write_aside(path, stream.getvalue())
+
+
+def _with_labels(picture: Image.Image, labels: Sequence[str], height: int) -> Image.Image:
+    """The picture with a white margin at its left, a label in the middle of each line."""
+    font = ImageFont.load_default(size=max(8, min(16, height)))
+    margin = math.ceil(max(font.getlength(label) for label in labels)) + 8
+    result = Image.new("RGB", (margin + picture.width, picture.height), "white")
+    result.paste(picture, (margin, 0))
+    draw = ImageDraw.Draw(result)
+    for line, label in enumerate(labels):
+        draw.text((margin - 5, line * (height + 1) + height / 2), label, fill="black", font=font, anchor="rm")
+    return result

@@ -1,0 +1,202 @@
+"""A table as Markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from pixelflow.reporting.settings import MISSING, spell
+
+if TYPE_CHECKING:
+    from pixelflow.reporting.table import Column, PaperRow, Row, Table
+
+T = TypeVar("T")
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "_": r"\_",
+    "%": r"\%",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    # In the default font encoding these three give other characters.
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    # At the start of a line it would be read as an argument of the \\ before it.
+    "[": "{[}",
+    "±": r"$\pm$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "×": r"$\times$",
+    "–": "--",
+}
+
+
+@dataclass(frozen=True)
+class Text:
+    """What stands in one place of the table, before it is written in any format."""
+
+    text: str
+    bold: bool = False
+    italic: bool = False
+
+
+def _arranged(table: Table, ours: Callable[[int, Row], T], quoted: Callable[[int, PaperRow], T]) -> tuple[list[T], ...]:
+    """Our rows with the quoted rows that stand beneath them, and apart the quoted rows that stand alone.
+
+    ours gets a row's index, quoted a row's number from 1, as in its note.
+    """
+    numbered = [(number, *placed) for number, placed in enumerate(table.paper, 1)]
+    beside = []
+    for index, row in enumerate(table.rows):
+        beside.append(ours(index, row))
+        beside += [quoted(number, row) for number, row, beneath in numbered if beneath == index]
+    return beside, [quoted(number, row) for number, row, beneath in numbered if beneath is None]
+
+
+def _text_lines(table: Table) -> tuple[list[list[Text]], ...]:
+    def ours(index: int, row: Row) -> list[Text]:
+        numbers = [Text(_number(row, column), bold=(index, column.key) in table.best) for column in table.columns]
+        return [*map(Text, row.values), Text(str(len(row.runs))), *numbers]
+
+    def quoted(number: int, row: PaperRow) -> list[Text]:
+        first = Text(f"paper: {row.label} [{number}]", italic=True)
+        numbers = [Text(_quoted_number(row, column), italic=True) for column in table.columns]
+        return [first, *[Text("")] * (len(table.headers) - 1), Text(MISSING), *numbers]
+
+    return _arranged(table, ours, quoted)
+
+
+def _number(row: Row, column: Column) -> str:
+    cell = row.cells.get(column.key)
+    if cell is None:
+        return MISSING
+    text = f"{cell.mean * column.scale:.{column.decimals}f}"
+    if cell.std is not None:
+        text += f" ± {cell.std * column.scale:.{column.decimals}f}"
+    return text if len(cell.values) == len(row.runs) else f"{text} (n={len(cell.values)})"
+
+
+def _quoted_number(row: PaperRow, column: Column) -> str:
+    """As it was quoted: more decimals would claim more than the source does."""
+    return f"{row.metrics[column.key] * column.scale:g}" if column.key in row.metrics else MISSING
+
+
+def _headers(table: Table) -> list[str]:
+    return [*table.headers, "seeds", *(column.header for column in table.columns)]
+
+
+# Markdown ----------------------------------------------------------------------------------------------------------
+
+
+def markdown(table: Table) -> str:
+    """A table of GitHub's Markdown, with where it comes from above and the notes beneath."""
+    command = f" by `{' '.join(table.command.split())}`" if table.command else ""
+    beside, alone = _text_lines(table)
+    names = len(table.headers)
+    lines = [
+        f"Made on {table.date}{command}.",
+        "",
+        _markdown_line(map(_markdown_escape, _headers(table))),
+        _markdown_line([":--"] * names + ["--:"] * (len(_headers(table)) - names)),
+        *(_markdown_line(map(_markdown_cell, line)) for line in beside + alone),
+        "",
+        *(f"- {_markdown_escape(note)}" for note in table.notes),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _markdown_cell(cell: Text) -> str:
+    mark = "**" if cell.bold else "*" if cell.italic and cell.text != MISSING else ""
+    return f"{mark}{_markdown_escape(cell.text)}{mark}"
+
+
+def _markdown_escape(text: str) -> str:
+    return re.sub(r"([|*`<\\])", r"\\\1", " ".join(text.split()))
+
+
+# CSV ---------------------------------------------------------------------------------------------------------------
+
+
+def csv_text(table: Table) -> str:
+    """One line a row, for programs: whole config keys, metrics in their own units at full precision.
+
+    `KEY_std` is over seeds, also where an evaluation has a `KEY_std` of its own.
+    """
+
+    def ours(index: int, row: Row) -> list[object]:
+        values = [spell(row.setting.config[key]) if key in row.setting.config else "" for key in table.axes]
+        counts = row.facts.get("num_samples", ())
+        line: list[object] = ["ours", row.label, *values, len(row.runs), "/".join(counts)]
+        for column in table.columns:
+            cell = row.cells.get(column.key)
+            line += [cell.mean, "" if cell.std is None else cell.std, len(cell.values)] if cell else ["", "", 0]
+        return [*line, ""]
+
+    def quoted(number: int, row: PaperRow) -> list[object]:
+        line: list[object] = ["paper", row.label, *[""] * len(table.axes), "", ""]
+        for column in table.columns:
+            line += [row.metrics.get(column.key, ""), "", ""]
+        return [*line, row.source]
+
+    measures = [f"{column.key}_{part}" for column in table.columns for part in ("mean", "std", "n")]
+    beside, alone = _arranged(table, ours, quoted)
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerows([["row", "label", *table.axes, "seeds", "num_samples", *measures, "source"], *beside, *alone])
+    return stream.getvalue()
+
+
+# LaTeX -------------------------------------------------------------------------------------------------------------
+
+
+def latex(table: Table) -> str:
+    """A tabular of booktabs and, beneath it, the notes in small print."""
+    command = f" by: {' '.join(table.command.split())}" if table.command else ""
+    beside, alone = _text_lines(table)
+    names = len(table.headers)
+    lines = [
+        f"% Made on {table.date}{command}",
+        "% Needs \\usepackage{booktabs}.",
+        f"\\begin{{tabular}}{{{'l' * names}{'r' * (len(_headers(table)) - names)}}}",
+        "\\toprule",
+        _latex_line(map(_latex_escape, _headers(table))),
+        "\\midrule",
+        *(_latex_line(map(_latex_cell, line)) for line in beside),
+        *(["\\midrule"] if alone else []),
+        *(_latex_line(map(_latex_cell, line)) for line in alone),
+        "\\bottomrule",
+        "\\end{tabular}",
+        "\\par\\smallskip",
+        "{\\footnotesize\\raggedright",
+        *(f"{_latex_escape(note)}\\par" for note in table.notes),
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_line(cells: Iterable[str]) -> str:
+    return f"{' & '.join(cells)} \\\\"
+
+
+def _latex_cell(cell: Text) -> str:
+    text = _latex_escape(cell.text)
+    if cell.bold:
+        return f"\\textbf{{{text}}}"
+    return f"\\emph{{{text}}}" if cell.italic and cell.text != MISSING else text
+
+
+def _latex_escape(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in " ".join(text.split()))

@@ -1,0 +1,304 @@
+"""The runs of a sweep, read from their folders or from MLflow.
+
+Both readers give the same runs: configs are flattened and their values brought to one form, because MLflow keeps
+every parameter as text.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import datetime
+import json
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+logger = logging.getLogger(__name__)
+
+MLFLOW_STATES = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted", "RUNNING": "running"}
+MLFLOW_PREFIX = "eval/"
+"""Metrics of the evaluation, as opposed to those of training."""
+MLFLOW_EVALUATIONS = "evaluation"
+"""The artifacts that hold the evaluation files."""
+MLFLOW_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+"""Without the first three, a server that is down holds the caller for four minutes."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run and its newest evaluation.
+
+    name: of the folder or the MLflow run. config: flat, dotted keys. metrics, record: of the evaluation, empty
+    without one. state: running, finished, failed, interrupted, unknown or broken. reason: what is known about it.
+    """
+
+    name: str
+    config: dict[str, Any]
+    seed: int
+    metrics: dict[str, float]
+    record: dict[str, Any]
+    state: str
+    folder: Path | None
+    reason: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run's numbers may stand in a table."""
+        return self.state == "finished" and bool(self.metrics)
+
+
+def plain(value: Any) -> Any:
+    """A config value in one form, wherever it comes from: text that spells a literal becomes it, 2.0 becomes 2."""
+    if isinstance(value, str):
+        value = _literal(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    return value
+
+
+def _literal(text: str) -> Any:
+    """Text as JSON or as Python spells it, whichever fits; itself if neither does."""
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            value = parse(text)
+        except (ValueError, SyntaxError):
+            continue
+        if value is None or isinstance(value, str | bool | int | float | list | tuple | dict):
+            return value
+    return text
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested config -> dotted keys and plain values; empty groups vanish."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        value = plain(value)
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def parse_evaluation(content: Any) -> tuple[dict[str, float], dict[str, Any]]:
+    """metrics and record of an evaluation. Raises ValueError for anything of another form."""
+    if not isinstance(content, dict) or not isinstance(content.get("metrics"), dict):
+        raise ValueError("has no `metrics`")
+    for key, value in content["metrics"].items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"metrics.{key}={value!r} is not a number")
+    record = content.get("record", {})
+    if not isinstance(record, dict):
+        raise ValueError("`record` is not a mapping")
+    return {key: float(value) for key, value in content["metrics"].items()}, record
+
+
+def evaluation_time(record: Mapping[str, Any]) -> float | None:
+    """Unix seconds of an evaluation, from the record's `time` in seconds or as ISO 8601."""
+    time = record.get("time")
+    if isinstance(time, int | float):
+        return float(time)
+    try:
+        return datetime.datetime.fromisoformat(str(time)).timestamp()
+    except ValueError:
+        return None
+
+
+def _seed(config: Mapping[str, Any]) -> int:
+    seed = config.get("seed")
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise ValueError("the config has no integer `seed`")
+    return seed
+
+
+def _broken(name: str, config: dict[str, Any], error: Exception, folder: Path | None) -> Run:
+    return Run(name, config, 0, {}, {}, "broken", folder, " ".join(str(error).split()))
+
+
+# Run folders -------------------------------------------------------------------------------------------------------
+
+
+def read_run_folders(root: Path) -> list[Run]:
+    """Every run at or below `root`: the folders that hold a config.yaml, in the order of their paths.
+
+    Unfinished, failed and broken runs are among them, with their state and reason.
+    Raises ValueError if there is none.
+    """
+    root = Path(root)
+    runs = [_read_folder(folder) for folder in sorted(_run_folders(root))]
+    if not runs:
+        what = "holds no runs (folders with a config.yaml)" if root.is_dir() else "is not a folder"
+        raise ValueError(f"{root} {what}; train first, or name the folder of another experiment")
+    return runs
+
+
+def _run_folders(root: Path) -> Iterator[Path]:
+    for folder, children, files in os.walk(root):
+        if "config.yaml" in files:
+            yield Path(folder)
+            children.clear()  # Checkpoints and code snapshots below may hold a config.yaml of their own.
+        children[:] = [child for child in children if not child.startswith(".")]
+
+
+def _read_folder(folder: Path) -> Run:
+    config: dict[str, Any] = {}
+    try:
+        config = flatten(_read_mapping(folder / "config.yaml"))
+        seed = _seed(config)
+        state, reason = _read_status(folder / "status.json")
+        metrics, record = _newest_evaluation(folder / "evaluation")
+    except (ValueError, OSError) as error:
+        return _broken(folder.name, config, error, folder)
+    return Run(folder.name, config, seed, metrics, record, state, folder, reason)
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    shown = f"{path.parent.name}/{path.name}" if path.parent.name == "evaluation" else path.name
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
+    except (ValueError, yaml.YAMLError) as error:
+        kind = "YAML" if path.suffix == ".yaml" else "JSON"
+        raise ValueError(f"{shown} is not {kind}: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{shown} is not a mapping")
+    return content
+
+
+def _read_status(path: Path) -> tuple[str, str]:
+    if not path.exists():
+        return "unknown", "no status.json"
+    status = _read_mapping(path)
+    state = str(status.get("state", "unknown"))
+    reason = str(status.get("message") or "")
+    if not reason and state != "finished" and "step" in status:
+        reason = f"step {status['step']} of {status.get('max_steps', 'unknown')}"
+    return state, reason
+
+
+def _newest_evaluation(folder: Path) -> tuple[dict[str, float], dict[str, Any]]:
+    newest: tuple[float, str] = (float("-inf"), "")
+    metrics: dict[str, float] = {}
+    record: dict[str, Any] = {}
+    for path in sorted(folder.glob("*.json")):
+        if path.name.startswith("."):
+            continue
+        content = _read_mapping(path)
+        try:
+            found = parse_evaluation(content)
+        except ValueError as error:
+            raise ValueError(f"evaluation/{path.name} {error}") from error
+        # A copied folder keeps the record's time, but not the file's.
+        time = evaluation_time(found[1])
+        age = (path.stat().st_mtime if time is None else time, path.name)
+        if age > newest:
+            newest, (metrics, record) = age, found
+    return metrics, record
+
+
+# MLflow ------------------------------------------------------------------------------------------------------------
+
+
+def read_mlflow(uri: str, experiment: str) -> list[Run]:
+    """The runs of an MLflow experiment, in the order of their names.
+
+    Params are the flattened config; metrics and record are those of the newest artifact evaluation/*.json. Where
+    there is none to be had, the latest metrics under `eval/` have to do. Runs that only group others are left out.
+    Raises ValueError where the server does not answer, or has no such experiment or no runs in it.
+    """
+    shown = _without_password(uri)
+    database = re.fullmatch(r"sqlite:///([^?]+)(\?.*)?", uri)
+    if database and not Path(database[1]).is_file():
+        raise ValueError(f"there is no MLflow database at {shown}; give the tracking URI that the runs were logged to")
+    try:
+        with _environment(MLFLOW_SETTINGS):
+            runs = _read_experiment(uri, experiment)
+    except LookupError as error:
+        raise ValueError(f"MLflow at {shown} {error.args[0]}") from error
+    except Exception as error:  # MLflow lets through what requests, SQLAlchemy and its own stores raise.
+        cause = _without_password(" ".join(str(error).split()))[:160]
+        raise ValueError(
+            f"cannot read MLflow at {shown}; start the server, or make the table from the run folders "
+            f"({type(error).__name__}: {cause})"
+        ) from error
+    return sorted(runs, key=lambda run: run.name)
+
+
+def _read_experiment(uri: str, experiment: str) -> list[Run]:
+    """Raises LookupError for an experiment that is not there or empty."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    known = client.get_experiment_by_name(experiment)
+    if known is None:
+        names = ", ".join(sorted(other.name for other in client.search_experiments()))
+        raise LookupError(f"has no experiment {experiment!r}; it has {names}")
+    page = client.search_runs([known.experiment_id])
+    found = list(page)
+    while page.token:
+        page = client.search_runs([known.experiment_id], page_token=page.token)
+        found += page
+    parents = {run.data.tags.get("mlflow.parentRunId") for run in found}
+    runs = [_read_mlflow_run(client, run) for run in found if run.data.params or run.info.run_id not in parents]
+    if not runs:
+        raise LookupError(f"holds no runs of experiment {experiment!r}; train first")
+    return runs
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"//[^@/\s]*@", "//***@", text)
+
+
+@contextlib.contextmanager
+def _environment(defaults: Mapping[str, str]) -> Iterator[None]:
+    """Sets what the caller's environment does not set already, for a while."""
+    added = {key: value for key, value in defaults.items() if key not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for key in added:
+            os.environ.pop(key, None)
+
+
+def _read_mlflow_run(client: Any, run: Any) -> Run:
+    name = run.info.run_name or run.info.run_id
+    config = flatten(run.data.params)
+    try:
+        seed = _seed(config)
+        metrics, record = _mlflow_evaluation(client, run, name)
+    except ValueError as error:
+        return _broken(name, config, error, None)
+    state = MLFLOW_STATES.get(run.info.status, run.info.status.lower())
+    return Run(name, config, seed, metrics, record, state, None)
+
+
+def _mlflow_evaluation(client: Any, run: Any, name: str) -> tuple[dict[str, float], dict[str, Any]]:
+    metrics = {k.removeprefix(MLFLOW_PREFIX): v for k, v in run.data.metrics.items() if k.startswith(MLFLOW_PREFIX)}
+    if not metrics:
+        return {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            if client.list_artifacts(run.info.run_id, MLFLOW_EVALUATIONS):
+                client.download_artifacts(run.info.run_id, MLFLOW_EVALUATIONS, folder)
+        except Exception as error:  # Every store of artifacts has its own.
+            logger.warning("MLflow does not give the evaluation files of %s: %s", name, error)
+        found = _newest_evaluation(Path(folder) / MLFLOW_EVALUATIONS)
+    if found[0]:
+        return found
+    return metrics, {"num_samples": int(metrics["num_samples"])} if "num_samples" in metrics else {}

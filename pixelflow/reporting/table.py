@@ -1,0 +1,279 @@
+"""The ablation table: one row a setting, mean and standard deviation over seeds, the paper's rows beside ours.
+
+What is not comparable is not compared: a row is best only among rows that were evaluated alike, and whatever a reader
+must know to judge the numbers (how many samples, which runs are missing, where a quoted number is from) stands in
+the notes beneath.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pixelflow.reporting import formats, notes
+from pixelflow.reporting.files import write_aside
+from pixelflow.reporting.runs import Run, flatten
+from pixelflow.reporting.settings import (
+    DEFAULT_IGNORE,
+    Setting,
+    axis_headers,
+    axis_values,
+    choose_axes,
+    group,
+    natural,
+    spell,
+)
+
+FULL_SAMPLE_COUNT = 50_000
+"""Images behind a number that is called FID without more words (Heusel et al. 2017, and the ADM suite)."""
+COUNTED = ("fid", "sfid")
+"""Columns whose label names a smaller sample count: both are biased upwards by it."""
+QUALITY_FACTS = ("num_samples", "reference", "features")
+SPEED_FACTS = ("device", "batch_size")
+
+
+@dataclass(frozen=True)
+class Column:
+    """key: of the metric. decimals: shown, after multiplying with `scale`, in `unit`."""
+
+    key: str
+    label: str
+    higher_is_better: bool | None
+    decimals: int
+    scale: float = 1.0
+    unit: str = ""
+
+    @property
+    def header(self) -> str:
+        arrow = {None: "", True: " ↑", False: " ↓"}[self.higher_is_better]
+        return f"{self.label}{f' [{self.unit}]' if self.unit else ''}{arrow}"
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """What must be equal in two evaluations for this column to be comparable."""
+        return SPEED_FACTS if self.key == "seconds_per_image" else QUALITY_FACTS
+
+
+COLUMNS = (
+    Column("fid", "FID", False, 2),
+    Column("sfid", "sFID", False, 2),
+    Column("inception_score", "IS", True, 1),
+    Column("precision", "precision", True, 3),
+    Column("recall", "recall", True, 3),
+    Column("fd_digits", "FD (digits CNN)", False, 2),
+    Column("kid_digits", "KID (digits CNN)", False, 2, 1e3, "1e-3"),
+    Column("accuracy", "accuracy", True, 1, 100, "%"),
+    Column("seconds_per_image", "s/image", False, 4),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One metric over the seeds of a setting, in the metric's own unit."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """nan as soon as one value is not finite: leaving that seed out would flatter the setting."""
+        return statistics.mean(self.values) if all(map(math.isfinite, self.values)) else math.nan
+
+    @property
+    def std(self) -> float | None:
+        """Of the sample (divides by n-1); None for one seed."""
+        if len(self.values) < 2:
+            return None
+        return statistics.stdev(self.values) if all(map(math.isfinite, self.values)) else math.nan
+
+
+@dataclass(frozen=True)
+class Row:
+    """A setting. values: its axis values as shown. facts: how its runs were evaluated (`notes.evaluation_facts`)."""
+
+    setting: Setting
+    values: tuple[str, ...]
+    cells: dict[str, Cell]
+    facts: dict[str, tuple[str, ...]]
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        return self.setting.runs
+
+    @property
+    def label(self) -> str:
+        return " | ".join(self.values)
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """A quoted row. match: config values of the row of ours that it stands beside."""
+
+    label: str
+    source: str
+    match: dict[str, Any]
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Table:
+    """axes: config keys that tell the rows apart. headers: how they are shown, one more than axes if there are none.
+
+    paper: quoted rows, each with the index of the row it stands beneath, or None. best: (row index, column key).
+    """
+
+    axes: tuple[str, ...]
+    headers: tuple[str, ...]
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    paper: tuple[tuple[PaperRow, int | None], ...]
+    best: frozenset[tuple[int, str]]
+    notes: tuple[str, ...]
+    command: str
+    date: str
+
+    def to_markdown(self) -> str:
+        return formats.markdown(self)
+
+    def to_csv(self) -> str:
+        """Full precision: mean, std and n of each metric in its own unit (accuracy as a share, KID unscaled)."""
+        return formats.csv_text(self)
+
+    def to_latex(self) -> str:
+        """A tabular of the package booktabs with its notes, to be \\input into a table environment."""
+        return formats.latex(self)
+
+    def write(self, folder: Path, stem: str) -> list[Path]:
+        """Writes stem.md, stem.csv and stem.tex, each aside and then renamed. Returns their paths."""
+        texts = {"md": self.to_markdown(), "csv": self.to_csv(), "tex": self.to_latex()}
+        return [write_aside(Path(folder) / f"{stem}.{kind}", text.encode()) for kind, text in texts.items()]
+
+
+def build_table(
+    runs: Sequence[Run],
+    *,
+    paper: Iterable[Mapping[str, Any]] = (),
+    ignore: Iterable[str] = DEFAULT_IGNORE,
+    axes: Sequence[str] = (),
+    command: str = "",
+    date: str | None = None,
+) -> Table:
+    """The table of a sweep.
+
+    paper: quoted rows, see `paper_rows`. ignore: prefixes of config keys that do not make a setting. axes: config keys
+    to show first where they differ (those that were swept); others are added only as far as rows need them.
+    command: what makes the table. date: today's unless given.
+    Raises ValueError if no run is finished and evaluated, or a quoted row is malformed.
+    """
+    quoted = paper_rows(paper)
+    complete = [run for run in runs if run.complete]
+    if not complete:
+        states = "; ".join(notes.left_out(run) for run in runs[:5])
+        raise ValueError(f"none of {len(runs)} runs is finished and evaluated, so there is no table ({states})")
+    settings, repeats = group(complete, ignore=ignore)
+    keys = choose_axes([setting.config for setting in settings], axes)
+    rows = _rows(settings, keys)
+    columns = _columns(rows, quoted)
+    placed = tuple((row, _beneath(row, rows)) for row in quoted)
+    headers = tuple(axis_headers(keys)) or ("setting",)
+    remarks = (
+        *notes.statistics(rows),
+        *notes.together([row.setting.config for row in rows], keys),
+        *notes.evaluations(rows, headers, QUALITY_FACTS),
+        *notes.unlike_cells(rows, columns),
+        *notes.sources(placed),
+        *repeats,
+        *(f"Left out: {notes.left_out(run)}." for run in runs if not run.complete),
+    )
+    date = date or datetime.date.today().isoformat()
+    return Table(tuple(keys), headers, columns, rows, placed, _best(rows, columns), remarks, command, date)
+
+
+def paper_rows(paper: Iterable[Mapping[str, Any]]) -> list[PaperRow]:
+    """Checks the quoted rows of a recipe: `label`, `source`, `metrics` (in the units of ours) and optionally `match`.
+
+    Raises ValueError for one without them, or with a metric that has no column.
+    """
+    rows = []
+    known = [column.key for column in COLUMNS]
+    for number, entry in enumerate(paper):
+        lacking = [key for key in ("label", "source", "metrics") if not entry.get(key)]
+        if lacking:
+            raise ValueError(f"paper[{number}] has no `{lacking[0]}`; a quoted row needs label, source and metrics")
+        for key, value in entry["metrics"].items():
+            if key not in known:
+                raise ValueError(f"paper[{number}].metrics.{key} is no column; known are {', '.join(known)}")
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"paper[{number}].metrics.{key}={value!r} is not a number")
+        match = flatten(entry.get("match") or {})
+        rows.append(PaperRow(str(entry["label"]), str(entry["source"]), match, dict(entry["metrics"])))
+    return rows
+
+
+def _rows(settings: Sequence[Setting], keys: Sequence[str]) -> tuple[Row, ...]:
+    settings = sorted(settings, key=lambda setting: natural([setting.config.get(key) for key in keys]))
+    configs = [setting.config for setting in settings]
+    # A single setting has no axis: the name of the experiment stands for it.
+    shown = [axis_values(configs, key) for key in keys] or [
+        [spell(settings[0].runs[0].config.get("experiment", "ours"))]
+    ]
+    rows = []
+    for setting, values in zip(settings, zip(*shown, strict=True), strict=True):
+        cells = {}
+        for column in COLUMNS:
+            numbers = tuple(run.metrics[column.key] for run in setting.runs if column.key in run.metrics)
+            if numbers:
+                cells[column.key] = Cell(numbers)
+        rows.append(Row(setting, tuple(values), cells, notes.evaluation_facts(setting.runs)))
+    return tuple(rows)
+
+
+def _columns(rows: Sequence[Row], paper: Sequence[PaperRow]) -> tuple[Column, ...]:
+    """The columns that any row has a number for, with the sample count in the label where it is not the usual one."""
+    columns = []
+    for column in COLUMNS:
+        measured = [row for row in rows if column.key in row.cells]
+        if not measured and not any(column.key in row.metrics for row in paper):
+            continue
+        counts = {run.record.get("num_samples") for row in measured for run in row.runs}
+        known = sorted(count for count in counts if isinstance(count, int))
+        if column.key in COUNTED and known and known[0] < FULL_SAMPLE_COUNT:
+            column = replace(column, label=f"{column.label}-{'/'.join(short_count(count) for count in known)}")
+        columns.append(column)
+    return tuple(columns)
+
+
+def short_count(count: int) -> str:
+    """10000 -> 10k, 1797 -> 1797."""
+    return str(count) if count % 1000 else f"{count // 1000}k"
+
+
+def _best(rows: Sequence[Row], columns: Sequence[Column]) -> frozenset[tuple[int, str]]:
+    """The best means among rows that were evaluated alike; equal as shown is a tie, and alone is not best."""
+    best = set()
+    for column in columns:
+        if column.higher_is_better is None:
+            continue
+        peers: dict[tuple[Any, ...], list[tuple[float, int]]] = {}
+        for index, row in enumerate(rows):
+            cell = row.cells.get(column.key)
+            if cell and math.isfinite(cell.mean):
+                alike = tuple(sorted(fact for fact in row.facts.items() if fact[0].split(".")[0] in column.facts))
+                peers.setdefault(alike, []).append((round(cell.mean * column.scale, column.decimals), index))
+        for entries in peers.values():
+            if len(entries) > 1:
+                top = (max if column.higher_is_better else min)(value for value, _ in entries)
+                best |= {(index, column.key) for value, index in entries if value == top}
+    return frozenset(best)
+
+
+def _beneath(quoted: PaperRow, rows: Sequence[Row]) -> int | None:
+    """The last row that has the values of `match`."""
+    if not quoted.match:
+        return None
+    fitting = [i for i, row in enumerate(rows) if quoted.match.items() <= row.setting.config.items()]
+    return fitting[-1] if fitting else None

@@ -1,0 +1,149 @@
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from pixelflow.reporting import figures
+from pixelflow.reporting.figures import image_grid, loss_curve, metric_chart
+from pixelflow.reporting.runs import Run
+from pixelflow.reporting.table import Table, build_table
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved, for a look at what is in them."""
+    seen: list[Figure] = []
+    save = figures._save
+    monkeypatch.setattr(figures, "_save", lambda figure, path: (seen.append(figure), save(figure, path))[1])
+    return seen
+
+
+@pytest.fixture
+def table(make_run: Callable[..., Run]) -> Table:
+    runs = [
+        make_run({"k": k}, seed, {"fid": 10.0 * k + seed, "accuracy": 0.9, "recall": 0.5})
+        for k in (1, 2)
+        for seed in (0, 2)
+    ]
+    return build_table([*runs, make_run({"k": 3}, 0, {"fid": math.nan, "recall": 0.1})])
+
+
+def test_metric_chart_shows_means_spread_and_seeds(table: Table, tmp_path: Path, drawn: list[Figure]) -> None:
+    path = metric_chart(table, tmp_path / "deep" / "chart.png")
+    assert Image.open(path).format == "PNG"
+    assert [file.name for file in path.parent.iterdir()] == ["chart.png"]
+    panels = drawn[0].axes
+    assert [panel.get_title() for panel in panels] == ["FID ↓", "recall ↑", "accuracy [%] ↑"]
+    assert [label.get_text() for label in panels[0].get_xticklabels()] == ["1", "2", "3"]
+    assert panels[0].get_xlabel() == "k"
+    # Hand-computed: mean 11 and 21, each with std sqrt(2).
+    bars = [np.array(container.lines[2][0].get_segments()[0])[:, 1] for container in panels[0].containers[:2]]
+    for bar, mean in zip(bars, (11.0, 21.0), strict=True):
+        np.testing.assert_allclose(bar, [mean - math.sqrt(2), mean + math.sqrt(2)])
+    dots = [list(line.get_ydata()) for line in panels[0].lines if line.get_marker() == "o"]
+    assert dots == [[10.0, 12.0], [20.0, 22.0]]
+    accuracy = [container.lines[0].get_ydata()[0] for container in panels[2].containers]
+    assert accuracy == [90.0, 90.0]
+
+
+def test_metric_chart_of_chosen_keys(table: Table, tmp_path: Path, drawn: list[Figure]) -> None:
+    metric_chart(table, tmp_path / "chart.png", keys=["recall", "fid"])
+    assert [panel.get_title() for panel in drawn[0].axes] == ["recall ↑", "FID ↓"]
+    with pytest.raises(ValueError, match="no row has sfid; measured are fid, recall, accuracy"):
+        metric_chart(table, tmp_path / "other.png", keys=["sfid"])
+
+
+def test_metric_chart_writes_dollars_as_they_are(make_run: Callable[..., Run], tmp_path: Path) -> None:
+    runs = [make_run({"$k": text}, 0, {"fid": 1.0}) for text in ("$a_$", "b$\\frac")]
+    assert metric_chart(build_table(runs), tmp_path / "chart.png").exists()
+
+
+def test_labels_and_titles_lie_inside_the_figure(
+    make_run: Callable[..., Run], tmp_path: Path, drawn: list[Figure]
+) -> None:
+    runs = [make_run({"k": f"a-rather-long-label-{i}"}, s, {"fid": 1.0 + i + s}) for i in range(12) for s in (0, 1)]
+    metric_chart(build_table(runs), tmp_path / "chart.png")
+    (figure,) = drawn
+    (panel,) = figure.axes
+    box = figure.get_tightbbox()
+    assert box.x0 >= 0 and box.y0 >= 0
+    assert box.x1 <= figure.get_figwidth() and box.y1 <= figure.get_figheight()
+    assert panel.get_window_extent().height > 0.4 * figure.bbox.height
+    extents = [label.get_window_extent() for label in panel.get_xticklabels()]
+    assert len(extents) == 12
+
+
+def test_loss_curve(tmp_path: Path, drawn: list[Figure]) -> None:
+    loss_curve({"a": [(0, 1.0), (1, math.nan), (2, 0.1)], "b": [(0, 2.0)]}, tmp_path / "loss.png")
+    (panel,) = drawn[0].axes
+    assert panel.get_yscale() == "log"
+    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["a", "b"]
+    np.testing.assert_array_equal(panel.lines[0].get_ydata(), [1.0, math.nan, 0.1])
+    loss_curve({"a": [(0, -1.0), (1, 1.0)]}, tmp_path / "loss.png")
+    assert drawn[1].axes[0].get_yscale() == "linear"
+    with pytest.raises(ValueError, match="no finite loss to draw in 1 histories"):
+        loss_curve({"a": [(0, math.nan)]}, tmp_path / "loss.png")
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.array(Image.open(path))
+
+
+def test_image_grid_pixel_by_pixel(tmp_path: Path) -> None:
+    images = torch.tensor([10, 20, 30, 40, 50], dtype=torch.uint8).view(5, 1, 1, 1).repeat(1, 3, 1, 2)
+    images[:, 2] += 1  # blue
+    gap, empty = list(figures.GREY), [255, 255, 255]
+
+    def tile(value: int) -> list[list[int]]:
+        return [[value, value, value + 1]] * 4
+
+    line = [gap] * 14
+    expected = np.array(
+        [[*tile(10), gap, *tile(20), gap, *tile(30)]] * 2
+        + [line[:14]]
+        + [[*tile(40), gap, *tile(50), *[empty] * 5]] * 2
+    )
+    assert np.array_equal(pixels(image_grid(images, tmp_path / "grid.png", columns=3, scale=2)), expected)
+
+
+def test_image_grid_of_grey_images_and_fewer_than_a_line(tmp_path: Path) -> None:
+    images = torch.arange(8, dtype=torch.uint8).view(2, 1, 2, 2)
+    shown = pixels(image_grid(images, tmp_path / "grid.png", columns=10))
+    assert shown.shape == (2, 5, 3)
+    assert np.array_equal(shown[:, :2], images[0, 0][..., None].expand(-1, -1, 3).numpy())
+    assert np.array_equal(shown[:, 3:], images[1, 0][..., None].expand(-1, -1, 3).numpy())
+
+
+def test_image_grid_labels_stand_left_of_their_lines(tmp_path: Path) -> None:
+    images = torch.zeros(4, 1, 20, 20, dtype=torch.uint8)
+    plain = pixels(image_grid(images, tmp_path / "plain.png", columns=2))
+    labelled = pixels(image_grid(images, tmp_path / "grid.png", columns=2, row_labels=["", "seven"]))
+    margin = labelled.shape[1] - plain.shape[1]
+    assert np.array_equal(labelled[:, margin:], plain)
+    ink = (labelled[:, :margin] < 128).any(axis=(1, 2))
+    assert not ink[:20].any()
+    assert ink[21:].any()
+    assert (labelled[:, [0, margin - 1]] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "options", "message"),
+    [
+        ((2, 2, 4, 4), torch.uint8, {}, "images must be"),
+        ((0, 1, 4, 4), torch.uint8, {}, "images must be"),
+        ((1, 4, 4), torch.uint8, {}, "images must be"),
+        ((2, 1, 4, 4), torch.float32, {}, "uint8, got .* torch.float32"),
+        ((2, 1, 4, 4), torch.uint8, {"columns": 0}, "columns=0 and scale=1"),
+        ((2, 1, 4, 4), torch.uint8, {"scale": 0}, "columns=2 and scale=0"),
+        ((3, 1, 4, 4), torch.uint8, {"row_labels": ["a"]}, "row_labels has 1 entries, but 3 images make 2 lines"),
+    ],
+)
+def test_image_grid_refuses(tmp_path: Path, shape: tuple, dtype: torch.dtype, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        image_grid(torch.zeros(shape, dtype=dtype), tmp_path / "grid.png", **{"columns": 2, **options})
+    assert not (tmp_path / "grid.png").exists()
