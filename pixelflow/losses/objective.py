@@ -13,11 +13,14 @@ from pixelflow.types import Batch, Loss, Predicted
 
 @dataclass(frozen=True)
 class ObjectiveValue:
-    """loss: scalar with gradient. terms: unweighted mean of each loss. stages: mean loss of each stage. Detached."""
+    """loss: scalar with gradient. The rest is detached: terms, the unweighted mean of each loss; stages, the mean
+    loss of each stage; images, how many of each stage there were.
+    """
 
     loss: Tensor
     terms: dict[str, Tensor]
     stages: dict[int, Tensor]
+    images: dict[int, int]
 
 
 class Objective:
@@ -31,7 +34,7 @@ class Objective:
     def __call__(self, predicted: Sequence[Predicted], batch: Batch) -> ObjectiveValue:
         """predicted: one per stage of the batch. Every image of the batch weighs the same."""
         sums: dict[str, Tensor] = {}
-        stages = {}
+        stages, images = {}, {}
         total = torch.zeros((), device=batch.x.device)
         for p in predicted:
             part = batch[p.sample.index]
@@ -41,6 +44,7 @@ class Objective:
                 stage_total = stage_total + loss.weight * value
                 sums[name] = sums.get(name, 0) + value.detach()
             total = total + stage_total
-            stages[p.sample.path.stage] = stage_total.detach() / len(part)
+            stage = p.sample.path.stage
+            stages[stage], images[stage] = stage_total.detach() / len(part), len(part)
         n = len(batch)
-        return ObjectiveValue(total / n, {name: value / n for name, value in sums.items()}, stages)
+        return ObjectiveValue(total / n, {name: value / n for name, value in sums.items()}, stages, images)

@@ -161,7 +161,7 @@ def _read_folder(folder: Path) -> Run:
         config = flatten(_read_mapping(folder / "config.yaml"))
         seed = _seed(config)
         state, reason = _read_status(folder / "status.json")
-        metrics, record = _newest_evaluation(folder / "evaluation")
+        metrics, record = _evaluation_of(folder)
     except (ValueError, OSError) as error:
         return _broken(folder.name, config, error, folder)
     return Run(folder.name, config, seed, metrics, record, state, folder, reason)
@@ -189,6 +189,18 @@ def _read_status(path: Path) -> tuple[str, str]:
     if not reason and state != "finished" and "step" in status:
         reason = f"step {status['step']} of {status.get('max_steps', 'unknown')}"
     return state, reason
+
+
+def _evaluation_of(folder: Path) -> tuple[dict[str, float], dict[str, Any]]:
+    """The evaluation that belongs to the run's config, which status.json names; without a name, the newest.
+
+    A checkpoint may be evaluated with other settings at any time; that must not change the run's row.
+    """
+    status = folder / "status.json"
+    named = _read_mapping(status).get("evaluation") if status.exists() else None
+    if named is None:
+        return _newest_evaluation(folder / "evaluation")
+    return parse_evaluation(_read_mapping(folder / str(named)))
 
 
 def _newest_evaluation(folder: Path) -> tuple[dict[str, float], dict[str, Any]]:

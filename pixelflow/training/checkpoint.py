@@ -42,7 +42,8 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """Steps with a finished checkpoint, rising."""
-        return sorted(int(p.name.removeprefix("step_")) for p in self.folder.glob("step_*") if p.is_dir())
+        names = [p.name.removeprefix("step_") for p in self.folder.glob("step_*") if p.is_dir()]
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def path(self, step: int) -> Path:
         return self.folder / f"step_{step:08d}"
@@ -75,7 +76,8 @@ class CheckpointStore:
             raise OSError(
                 f"checkpoint of step {step} could not be written to {self.folder}: {error}; {whole}"
             ) from error
-        for old in self.steps()[: -self.keep]:
+        # Later steps are of checkpoints that did not verify: they must not push out the one just written.
+        for old in [s for s in self.steps() if s <= step][: -self.keep]:
             shutil.rmtree(self.path(old))
         return final
 
@@ -102,6 +104,8 @@ def load_checkpoint(path: Path, stems: tuple[str, ...] | None = None) -> Checkpo
         raise CheckpointError(f"{path} is not a checkpoint: it has no state.json") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path / 'state.json'} cannot be read: {error}") from None
+    if not isinstance(state, dict) or not {"step", "files"} <= state.keys():
+        raise CheckpointError(f"{path / 'state.json'} is damaged; use another checkpoint in {path.parent}")
     tensors = {}
     for name, expected in state.pop("files").items():
         file = path / name

@@ -216,13 +216,17 @@ class Trainer:
 
 
 def _mean(values: Sequence[ObjectiveValue]) -> ObjectiveValue:
-    """The values of a step's equal parts as one; a stage missing from a part does not count there."""
+    """The values of a step's equal parts as one."""
     if len(values) == 1:
         return values[0]
     n = len(values)
-    stages = {stage: [v.stages[stage] for v in values if stage in v.stages] for v in values for stage in v.stages}
+    images = {s: sum(v.images.get(s, 0) for v in values) for s in sorted({s for v in values for s in v.stages})}
     return ObjectiveValue(
         torch.stack([v.loss.detach() for v in values]).mean(),
         {name: torch.stack([v.terms[name] for v in values]).sum() / n for name in values[0].terms},
-        {stage: torch.stack(losses).mean() for stage, losses in stages.items()},
+        {
+            s: torch.stack([v.stages[s] * v.images[s] for v in values if s in v.stages]).sum() / images[s]
+            for s in images
+        },
+        images,
     )

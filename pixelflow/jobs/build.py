@@ -1,0 +1,90 @@
+"""From config to parts: the one place that knows both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+
+from pixelflow.flow.cascade import Cascade
+from pixelflow.metrics.evaluator import Evaluator, Reference
+from pixelflow.sampling.sampler import Sampler
+from pixelflow.training.checkpoint import CheckpointError, load_checkpoint
+from pixelflow.types import Backbone, Conditioning, Guidance, Prediction, Solver
+
+Config = Mapping[str, Any]
+"""A resolved config: plain dictionaries, lists, numbers and strings."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What training and sampling share."""
+
+    backbone: torch.nn.Module
+    cascade: Cascade
+    prediction: Prediction
+    conditioning: Conditioning
+
+
+def build_model(config: Config) -> Model:
+    return Model(
+        backbone=instantiate(config["backbone"]),
+        cascade=instantiate(config["cascade"]),
+        prediction=instantiate(config["prediction"]),
+        conditioning=instantiate(config["conditioning"]),
+    )
+
+
+def build_sampler(config: Config, model: Model, backbone: Backbone, device: torch.device) -> Sampler:
+    solver: Solver = instantiate(config["solver"])
+    guidance: Guidance = instantiate(config["guidance"])
+    return Sampler(
+        backbone=backbone,
+        cascade=model.cascade,
+        prediction=model.prediction,
+        solver=solver,
+        guidance=guidance,
+        conditioning=model.conditioning,
+        channels=config["data"]["channels"],
+        device=device,
+        precision=config["trainer"]["precision"],
+    )
+
+
+def load_sampler(config: Config, checkpoint: str, device: torch.device) -> tuple[Sampler, int]:
+    """A sampler with the weights of a checkpoint, and the checkpoint's step.
+
+    Raises CheckpointError if the checkpoint is damaged or its weights do not fit the config.
+    """
+    model = build_model(config)
+    stem = config["sampler"]["weights"]
+    loaded = load_checkpoint(checkpoint, stems=(stem,))  # type: ignore[arg-type]
+    try:
+        model.backbone.load_state_dict(loaded.tensors[stem])
+    except RuntimeError as error:
+        lines = str(error).splitlines()
+        raise CheckpointError(f"{checkpoint} does not fit this backbone: {' '.join(lines[1:3]).strip()}") from None
+    backbone = model.backbone.to(device).eval().requires_grad_(False)
+    return build_sampler(config, model, backbone, device), loaded.step  # type: ignore[arg-type]
+
+
+def build_evaluator(config: Config, device: torch.device) -> Evaluator:
+    """With the reference that the config names."""
+    data, split = instantiate(config["data"]), config["metrics"]["reference"]
+    features = instantiate(config["metrics"]["features"], device=device)
+    images, _ = data.images(split)
+    name = f"{data.name} {split}, {data.image_size} px, {len(images)} images"
+    return Evaluator(features=features, reference=Reference.from_images(features, images.split(500), name=name))
+
+
+def pick_device(name: str) -> torch.device:
+    """Raises ValueError for a device that this machine lacks."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"trainer.device={name}: this machine has no CUDA device; use auto or cpu")
+    return device

@@ -1,0 +1,104 @@
+"""What run.py and evaluate.py share: dispatch to a job, and errors a person can read."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from pixelflow.jobs.resolve import CONF, resolve
+
+
+def dispatch(config: DictConfig) -> None:
+    """Check the config and run its job, `pixelflow.jobs.<name>.run(config, overrides)`.
+
+    A single run ends here with a short message; in a sweep the error goes on to Hydra, and the other runs go on.
+    """
+    overrides = list(HydraConfig.get().overrides.task)
+
+    def work() -> None:
+        resolved = resolve(config, overrides)
+        job = importlib.import_module(f"pixelflow.jobs.{resolved['job']['name']}")
+        job.run(resolved, overrides)
+
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        print(f"\n[{HydraConfig.get().job.num}] {' '.join(overrides)}", file=sys.stderr)
+        work()
+    else:
+        explained(work)
+
+
+def main(task: Callable[[], None]) -> None:
+    """Run a Hydra task with our log lines on the terminal and errors that a person can read."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors to us instead of printing them
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    logging.getLogger().handlers[0].addFilter(lambda record: record.name.startswith("pixelflow"))
+    explained(task)
+
+
+def explained(work: Callable[[], None]) -> None:
+    """A user's mistake prints one or two lines and exits with 2, a failure of the work with 1.
+
+    PIXELFLOW_TRACEBACK=1 shows the traceback of either.
+    """
+    if os.environ.get("PIXELFLOW_TRACEBACK"):
+        return work()
+    try:
+        work()
+    except (HydraException, OmegaConfBaseException) as error:
+        fail(explain(error), status=2)
+    except ValueError as error:
+        fail(str(error), status=2)
+    except OSError as error:
+        fail(str(error), status=1)
+    except KeyboardInterrupt:
+        fail("interrupted; the same command goes on from the last checkpoint", status=130)
+
+
+def fail(message: str, *, status: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def explain(error: BaseException) -> str:
+    """Hydra's complaint in a line or two, with the nearest key that exists."""
+    chain, messages = error, []
+    while chain is not None:
+        messages.append(str(chain))
+        chain = chain.__cause__ or chain.__context__  # type: ignore[assignment]
+    text = "\n".join(messages)
+    unknown = re.search(r"Could not override '([^']+)'|is not in struct\s+full_key: (\S+)", text)
+    if unknown:
+        key = (unknown.group(1) or unknown.group(2)).split("@")[0]
+        close = difflib.get_close_matches(key, known_keys(), n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return f"unknown option {key}; {hint}(python run.py --help lists the groups, --cfg job every option)"
+    missing = re.search(r"Could not find '([^']+)'", text)
+    if missing:
+        group, _, option = missing.group(1).rpartition("/")
+        options = sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+        return f"{group}={option} does not exist; one of: {', '.join(options)}"
+    return next(line for line in messages[0].splitlines() if line.strip())
+
+
+def known_keys() -> list[str]:
+    """`group.option` of every file in conf/, and the groups themselves."""
+    keys = []
+    for path in CONF.rglob("*.yaml"):
+        group = ".".join(path.parent.relative_to(CONF).parts)
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        nested = [f"{k}.{inner}" for k, v in content.items() if isinstance(v, dict) for inner in v]
+        keys += [f"{group}.{key}" if group else key for key in [*content, *nested]]
+        keys.append(group)
+    return sorted(set(keys) - {""})

@@ -1,0 +1,63 @@
+"""A run while a job works on it: its folder, held and logged, and its tracker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pixelflow.jobs.build import Config
+from pixelflow.launch.identity import slug
+from pixelflow.launch.run_folder import RunFolder, find_run_folder
+from pixelflow.reporting.runs import flatten
+from pixelflow.tracking import MLflowMirror, Tracker
+
+
+@dataclass(frozen=True)
+class Run:
+    """folder: held by this process. tracker: metrics.jsonl and its mirror."""
+
+    folder: RunFolder
+    tracker: Tracker
+
+    @property
+    def path(self) -> Path:
+        return self.folder.path
+
+
+def run_path(config: Config, overrides: list[str]) -> Path:
+    """Where this config's run lies. `rerun=true` finds the first free name beside it."""
+    name = slug(overrides)
+    path = find_run_folder(config, name)
+    if not config["rerun"]:
+        return path
+    number = 2
+    while (again := path.with_name(f"{path.name}-rerun{number}")).exists():
+        number += 1
+    return again
+
+
+def tracking_uri(config: Config) -> str:
+    database = (Path(config["runs_dir"]) / "mlflow.db").resolve()
+    return config["tracking"]["uri"] or f"sqlite:///{database}"
+
+
+@contextmanager
+def open_run(path: Path, config: Config) -> Iterator[Run]:
+    """Hold the run's folder, track it, and record how it ends."""
+    with RunFolder(path, config) as folder:
+        mirror = None
+        if config["tracking"]["mlflow"]:
+            mirror = MLflowMirror(
+                folder=path, uri=tracking_uri(config), experiment=config["experiment"], run_name=path.name
+            )
+        tracker = Tracker(folder=path, mirror=mirror)
+        try:
+            tracker.params(flatten(config))
+            tracker.artifact(path / "config.yaml")
+            yield Run(folder, tracker)
+        except BaseException as error:
+            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+        tracker.finish("FINISHED")

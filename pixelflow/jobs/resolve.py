@@ -1,0 +1,93 @@
+"""From what Hydra composed to the config that a job works with: plain, resolved, checked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from pixelflow.flow.cascade import stages_from_kickoff
+from pixelflow.jobs.schema import option_names
+from pixelflow.jobs.validate import GROUPS, validate
+from pixelflow.training.checkpoint import CheckpointError
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+OmegaConf.register_new_resolver("stages_from_kickoff", stages_from_kickoff, replace=True)
+
+FIXED_BY_TRAINING = ("data", "backbone", "conditioning", "prediction", "cascade", "timesteps", "objective", "optimizer",
+                     "ema", "seed", "experiments")  # fmt: skip
+"""Sections that a checkpoint brings with it."""
+OF_THE_CALL = ("job", "checkpoint", "samples", "runs_dir", "tracking", "rerun")
+"""Sections that never come from a checkpoint."""
+
+
+def resolve(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
+    """The resolved, valid config. overrides: what the user typed.
+
+    With checkpoint=PATH it is the config that the checkpoint was trained with, changed by the overrides. Raises
+    ValueError for anything invalid, CheckpointError (one, too) if the checkpoint cannot be read.
+    """
+    if config.checkpoint is not None:
+        config = _with_checkpoint(config, overrides)
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    _drop_leftovers(plain, typed={override.key_or_group for override in parse(overrides)})
+    validate(plain)
+    return plain
+
+
+def parse(overrides: list[str]) -> list[Override]:
+    return OverridesParser.create().parse_overrides(overrides)
+
+
+def _drop_leftovers(config: dict[str, Any], typed: set[str]) -> None:
+    """A recipe tunes the option that it chose; for another option its values must not stand in the way.
+
+    Dropped is what the chosen option does not take but another option of the group does, unless the user typed it:
+    with `guidance=none`, a recipe's guidance.scale.
+    """
+    for group in GROUPS:
+        files = (CONF / group).glob("*.yaml")
+        of_others = {key for file in files for key in yaml.safe_load(file.read_text(encoding="utf-8"))}
+        takes = option_names(config[group])
+        for key in [*config[group]]:
+            if key in of_others and key not in takes and not key.startswith("_") and f"{group}.{key}" not in typed:
+                del config[group][key]
+
+
+def checkpoint_config(path: str) -> dict[str, Any]:
+    """The config stored in a checkpoint."""
+    state = Path(path) / "state.json"
+    if not Path(path).exists():
+        parent = Path(path).parent
+        near = sorted(p.name for p in parent.glob("step_*")) if parent.is_dir() else []
+        there = f"; {parent} holds {', '.join(near)}" if near else ""
+        raise CheckpointError(f"checkpoint={path} does not exist{there}")
+    try:
+        return json.loads(state.read_text(encoding="utf-8"))["config"]
+    except FileNotFoundError:
+        raise CheckpointError(f"checkpoint={path} is not a checkpoint: it has no state.json") from None
+    except (KeyError, ValueError):
+        raise CheckpointError(f"checkpoint={path}: state.json is damaged or holds no config") from None
+
+
+def _with_checkpoint(config: DictConfig, overrides: list[str]) -> DictConfig:
+    merged = OmegaConf.create(checkpoint_config(config.checkpoint))
+    changed = list(OF_THE_CALL)
+    for override in parse(overrides):
+        key = override.key_or_group.split("@")[0].strip("/").replace("/", ".")
+        section = key.split(".")[0]
+        if section in FIXED_BY_TRAINING:
+            raise ValueError(f"{override.input_line}: {section} is fixed by the checkpoint; leave this override out")
+        changed.append(key)
+    for key in changed:
+        # Unresolved, so that ${cascade.num_stages} and the like meet the checkpoint's values.
+        node = OmegaConf.select(config, key)
+        raw = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
+        OmegaConf.update(merged, key, raw, merge=False, force_add=True)
+    return merged

@@ -1,0 +1,84 @@
+"""Checks a config group against the signature of what it configures.
+
+Every group is `_target_` plus the keyword arguments of that class or function. Names and types are those of its
+signature, so there is no second list of options to keep in step.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import hydra.utils
+from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
+
+def check_group(node: Mapping[str, Any], key: str, *, given: tuple[str, ...] = ()) -> None:
+    """Raise ValueError, naming the key, the value and what is accepted, unless `node` fits its `_target_`.
+
+    given: arguments that the code passes itself.
+    """
+    target = node.get("_target_")
+    try:
+        callable_ = hydra.utils.get_object(str(target))
+    except Exception as error:
+        raise ValueError(f"{key}._target_={target} cannot be imported: {error}") from None
+    parameters = inspect.signature(callable_).parameters
+    hints = _hints(callable_)
+    for name, value in node.items():
+        if name in ("_target_", "_partial_"):
+            continue
+        if name not in parameters:
+            close = difflib.get_close_matches(name, parameters, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"accepted: {', '.join(parameters)}"
+            raise ValueError(f"{key}.{name} is not an option of {target}; {hint}")
+        if isinstance(value, Mapping) and "_target_" not in value:
+            for inner, part in value.items():
+                if isinstance(part, Mapping) and "_target_" in part:
+                    check_group(part, f"{key}.{name}.{inner}")
+        elif not isinstance(value, Mapping):
+            check_type(value, hints.get(name, Any), f"{key}.{name}")
+    for name, parameter in parameters.items():
+        required = parameter.default is parameter.empty and parameter.kind is parameter.KEYWORD_ONLY
+        if required and name not in node and name not in given:
+            raise ValueError(f"{key}.{name} is missing: {target} needs it")
+
+
+def option_names(node: Mapping[str, Any]) -> set[str]:
+    """The keyword arguments of a group's `_target_`."""
+    return set(inspect.signature(hydra.utils.get_object(node["_target_"])).parameters)
+
+
+def check_type(value: Any, annotation: Any, key: str) -> None:
+    """Raise ValueError unless `value` is of the annotated type; an int serves for a float."""
+    try:
+        adapter = TypeAdapter(annotation, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
+    except PydanticSchemaGenerationError:
+        return
+    except Exception:  # a dataclass or model brings its own config
+        adapter = TypeAdapter(annotation)
+    try:
+        try:
+            adapter.validate_python(value)
+        except ValidationError:
+            if not isinstance(value, list):
+                raise
+            adapter.validate_python(tuple(value))  # YAML has no tuples
+    except ValidationError as error:
+        wanted = " or ".join(dict.fromkeys(_readable(detail["msg"]) for detail in error.errors()))
+        raise ValueError(f"{key}={value!r}: {wanted}") from None
+
+
+def _readable(message: str) -> str:
+    return message.replace("Input should be ", "must be ")
+
+
+def _hints(callable_: Any) -> dict[str, Any]:
+    function = callable_.__init__ if inspect.isclass(callable_) else callable_
+    try:
+        return typing.get_type_hints(function)
+    except Exception:  # annotations of other packages may name what only type checkers import
+        return {}

@@ -1,0 +1,68 @@
+"""job=table: an experiment's runs as an ablation table; and the same after every sweep."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from pixelflow.jobs.build import Config
+from pixelflow.jobs.context import tracking_uri
+from pixelflow.reporting.figures import metric_chart
+from pixelflow.reporting.runs import read_mlflow, read_run_folders
+from pixelflow.reporting.table import Table, build_table
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: Config, overrides: list[str]) -> None:
+    """Write `<output>/<experiment>.{md,csv,tex,png}` and print the Markdown."""
+    experiment = config["experiment"]
+    if config["job"]["source"] == "mlflow":
+        runs = read_mlflow(tracking_uri(config), experiment)
+    else:
+        runs = read_run_folders(Path(config["runs_dir"]) / experiment)
+    command = f"python run.py {' '.join(overrides)}"
+    table = build_table(runs, paper=config["paper"], axes=swept_keys(), command=command)
+    for path in write(table, Path(config["job"]["output"]), experiment):
+        logger.info("wrote %s", path)
+    print(table.to_markdown())
+
+
+def swept_keys() -> list[str]:
+    """The keys that the recipe's sweep varies: the table's first columns."""
+    return list(HydraConfig.get().sweeper.get("params") or {})
+
+
+def write(table: Table, folder: Path, stem: str) -> list[Path]:
+    return [*table.write(folder, stem), metric_chart(table, folder / f"{stem}.png")]
+
+
+class SweepTable(Callback):
+    """A Hydra callback: keeps `runs/<experiment>/table.*` up to date while a sweep goes on, and shows it at its end."""
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        if HydraConfig.get().mode == RunMode.MULTIRUN and config.job.name == "pipeline":
+            self._table(config)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if config.job.name == "pipeline" and (table := self._table(config)):
+            print(f"\n{table.to_markdown()}\ntable: {self._folder(config) / 'table.md'} (and .csv, .tex, .png)")
+
+    def _folder(self, config: DictConfig) -> Path:
+        return Path(config.runs_dir) / config.experiment
+
+    def _table(self, config: DictConfig) -> Table | None:
+        paper: Any = OmegaConf.to_container(config.paper, resolve=True)
+        try:
+            table = build_table(read_run_folders(self._folder(config)), paper=paper, axes=swept_keys())
+        except ValueError:  # nothing is finished yet
+            return None
+        write(table, self._folder(config), "table")
+        return table

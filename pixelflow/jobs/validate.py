@@ -1,0 +1,139 @@
+"""Everything that can be wrong with a config, found before anything is written, downloaded or allocated."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from hydra.utils import instantiate
+
+from pixelflow.jobs.build import Config, pick_device
+from pixelflow.jobs.schema import check_group, check_type
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "data": (),
+    "backbone": (),
+    "conditioning": (),
+    "prediction": (),
+    "cascade": (),
+    "timesteps": (),
+    "objective": (),
+    "optimizer": ("params",),
+    "ema": (),
+    "trainer": (),
+    "solver": (),
+    "guidance": (),
+}
+"""Groups with a `_target_`, and the arguments that the code passes to it itself."""
+
+TYPES: dict[str, Any] = {
+    "experiment": str,
+    "seed": int,
+    "runs_dir": str,
+    "checkpoint": str | None,
+    "samples": str | None,
+    "rerun": bool,
+    "sampler.num_samples": int,
+    "sampler.seed": int,
+    "sampler.weights": Literal["ema", "model"],
+    "sampler.batch_size": int,
+    "metrics.reference": Literal["train", "held_out"],
+    "tracking.mlflow": bool,
+    "tracking.uri": str | None,
+}
+
+
+def validate(config: Config) -> None:
+    """Raise ValueError with the key, the value and what would be accepted."""
+    _check_names(config)
+    for key, annotation in TYPES.items():
+        check_type(_select(config, key), annotation, key)
+    for name, given in GROUPS.items():
+        check_group(config[name], name, given=given)
+    check_group(config["metrics"]["features"], "metrics.features", given=("device",))
+    for key in ("sampler.num_samples", "sampler.batch_size"):
+        if _select(config, key) < 1:
+            raise ValueError(f"{key}={_select(config, key)} must be at least 1")
+    if config["job"]["name"] == "table":
+        check_type(config["job"]["source"], Literal["folders", "mlflow"], "job.source")
+        return
+    _check_inputs(config)
+    _check_parts(config)
+    pick_device(config["trainer"]["device"])
+
+
+def _check_names(config: Config) -> None:
+    """`+key=value` can add what nothing reads."""
+    known = {*GROUPS, *TYPES, "job", "paper", "metrics.features"}
+    sections = {key.split(".")[0] for key in known if "." in key}
+    present = [key for key in config if key not in sections]
+    present += [f"{section}.{key}" for section in sections for key in config[section]]
+    for key in present:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            raise ValueError(f"unknown option {key}" + (f"; did you mean {close[0]}?" if close else ""))
+
+
+def _check_parts(config: Config) -> None:
+    """Build every part (the backbone without memory) and check what must agree."""
+    cascade = _build(config, "cascade")
+    for name in GROUPS:
+        if name not in ("cascade", "backbone", "optimizer"):
+            _build(config, name)
+    with torch.device("meta"):
+        backbone = _build(config, "backbone")
+    if cascade.kickoff % backbone.patch_size:
+        size = config["data"]["image_size"]
+        most = max((s for s in range(1, 13) if size % (backbone.patch_size << (s - 1)) == 0), default=1)
+        raise ValueError(
+            f"backbone.patch_size={backbone.patch_size} does not divide the kickoff resolution {cascade.kickoff} "
+            f"(data.image_size={size}, cascade.num_stages={cascade.num_stages}); "
+            f"use at most cascade.num_stages={most}, or a smaller patch"
+        )
+    if backbone.fixed_resolution is not None and cascade.num_stages > 1:
+        raise ValueError(
+            f"cascade.num_stages={cascade.num_stages} needs a backbone for several resolutions, "
+            f"but this one is fixed to {backbone.fixed_resolution} pixels: use cascade=single"
+        )
+
+
+def _build(config: Config, name: str) -> Any:
+    """Constructors name their own arguments; the user needs the group in front."""
+    return _with_key(lambda: instantiate(config[name]), config[name], name)
+
+
+def _with_key(build: Callable[[], Any], node: Mapping[str, Any], group: str) -> Any:
+    try:
+        return build()
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # Hydra wraps what a constructor raises
+            cause = cause.__cause__
+        if not isinstance(cause, ValueError):
+            raise
+        message = str(cause)
+        argument = message.split("=")[0].split(" ")[0].rstrip(":,")
+        prefix = f"{group}." if argument in node else f"{group}: "
+        raise ValueError(prefix + message) from None
+
+
+def _check_inputs(config: Config) -> None:
+    job, checkpoint, samples = config["job"]["name"], config["checkpoint"], config["samples"]
+    if job == "sample" and checkpoint is None:
+        raise ValueError("job=sample needs checkpoint=PATH, a folder like RUN/checkpoints/step_00002000")
+    if job == "evaluate" and (checkpoint is None) == (samples is None):
+        raise ValueError("job=evaluate needs one of checkpoint=PATH and samples=FOLDER_OR_NPZ")
+    if job in ("train", "pipeline") and (checkpoint or samples):
+        raise ValueError(f"checkpoint and samples are for job=sample and job=evaluate; job={job} finds its own")
+    if samples is not None and not Path(samples).exists():
+        raise ValueError(f"samples={samples} does not exist")
+
+
+def _select(config: Config, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value[part]
+    return value

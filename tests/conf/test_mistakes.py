@@ -1,0 +1,80 @@
+"""A mistake in the config is found before anything is written, and the message names key and remedy."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from pixelflow.jobs.cli import explain
+from tests.conf.test_compose import composed
+
+INVALID = [
+    ("cascade.num_stages=9", r"cascade.num_stages=9 needs image_size divisible by 256 \(got 16\).*num_stages=5"),
+    ("cascade.num_stages=0", r"cascade.num_stages=0 must be at least 1"),
+    ("cascade.gamma=0.5", r"cascade.gamma=0.5 must be in \[-1/3, 0\)"),
+    ("backbone.patch_size=16", r"backbone.patch_size=16 does not divide the kickoff.*8.*num_stages=1"),
+    ("backbone.patch_size=5", r"backbone.patch_size=5 does not divide the kickoff.*smaller patch"),
+    ("cascade=kickoff cascade.num_stages=2 cascade.kickoff=5", r"cascade.kickoff=5 must be image_size=16.*\[16, 8, 4"),
+    ("trainer.max_steps=abc", r"trainer.max_steps='abc': must be a valid integer"),
+    ("trainer.max_steps=-1", r"trainer.max_steps=-1 must be at least 1"),
+    ("trainer.accumulate=3", r"trainer.accumulate=3 must divide batch_size=64"),
+    ("trainer.precision=fp8", r"trainer.precision='fp8': must be 'fp32' or 'bf16'"),
+    ("trainer.device=cuda:99", r"trainer.device=cuda:99|no CUDA device"),
+    ("seed=1.5", r"seed=1.5: must be a valid integer"),
+    ("optimizer.lr=fast", r"optimizer.lr='fast'"),
+    ("ema.decay=1.5", r"ema.decay=1.5 must be in \[0, 1\)"),
+    ("solver.num_steps=[1,2,3]", r"solver.num_steps=\[1, 2, 3\] has 3 entries, but the cascade has 2 stages"),
+    ("solver.grid=cosine", r"solver.grid='cosine': must be 'reference' or 'uniform'"),
+    ("guidance=stage_wise guidance.weights=[0,1,1]", r"guidance.weights has 3 entries.*2 stages"),
+    ("guidance=interval guidance.low=0.95", r"guidance.low=0.95, high=0.9"),
+    ("conditioning.drop_prob=2", r"conditioning.drop_prob=2 must be in \[0, 1\]"),
+    ("objective.terms.flow_matching.weight=0", r"objective.terms: at least one loss"),
+    ("data.image_size=100", r"data.image_size=100 must be in 8..64|needs image_size"),
+    ("sampler.num_samples=0", r"sampler.num_samples=0 must be at least 1"),
+    ("sampler.weights=best", r"sampler.weights='best': must be 'ema' or 'model'"),
+    ("+foo=1", r"unknown option foo"),
+    ("+sampler.num_sample=1", r"unknown option sampler.num_sample; did you mean sampler.num_samples"),
+    ("+solver.step=1", r"solver.step is not an option of pixelflow.solvers.Euler"),
+    ("job=sample", r"job=sample needs checkpoint=PATH"),
+    ("job=evaluate", r"job=evaluate needs one of checkpoint=PATH and samples="),
+    ("job=evaluate samples=nowhere", r"samples=nowhere does not exist"),
+    ("job=sample checkpoint=nowhere", r"checkpoint=nowhere does not exist"),
+    ("checkpoint=nowhere", r"checkpoint=nowhere does not exist"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), INVALID, ids=[overrides for overrides, _ in INVALID])
+def test_invalid(overrides: str, message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        composed(*overrides.split())
+    assert re.search(message, str(caught.value)), str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+UNKNOWN = [
+    ("cascade.num_stage=2", "unknown option cascade.num_stage; did you mean cascade.num_stages?"),
+    ("bakbone=pixelflow_s", "unknown option bakbone; did you mean backbone?"),
+    ("backbone=huge", "backbone=huge does not exist; one of: pixelflow_b, pixelflow_l"),
+    ("experiments=nope", "experiments=nope does not exist; one of: digits"),
+    ("a b=", "a b="),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), UNKNOWN, ids=[override for override, _ in UNKNOWN])
+def test_unknown(override: str, message: str) -> None:
+    with pytest.raises((HydraException, OmegaConfBaseException)) as caught:
+        composed(override)
+    text = explain(caught.value)
+    assert message in text
+    assert "\n" not in text
+
+
+def test_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError):
+        composed("cascade.num_stages=9")
+    assert list(tmp_path.iterdir()) == []

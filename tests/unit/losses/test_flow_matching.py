@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import torch
+
+from pixelflow.flow import Cascade, VelocityPrediction, XPrediction
+from pixelflow.losses import FlowMatching
+from pixelflow.types import Batch, Condition, FlowSample, Predicted
+
+BATCH = Batch(torch.randn(4, 3, 16, 16), Condition(torch.zeros(4, dtype=torch.int64)), torch.arange(4))
+
+
+def sample_of(stage: int, tau: float = 0.4) -> FlowSample:
+    cascade = Cascade(image_size=16, num_stages=2)
+    noise = torch.randn(4, 3, *[cascade.resolution(stage)] * 2)
+    taus = torch.full((4,), tau, dtype=torch.float64)
+    return cascade.flow_sample(BATCH.x, stage=stage, tau=taus, noise=noise, index=torch.arange(4))
+
+
+def test_one_mean_square_per_image() -> None:
+    sample = sample_of(1)
+    raw = torch.randn_like(sample.x)
+    got = FlowMatching()(sample, Predicted(raw, sample, VelocityPrediction()), BATCH)
+    expected = [((raw[i] - sample.velocity[i]) ** 2).mean() for i in range(4)]
+    torch.testing.assert_close(got, torch.stack(expected))
+
+
+def test_an_image_weighs_the_same_at_every_resolution() -> None:
+    for stage in (0, 1):
+        sample = sample_of(stage)
+        predicted = Predicted(sample.velocity + 2, sample, VelocityPrediction())
+        torch.testing.assert_close(FlowMatching()(sample, predicted, BATCH), torch.full((4,), 4.0))
+
+
+def test_an_image_prediction_is_compared_as_velocity() -> None:
+    """A clean image that is off by 1 everywhere; down and up leave a constant as it is, so the shift has a formula."""
+    sample = sample_of(1)
+    predicted = Predicted(sample.x + 1, sample, XPrediction())
+    off = predicted.velocity - predicted.target_velocity
+    path, tau = sample.path, sample.tau[:, None, None, None]
+    start, end = path.start, path.end  # type: ignore[attr-defined]
+    sigma = path.sigma(tau)
+    expected = ((end - start) * (sigma + tau * end + (1 - tau) * start) / sigma).float().expand_as(off)
+    torch.testing.assert_close(off, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(FlowMatching()(sample, predicted, BATCH), expected.square().mean(dim=(1, 2, 3)))
+
+
+def test_a_perfect_image_costs_nothing_at_the_end_of_the_path() -> None:
+    sample = sample_of(1, tau=1.0)
+    assert FlowMatching()(sample, Predicted(sample.x, sample, XPrediction()), BATCH).eq(0).all()
+
+
+def test_half_precision_is_compared_in_float32() -> None:
+    sample = sample_of(1)
+    raw = (sample.velocity + 0.01).bfloat16()
+    got = FlowMatching()(sample, Predicted(raw, sample, VelocityPrediction()), BATCH)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, (raw.float() - sample.velocity).square().flatten(1).mean(dim=1))

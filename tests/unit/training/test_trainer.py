@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pixelflow.conditioning import ClassLabel
+from pixelflow.data.memory import MemoryLoader
+from pixelflow.flow import Cascade, UniformTimesteps, VelocityPrediction
+from pixelflow.losses import FlowMatching, Objective
+from pixelflow.training.checkpoint import CheckpointStore, load_checkpoint
+from pixelflow.training.ema import EMA
+from pixelflow.training.trainer import Trainer, TrainerSettings, TrainingDiverged
+from pixelflow.types import Batch, FlowSample, Predicted
+from tests.tiny import tiny_pixelflow
+
+NUM_CLASSES = 5
+LEARNING_RATE = 2e-3
+
+
+def make_trainer(folder: Path, *, init: int = 0, loss: Any = None, log: Any = None, **settings: Any) -> Trainer:
+    """A trainer on 20 random images of 8x8: batches of 8 run over the ends of its epochs."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    backbone = tiny_pixelflow(seed=init, depth=1, num_classes=NUM_CLASSES)
+    chosen = {"max_steps": 20, "batch_size": 8, "save_every": 0, "log_every": 1, "device": "cpu"} | settings
+    return Trainer(
+        backbone=backbone,
+        cascade=Cascade(image_size=8, num_stages=2),
+        timesteps=UniformTimesteps(),
+        prediction=VelocityPrediction(),
+        conditioning=ClassLabel(num_classes=NUM_CLASSES, drop_prob=0.4),
+        objective=Objective(terms={"flow_matching": loss or FlowMatching()}),
+        optimizer=torch.optim.AdamW(backbone.parameters(), lr=LEARNING_RATE, weight_decay=0.1),
+        ema=EMA(decay=0.9),
+        loader=MemoryLoader(images=images, labels=torch.arange(20) % NUM_CLASSES, batch_size=8, seed=1),
+        checkpoints=CheckpointStore(folder, keep=chosen.get("keep_checkpoints", 2)),
+        settings=TrainerSettings(**chosen),
+        seed=7,
+        device=torch.device("cpu"),
+        config={"seed": 7, "backbone": {"depth": 1}},
+        log=log or (lambda metrics, step: None),
+    )
+
+
+def train(folder: Path, **settings: Any) -> int:
+    """What a command does: go on from what is there, to the end."""
+    trainer = make_trainer(folder, **settings)
+    trainer.resume()
+    return trainer.fit()
+
+
+def assert_same_checkpoint(a: Path, b: Path) -> None:
+    """Weights, average, optimizer, position in the data: bit for bit."""
+    first, second = load_checkpoint(a), load_checkpoint(b)
+    assert set(first.tensors) == set(second.tensors) == {"model", "ema", "optimizer"}
+    for stem in first.tensors:
+        assert set(first.tensors[stem]) == set(second.tensors[stem])
+        for name, value in first.tensors[stem].items():
+            assert torch.equal(value, second.tensors[stem][name]), f"{stem}: {name}"
+    assert first.state == second.state
+
+
+class Stop(Exception):
+    """Stands for a killed process."""
+
+
+class FailsAt(FlowMatching):
+    """Its value becomes `value` from the given call on."""
+
+    def __init__(self, *, call: int, value: float) -> None:
+        super().__init__()
+        self.calls, self.call, self.value = 0, call, value
+
+    def __call__(self, sample: FlowSample, predicted: Predicted, batch: Batch) -> Tensor:
+        self.calls += 1
+        loss = super().__call__(sample, predicted, batch)
+        return loss * self.value if self.calls >= self.call else loss
+
+
+# --- resuming -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def twenty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The last checkpoint of twenty steps in one go, with a warm-up that ends in the second half."""
+    folder = tmp_path_factory.mktemp("twenty")
+    assert train(folder, warmup_steps=15) == 20
+    return folder / "step_00000020"
+
+
+def test_ten_and_ten_steps_equal_twenty(twenty: Path, tmp_path: Path) -> None:
+    assert train(tmp_path, warmup_steps=15, max_steps=10) == 10
+    resumed = make_trainer(tmp_path, warmup_steps=15, init=1)
+    steps: list[int] = []
+    resumed.log = lambda metrics, step: steps.append(step)
+    resumed.resume()
+    assert resumed.step == 10
+    assert resumed.fit() == 20
+    assert steps == list(range(11, 21))
+    assert_same_checkpoint(tmp_path / "step_00000020", twenty)
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(twenty: Path, tmp_path: Path) -> None:
+    def stop(metrics: dict[str, float], step: int) -> None:
+        if step == 13:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(tmp_path, warmup_steps=15, save_every=5, log=stop)
+    assert CheckpointStore(tmp_path).steps() == [5, 10]
+    train(tmp_path, warmup_steps=15, save_every=5, init=1)
+    assert_same_checkpoint(tmp_path / "step_00000020", twenty)
+
+
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(
+    twenty: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(tmp_path, warmup_steps=15, save_every=5, max_steps=10)
+    (tmp_path / "step_00000010" / "ema.safetensors").write_bytes(b"")
+    train(tmp_path, warmup_steps=15, init=1)
+    assert [record.levelname for record in caplog.records if "ema.safetensors has 0 bytes" in record.message] == [
+        "WARNING"
+    ]
+    assert_same_checkpoint(tmp_path / "step_00000020", twenty)
+
+
+def test_another_seed_of_the_weights_would_show(twenty: Path, tmp_path: Path) -> None:
+    train(tmp_path, warmup_steps=15, init=1)
+    with pytest.raises(AssertionError):
+        assert_same_checkpoint(tmp_path / "step_00000020", twenty)
+
+
+def test_a_finished_run_does_nothing(twenty: Path) -> None:
+    before = (twenty / "state.json").stat().st_mtime_ns
+    assert train(twenty.parent, log=lambda metrics, step: pytest.fail("trained on")) == 20
+    assert (twenty / "state.json").stat().st_mtime_ns == before
+
+
+def test_checkpoints_hold_the_config_and_only_the_newest_stay(tmp_path: Path) -> None:
+    train(tmp_path, save_every=2, max_steps=7, keep_checkpoints=3)
+    assert CheckpointStore(tmp_path).steps() == [4, 6, 7]
+    assert load_checkpoint(tmp_path / "step_00000007").state["config"] == {"seed": 7, "backbone": {"depth": 1}}
+    assert load_checkpoint(tmp_path / "step_00000007").state["loader"] == {"position": 56}
+
+
+# --- a step -------------------------------------------------------------------------------------------------------
+
+
+def test_accumulation_changes_nothing_but_rounding(tmp_path: Path) -> None:
+    losses: dict[int, list[dict[str, float]]] = {1: [], 4: []}
+    weights = {}
+    for parts, log in losses.items():
+        trainer = make_trainer(
+            tmp_path / str(parts),
+            accumulate=parts,
+            max_steps=5,
+            log=lambda metrics, step, log=log: log.append(metrics),
+        )
+        trainer.fit()
+        weights[parts] = nn.utils.parameters_to_vector(trainer.backbone.parameters())
+    for whole, split in zip(*losses.values(), strict=True):
+        for name in ("loss", "loss/flow_matching", "grad_norm"):
+            assert split[name] == pytest.approx(whole[name], rel=1e-5)
+    # Adam divides by the gradient's size, so where that is rounding alone the step may differ by far more.
+    torch.testing.assert_close(weights[1], weights[4], atol=1e-5, rtol=0)
+
+
+def test_stage_losses_do_not_depend_on_accumulation(tmp_path: Path) -> None:
+    logged = []
+    for parts in (1, 4):
+        trainer = make_trainer(tmp_path / str(parts), accumulate=parts, max_steps=1)
+        value, _ = trainer.train_step(next(iter(trainer.loader)))
+        logged.append({stage: loss.item() for stage, loss in value.stages.items()})
+    assert logged[1] == pytest.approx(logged[0], rel=1e-5)
+
+
+def test_the_loss_falls(tmp_path: Path) -> None:
+    losses = []
+    train(tmp_path, max_steps=120, log=lambda metrics, step: losses.append(metrics["loss"]))
+    assert sum(losses[-20:]) < 0.8 * sum(losses[:20])
+
+
+def test_condition_is_dropped_for_the_stated_share(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, max_steps=100)
+    seen = []
+    trainer.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2].class_label))
+    trainer.fit()
+    labels = torch.cat(seen)
+    assert labels.eq(NUM_CLASSES).double().mean().item() == pytest.approx(0.4, abs=0.07)
+    assert labels.ne(NUM_CLASSES).any()
+
+
+def test_warmup_rises_linearly(tmp_path: Path) -> None:
+    rates = []
+    train(tmp_path, max_steps=6, warmup_steps=4, log=lambda metrics, step: rates.append(metrics["lr"]))
+    assert rates == pytest.approx([LEARNING_RATE * share for share in (0.25, 0.5, 0.75, 1, 1, 1)])
+
+
+@pytest.mark.parametrize("clip", [None, 0.01])
+def test_gradients_are_clipped_and_their_norm_is_that_before(tmp_path: Path, clip: float | None) -> None:
+    trainer = make_trainer(tmp_path, grad_clip=clip)
+    norms = []
+
+    def stepping(*_: Any) -> None:
+        norms.append(torch.stack([p.grad.norm() for p in trainer.backbone.parameters() if p.grad is not None]).norm())
+
+    trainer.optimizer.register_step_pre_hook(stepping)
+    _, reported = trainer.train_step(next(iter(trainer.loader)))
+    assert reported > 0.02
+    assert norms[0].item() == pytest.approx(reported.item() if clip is None else clip, rel=1e-3)
+
+
+def test_bf16_keeps_float32_weights(tmp_path: Path) -> None:
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        trainer = make_trainer(tmp_path, precision=precision)
+        value, _ = trainer.train_step(next(iter(trainer.loader)))
+        losses[precision] = value.loss.item()
+        assert all(p.dtype == torch.float32 for p in trainer.backbone.parameters())
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
+    assert losses["bf16"] != losses["fp32"]
+
+
+def test_the_average_follows_the_weights(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    expected = [p.detach().clone() for p in trainer.backbone.parameters()]
+    for step, batch in enumerate(itertools.islice(trainer.loader, 3), start=1):
+        trainer.train_step(batch)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = [
+            decay * e + (1 - decay) * p.detach() for e, p in zip(expected, trainer.backbone.parameters(), strict=True)
+        ]
+    assert trainer.ema.model is not None
+    for got, value in zip(trainer.ema.model.parameters(), expected, strict=True):
+        torch.testing.assert_close(got, value, atol=1e-6, rtol=0)
+
+
+# --- the loop -----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_logged_and_when(tmp_path: Path) -> None:
+    logged: dict[int, dict[str, float]] = {}
+    train(tmp_path, max_steps=7, log_every=3, log=lambda metrics, step: logged.update({step: metrics}))
+    assert list(logged) == [3, 6, 7]
+    for metrics in logged.values():
+        assert set(metrics) == {
+            "loss",
+            "grad_norm",
+            "lr",
+            "images_per_second",
+            "loss/flow_matching",
+            "loss/stage_0",
+            "loss/stage_1",
+        }
+        assert all(isinstance(value, float) for value in metrics.values())
+        assert metrics["loss"] == pytest.approx((metrics["loss/stage_0"] + metrics["loss/stage_1"]) / 2)
+        assert metrics["images_per_second"] > 0
+
+
+def test_grids_are_drawn_with_the_average(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, max_steps=7, grid_every=3)
+    grids = []
+    trainer.on_grid = lambda model, step: grids.append((model is trainer.ema.model, step))
+    trainer.fit()
+    assert grids == [(True, 3), (True, 6)]
+
+
+def test_the_progress_line_is_plain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tmp_path, max_steps=3)
+    output = capsys.readouterr().err
+    assert "\r" not in output
+    assert re.search(r"step 3/3  loss \d\.\d{4}  \d+ images/s  0:00 left\n$", output)
+
+
+# --- faults -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, value: float) -> None:
+    trainer = make_trainer(tmp_path, save_every=2, loss=FailsAt(call=2 * 5 + 1, value=value))  # two stages a step
+    with pytest.raises(TrainingDiverged) as error:
+        trainer.fit()
+    message = str(error.value)
+    assert "the loss is not finite at step 6" in message
+    assert f"{tmp_path / 'step_00000004'} is kept" in message
+    assert "Lower optimizer.lr" in message
+    assert CheckpointStore(tmp_path).steps() == [2, 4]
+    assert all(t.isfinite().all() for t in load_checkpoint(tmp_path / "step_00000004").tensors["model"].values())
+    assert all(p.isfinite().all() for p in trainer.backbone.parameters())
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    class RootOfZero(FlowMatching):
+        """Zero, with an infinite slope."""
+
+        def __call__(self, sample: FlowSample, predicted: Predicted, batch: Batch) -> Tensor:
+            return (0 * super().__call__(sample, predicted, batch)).sqrt()
+
+    trainer = make_trainer(tmp_path, loss=RootOfZero())
+    with pytest.raises(TrainingDiverged, match=r"the gradient is not finite at step 1 .*no checkpoint was saved yet"):
+        trainer.fit()
+    assert all(p.isfinite().all() for p in trainer.backbone.parameters())
+
+
+def test_a_failed_save_ends_the_run_and_keeps_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tmp_path, max_steps=2)
+
+    def save(flat: dict[str, Tensor], file: Path) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("pixelflow.training.checkpoint.save_file", save)
+    with pytest.raises(OSError, match=r"step 4 could not be written .*the checkpoint of step 2 is whole"):
+        train(tmp_path, max_steps=4)
+    assert load_checkpoint(tmp_path / "step_00000002").step == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_steps": 0}, "max_steps=0 must be at least 1"),
+        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"log_every": 0}, "log_every=0 must be at least 1"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints=0 must be at least 1"),
+        ({"save_every": -1}, "save_every=-1 must be 0 or more"),
+        ({"warmup_steps": -1}, "warmup_steps=-1 must be 0 or more"),
+        ({"batch_size": 10, "accumulate": 4}, "accumulate=4 must divide batch_size=10"),
+        ({"grad_clip": 0.0}, "grad_clip=0.0 must be above 0, or null for none"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainerSettings(**({"max_steps": 10, "batch_size": 8} | settings))
