@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from pixelflow.nn.attention import SelfAttention
 from pixelflow.nn.embeddings import LabelEmbedder, ScalarEmbedder
+from pixelflow.nn.norms import RMSNorm
 from pixelflow.nn.pack import Layout
 from pixelflow.nn.patches import PatchEmbed, patchify, unpatchify
 from pixelflow.nn.rope import Rope2D
@@ -57,7 +58,7 @@ class Block(nn.Module):
         super().__init__()
         self.norm1 = AdaLayerNorm(width=width)
         self.attn1 = SelfAttention(width=width, num_heads=num_heads, bias=attention_bias)
-        self.norm3 = nn.RMSNorm(width, eps=1e-6)
+        self.norm3 = RMSNorm(width)
         self.mlp = MLP(width=width, hidden=4 * width)
 
     def forward(self, x: Tensor, condition: Tensor, layout: Layout, rope: Rope2D) -> Tensor:

@@ -101,6 +101,8 @@ def generate(config: Config, sampler: Sampler) -> Iterator[GeneratedBatch]:
     for ids in torch.arange(settings["num_samples"]).split(settings["batch_size"]):
         labels = ids % num_classes
         samples = sampler.sample(Condition(labels), sampler.keyed_noise(ids.tolist(), settings["seed"]))
+        if not torch.isfinite(samples.x).all():
+            raise ValueError(f"samples {ids[0]} to {ids[-1]} are not finite; use an earlier checkpoint")
         progress.advance(len(ids), images=len(ids))
         progress.show()
         yield GeneratedBatch(to_uint8(samples.x).cpu(), labels, samples.nfe, samples.passes)

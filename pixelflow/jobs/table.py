@@ -29,15 +29,15 @@ def run(config: Config, overrides: list[str]) -> None:
     else:
         runs = read_run_folders(Path(config["runs_dir"]) / experiment)
     command = f"python run.py {' '.join(overrides)}"
-    table = build_table(runs, paper=config["paper"], axes=swept_keys(), command=command)
+    table = build_table(runs, paper=config["paper"], axes=swept_keys(HydraConfig.get().sweeper), command=command)
     for path in write(table, Path(config["job"]["output"]), experiment):
         logger.info("wrote %s", path)
     print(table.to_markdown())
 
 
-def swept_keys() -> list[str]:
+def swept_keys(sweeper: DictConfig) -> list[str]:
     """The keys that the recipe's sweep varies: the table's first columns."""
-    return list(HydraConfig.get().sweeper.get("params") or {})
+    return list(sweeper.get("params") or {})
 
 
 def write(table: Table, folder: Path, stem: str) -> list[Path]:
@@ -61,7 +61,9 @@ class SweepTable(Callback):
     def _table(self, config: DictConfig) -> Table | None:
         paper: Any = OmegaConf.to_container(config.paper, resolve=True)
         try:
-            table = build_table(read_run_folders(self._folder(config)), paper=paper, axes=swept_keys())
+            table = build_table(
+                read_run_folders(self._folder(config)), paper=paper, axes=swept_keys(config.hydra.sweeper)
+            )
         except ValueError:  # nothing is finished yet
             return None
         write(table, self._folder(config), "table")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pixelflow.nn.norms import RMSNorm
 from pixelflow.nn.pack import Layout
 from pixelflow.nn.rope import Rope2D, rotate
 
@@ -22,8 +23,8 @@ class SelfAttention(nn.Module):
         self.k_proj = nn.Linear(width, width, bias=bias)
         self.v_proj = nn.Linear(width, width, bias=bias)
         self.o_proj = nn.Linear(width, width, bias=bias)
-        self.q_norm = nn.RMSNorm(width, eps=1e-6)
-        self.k_norm = nn.RMSNorm(width, eps=1e-6)
+        self.q_norm = RMSNorm(width)
+        self.k_norm = RMSNorm(width)
 
     def forward(self, x: Tensor, layout: Layout, rope: Rope2D) -> Tensor:
         """x: (N, D) -> (N, D)."""

@@ -60,7 +60,10 @@ def test_a_run_is_mirrored_while_it_goes_on_and_ends_with_it_quietly(
     state = MirrorState.load(folder)
     assert MlflowClient(uri).get_run(state.run_id).info.status == "RUNNING"
     tracker.log({"loss": 0.0}, 100)
+    assert mirror._process.stdin is not None
+    inherited = os.dup(mirror._process.stdin.fileno())  # as a forked data worker does, which lives a little longer
     tracker.finish("FINISHED")
+    os.close(inherited)
     assert mirror._process.returncode == 0
     assert stored_metrics(folder) == history(folder / "metrics.jsonl")
     assert MlflowClient(uri).get_run(state.run_id).info.status == "FINISHED"
