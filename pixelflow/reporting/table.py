@@ -63,10 +63,10 @@ COLUMNS = (
     Column("fid", "FID", False, 2),
     Column("sfid", "sFID", False, 2),
     Column("inception_score", "IS", True, 1),
-    Column("precision", "precision", True, 3),
-    Column("recall", "recall", True, 3),
     Column("fd_digits", "FD (digits CNN)", False, 2),
     Column("kid_digits", "KID (digits CNN)", False, 2, 1e3, "1e-3"),
+    Column("precision", "precision", True, 3),
+    Column("recall", "recall", True, 3),
     Column("accuracy", "accuracy", True, 1, 100, "%"),
     Column("seconds_per_image", "s/image", False, 4),
 )

@@ -61,6 +61,7 @@ class MLflowMirror:
             artifact_root=artifact_root,
         )
         self.folder = folder
+        self.uri = uri
         self._closing = False
         self._process = self._start()
         self._relay = threading.Thread(target=self._relay_warnings, daemon=True)
@@ -111,8 +112,9 @@ class MLflowMirror:
             self._finish(self._process, timeout)
         unsent = count_unsent(self.folder)
         if unsent:
-            uri = MirrorState.load(self.folder).uri
-            logger.warning("%d records of %s are not in MLflow at %s yet: a sync sends them", unsent, self.folder, uri)
+            logger.warning(
+                "%d records of %s are not in MLflow (%s) yet: a sync sends them", unsent, self.folder, self.uri
+            )
         return unsent
 
     def _finish(self, process: subprocess.Popen[str], timeout: float) -> None:

@@ -143,7 +143,7 @@ class MLflowSender:
         if run.info.lifecycle_stage != "active":
             raise RuntimeError(
                 f"run {self.state.run_id} was deleted in MLflow: restore it, or delete {self.folder}/mlflow.json "
-                "for a new one"
+                "and start again for a new one"
             )
 
     def _store(self, offset: int, lines: int) -> None:

@@ -88,7 +88,8 @@ def store_settings(
 def count_unsent(folder: Path) -> int:
     """Records of metrics.jsonl that MLflow is not known to have."""
     path = folder / FILE_NAME
-    return sum(1 for _ in read_records(path, MirrorState.load(folder).offset, warn=False)) if path.exists() else 0
+    offset = MirrorState.load(folder).offset if (folder / STATE_NAME).exists() else 0
+    return sum(1 for _ in read_records(path, offset, warn=False)) if path.exists() else 0
 
 
 def lock_file(path: Path, *, wait: bool) -> IO[bytes] | None:

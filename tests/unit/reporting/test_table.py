@@ -97,10 +97,10 @@ def test_units_and_arrows(make_run: Callable[..., Run]) -> None:
     }  # fmt: skip
     lines = build_table([make_run({}, 0, metrics)]).to_markdown().splitlines()
     assert lines[2] == (
-        "| setting | seeds | FID ↓ | sFID ↓ | IS ↑ | precision ↑ | recall ↑ | FD (digits CNN) ↓ | "
-        "KID (digits CNN) [1e-3] ↓ | accuracy [%] ↑ | s/image ↓ |"
+        "| setting | seeds | FID ↓ | sFID ↓ | IS ↑ | FD (digits CNN) ↓ | KID (digits CNN) [1e-3] ↓ | "
+        "precision ↑ | recall ↑ | accuracy [%] ↑ | s/image ↓ |"
     )
-    assert lines[4] == "| ours | 1 | 3.00 | 4.00 | 80.0 | 0.782 | 0.500 | 1.50 | 1.23 | 97.1 | 0.0042 |"
+    assert lines[4] == "| ours | 1 | 3.00 | 4.00 | 80.0 | 1.50 | 1.23 | 0.782 | 0.500 | 97.1 | 0.0042 |"
     assert len(COLUMNS) == 9
     named = build_table([make_run({"experiment": "quickstart"}, 0, metrics)])
     assert "| quickstart | 1 |" in named.to_markdown()

@@ -140,12 +140,12 @@ def test_a_crash_at_any_store_doubles_nothing(
 
     monkeypatch.setattr(MirrorState, "save", crash_each_time_once)
     crashes = 0
-    while count_unsent(folder):
+    while count_unsent(folder) and crashes < 50:
         try:
             send(folder)
         except Crash:
             crashes += 1
-    assert crashes > 10
+    assert 10 < crashes < 50
     assert stored_metrics(folder) == history(folder / "metrics.jsonl")
     assert len(client_of(folder).search_runs([MirrorState.load(folder).experiment_id])) == 1
 
@@ -209,7 +209,7 @@ def test_a_request_without_an_answer_doubles_and_loses_nothing(
     for name in ("create_experiment", "create_run", "log_batch"):
         monkeypatch.setattr(MlflowClient, name, lose_first_answer(name))
     failures = 0
-    while count_unsent(folder):
+    while count_unsent(folder) and failures < 9:
         try:
             send(folder)
         except MlflowException:
