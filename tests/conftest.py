@@ -1,7 +1,29 @@
 from __future__ import annotations
 
+import shutil
+
 import pytest
+import torch
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden-dir", help="folder of golden cases for tests/parity (default: tests/golden)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it brings
+
+
+MISSING = {
+    "gpu": None if torch.cuda.is_available() else "no CUDA device",
+    "slurm": None if shutil.which("slurmctld") and shutil.which("munged") else "no SLURM (slurm-wlm and munge)",
+    "browser": None if shutil.which("chromium") else "no Chromium",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What this machine cannot run is skipped with its reason."""
+    for item in items:
+        for mark, reason in MISSING.items():
+            if reason is not None and item.get_closest_marker(mark):
+                item.add_marker(pytest.mark.skip(reason=reason))
