@@ -17,6 +17,8 @@ import yaml
 from pixelflow.launch.identity import config_hash, scientific
 from pixelflow.launch.provenance import provenance
 
+logger = logging.getLogger(__name__)
+
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout."""
 
@@ -59,12 +61,14 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        assert self._log is not None and self._lock is not None
         if error is not None:
             interrupted = isinstance(error, KeyboardInterrupt)
-            logging.getLogger(__name__).error("stopped", exc_info=error if not interrupted else None)
-            state = "interrupted" if interrupted else "failed"
-            self.set_status(state, message=str(error).splitlines()[0] if str(error) else kind.__name__ if kind else "")
-        assert self._log is not None and self._lock is not None
+            message = "interrupted" if interrupted else (str(error) or type(error).__name__).splitlines()[0]
+            self.set_status("interrupted" if interrupted else "failed", message=message)
+            # Into the file alone: the terminal gets a line from whoever catches the error.
+            about = (type(error), error, trace)
+            self._log.handle(logger.makeRecord(__name__, logging.ERROR, __file__, 0, "stopped: %s", (message,), about))
         logging.getLogger().removeHandler(self._log)
         self._log.close()
         self._lock.close()
