@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,10 @@ from pixelflow.jobs.build import Config
 from pixelflow.launch.identity import slug
 from pixelflow.launch.run_folder import RunFolder, find_run_folder
 from pixelflow.reporting.runs import flatten
-from pixelflow.tracking import MLflowMirror, Tracker
+from pixelflow.tracking import MLflowMirror, Tracker, sync
+from pixelflow.tracking.mlflow_state import count_unsent
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,15 @@ def run_path(config: Config, overrides: list[str]) -> Path:
 def tracking_uri(config: Config) -> str:
     database = (Path(config["runs_dir"]) / "mlflow.db").resolve()
     return config["tracking"]["uri"] or f"sqlite:///{database}"
+
+
+def catch_up(path: Path) -> None:
+    """Send what MLflow missed of a run that is over."""
+    if (path / "mlflow.json").exists() and count_unsent(path):
+        report = sync(path)
+        logger.info("sent %d records to MLflow that it had missed", report.sent)
+        if report.error:
+            logger.warning("%d records are still not in MLflow: %s", report.unsent, report.error)
 
 
 @contextmanager

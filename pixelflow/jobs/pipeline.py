@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from pixelflow.jobs.build import Config
-from pixelflow.jobs.context import Run, open_run, run_path, tracking_uri
+from pixelflow.jobs.context import Run, catch_up, open_run, run_path, tracking_uri
 from pixelflow.jobs.evaluate import evaluate
 from pixelflow.jobs.sample import sample
 from pixelflow.jobs.train import train
@@ -29,6 +29,8 @@ def run(config: Config, overrides: list[str]) -> None:
     path = run_path(config, overrides)
     if finished(path):
         print(f"This finished run is already there: {path}  (rerun=true starts it anew)\n")
+        if config["tracking"]["mlflow"]:
+            catch_up(path)
     else:
         start = time.monotonic()
         with open_run(path, config) as run:

@@ -169,6 +169,20 @@ def test_an_unreachable_mlflow_server_stops_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_same_command_again_sends_what_mlflow_missed(tmp_path: Path) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file where the folder of the database should be")
+    command = [*TINY, f"tracking.uri=sqlite:///{blocked / 'mlflow.db'}"]
+    done = call(*command, cwd=tmp_path)
+    assert done.returncode == 0 and "not in MLflow" in done.stderr, done.stderr
+    blocked.unlink()
+    blocked.mkdir()
+    again = call(*command, cwd=tmp_path)
+    assert "already there" in again.stdout and "records to MLflow that it had missed" in again.stderr, again.stderr
+    assert "records to MLflow" not in call(*command, cwd=tmp_path).stderr
+
+
+@pytest.mark.slow
 def test_kill_and_resume_gives_the_same_weights(finished: Finished, tmp_path: Path) -> None:
     longer = [*TINY, "trainer.max_steps=400", "trainer.save_every=10", "tracking=none", "job=train"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
