@@ -66,7 +66,7 @@ class Batch:
 
 
 class Path(Protocol):
-    """The straight line of one stage from its noisy start to its less noisy end (DESIGN 2)."""
+    """The straight line of one stage from its noisy start to its less noisy end."""
 
     @property
     def stage(self) -> int: ...

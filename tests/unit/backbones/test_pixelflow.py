@@ -18,7 +18,7 @@ def pack() -> tuple[list[Tensor], Tensor, Condition]:
 
 
 def weights_of(*, width: int, depth: int, patch: int, classes: int, channels: int, bias: bool) -> int:
-    """Parameters counted by hand from REFERENCE 1.2."""
+    """Parameters counted by hand from the paper's sizes and the released state dict."""
     linear = width * width
     attention = 4 * linear + (4 * width if bias else 0) + 2 * width
     block = 6 * (linear + width) + attention + width + 8 * linear + 5 * width

@@ -100,7 +100,7 @@ def test_a_kickoff_that_no_power_of_two_leads_to_is_refused(kickoff: int) -> Non
 
 @pytest.mark.parametrize("num_stages", range(1, 7))
 def test_timesteps_of_training(num_stages: int) -> None:
-    """REFERENCE: lengths normalised, cut from 0..999, and a linspace of 1001 less its last value, or of 1000."""
+    """The release: lengths normalised, cut from 0..999, and a linspace of 1001 less its last value, or of 1000."""
     cascade = cascade_of(num_stages)
     lengths = np.array([stage.path.end - stage.path.start for stage in cascade.stages])
     cuts = [0, *(int(1000 * c) for c in np.cumsum(lengths / lengths.sum()))]
