@@ -91,7 +91,7 @@ class GeneratedBatch:
     images: Tensor
     labels: Tensor
     nfe: int
-    passes: int
+    passes: float
 
 
 def generate(config: Config, sampler: Sampler) -> Iterator[GeneratedBatch]:
