@@ -41,8 +41,8 @@ class FeatureCache(nn.Module):
     """A PixelFlow backbone whose middle half of blocks is computed at every `every`-th evaluation only.
 
     It shares the weights of `backbone` and leaves it as it is. resolution: of the last stage, in pixels; others are
-    computed in full. A call with another number of images is computed in full, too. `reset` forgets: to be called
-    where a trajectory begins.
+    computed in full. A call with another number of images is computed in full, too. `start_trajectory` forgets
+    what the trajectory before left.
     Raises ValueError for every < 2, or a backbone that is not a plain sequence of at least four transformer_blocks.
     """
 
@@ -68,7 +68,7 @@ class FeatureCache(nn.Module):
     def fixed_resolution(self) -> int | None:
         return self.backbone.fixed_resolution  # type: ignore[return-value]
 
-    def reset(self) -> None:
+    def start_trajectory(self) -> None:
         self._calls = 0
         self.span.forget()
 

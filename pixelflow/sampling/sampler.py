@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pixelflow.flow.cascade import Cascade
 from pixelflow.flow.rng import KeyedRandom
-from pixelflow.sampling.feature_cache import FeatureCache
 from pixelflow.types import Backbone, Condition, Conditioning, Guidance, Prediction, Solver
 
 StageNoise = Callable[[int], Tensor]
@@ -102,8 +101,8 @@ class Sampler:
         return Samples(x, ends, nfe, passes / len(x))
 
     def _integrate(self, velocity: _StageVelocity, x: Tensor, stage: int) -> tuple[Tensor, int]:
-        if isinstance(self.backbone, FeatureCache):
-            self.backbone.reset()
+        if hasattr(self.backbone, "start_trajectory"):  # a wrapper that remembers from call to call
+            self.backbone.start_trajectory()
         return self.solver.integrate(velocity, x, self.solver.time_grid(stage))
 
 
