@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
+from torch.nn.attention import SDPBackend
 
 from pixelflow.flow.cascade import Cascade
 from pixelflow.metrics.evaluator import Evaluator, Reference
+from pixelflow.sampling.attention import time_attention
 from pixelflow.sampling.feature_cache import FeatureCache
 from pixelflow.sampling.sampler import Sampler
 from pixelflow.sampling.speed import GraphedBackbone, compile_blocks
@@ -66,8 +68,23 @@ def build_sampler(config: Config, model: Model, backbone: Backbone, device: torc
         channels=config["data"]["channels"],
         device=device,
         precision=config["trainer"]["precision"],
+        attention=_attention(config, backbone, device) if config["sampler"]["tune_attention"] else None,
         stage_batch=batch if isinstance(batch := config["sampler"]["batch_size"], list) else None,
     )
+
+
+def _attention(config: Config, backbone: Backbone, device: torch.device) -> list[SDPBackend]:
+    """The fastest attention of each stage, for batches of the sampler's size with guidance."""
+    node, sizes = config["backbone"], config["sampler"]["batch_size"]
+    stages, size = config["cascade"]["num_stages"], config["data"]["image_size"]
+    dtype = torch.bfloat16 if config["trainer"]["precision"] == "bf16" else torch.float32
+    chosen = []
+    for stage in range(stages):
+        length = ((size >> (stages - 1 - stage)) // backbone.patch_size) ** 2
+        batch = 2 * (sizes[stage] if isinstance(sizes, list) else sizes)
+        times = time_attention(batch, node["num_heads"], length, node["head_dim"], dtype=dtype, device=device)
+        chosen.append(min(times, key=times.__getitem__))
+    return chosen
 
 
 def load_sampler(config: Config, checkpoint: str, device: torch.device) -> tuple[Sampler, int]:

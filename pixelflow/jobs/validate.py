@@ -47,6 +47,7 @@ TYPES: dict[str, Any] = {
     "sampler.fixed_batch": int | None,
     "sampler.compile": bool,
     "sampler.cuda_graphs": bool,
+    "sampler.tune_attention": bool,
     "sampler.cache_every": int,
     "sampler.trajectories": int,
     "metrics.reference": Literal["train", "held_out"],
@@ -64,6 +65,11 @@ def validate(config: Config) -> None:
         check_group(config[name], name, given=given)
     check_group(config["metrics"]["features"], "metrics.features", given=("device",))
     _check_sampler(config)
+    if config["job"]["name"] == "benchmark":
+        for key in ("images", "repeats"):
+            check_type(config["job"][key], int, f"job.{key}")
+            if config["job"][key] < 1:
+                raise ValueError(f"job.{key}={config['job'][key]} must be at least 1")
     if config["job"]["name"] == "table":
         check_type(config["job"]["source"], Literal["folders", "mlflow"], "job.source")
         return
@@ -99,8 +105,9 @@ def _check_sampler(config: Config) -> None:
         parse_classes(sampler["classes"], config["data"]["num_classes"])
     except ValueError as error:
         raise ValueError(f"sampler.{error}") from None
-    if sampler["cuda_graphs"] and pick_device(config["trainer"]["device"]).type != "cuda":
-        raise ValueError("sampler.cuda_graphs=true needs a CUDA device; leave it out here")
+    for key in ("cuda_graphs", "tune_attention"):
+        if sampler[key] and pick_device(config["trainer"]["device"]).type != "cuda":
+            raise ValueError(f"sampler.{key}=true needs a CUDA device; leave it out here")
 
 
 def _check_parts(config: Config) -> None:

@@ -15,6 +15,7 @@ SAMPLER_MACHINE_KEYS = (
     "fixed_batch",
     "compile",
     "cuda_graphs",
+    "tune_attention",
     "trajectories",
 )
 """Keys of `sampler` that change how images are made and kept, but not (beyond rounding) the images."""

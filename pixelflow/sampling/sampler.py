@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pixelflow.flow.cascade import Cascade
 from pixelflow.flow.rng import KeyedRandom
@@ -43,6 +45,7 @@ class Sampler:
     not the null condition; both halves go through the backbone in one call.
     channels: of the images. precision: "fp32", or "bf16" for autocast. stage_batch: for each stage the most images
     that are integrated together (the coarse stages have room for more than the last one); None: all of them.
+    attention: the kernel of each stage's attention; None leaves the choice to torch.
     Raises ValueError where stage_batch does not fit the cascade.
     """
 
@@ -59,13 +62,14 @@ class Sampler:
         device: torch.device | str = "cpu",
         precision: str = "fp32",
         stage_batch: Sequence[int] | None = None,
+        attention: Sequence[SDPBackend] | None = None,
     ) -> None:
         if stage_batch is not None and len(stage_batch) != cascade.num_stages:
             raise ValueError(f"stage_batch has {len(stage_batch)} entries for {cascade.num_stages} stages")
         self.backbone, self.cascade, self.prediction = backbone, cascade, prediction
         self.solver, self.guidance, self.conditioning = solver, guidance, conditioning
         self.channels, self.device, self.precision = channels, torch.device(device), precision
-        self.stage_batch = stage_batch
+        self.stage_batch, self.attention = stage_batch, attention
 
     def keyed_noise(self, sample_ids: Sequence[int], seed: int) -> StageNoise:
         """Each image's own noise, by its id: the same whatever the batch."""
@@ -103,7 +107,8 @@ class Sampler:
     def _integrate(self, velocity: _StageVelocity, x: Tensor, stage: int) -> tuple[Tensor, int]:
         if hasattr(self.backbone, "start_trajectory"):  # a wrapper that remembers from call to call
             self.backbone.start_trajectory()
-        return self.solver.integrate(velocity, x, self.solver.time_grid(stage))
+        with sdpa_kernel(self.attention[stage]) if self.attention else nullcontext():
+            return self.solver.integrate(velocity, x, self.solver.time_grid(stage))
 
 
 def _parts(count: int, size: int) -> list[slice]:
