@@ -5,15 +5,24 @@ Shape legend: B images, C channels, H and W pixels, N tokens of a whole pack, D 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
 from torch import Tensor
 
-VelocityFn = Callable[[Tensor, float], Tensor]
-"""`(x (B, C, H, W), tau in [0, 1]) -> velocity (B, C, H, W)`."""
+
+class VelocityFn(Protocol):
+    """`(x (B, C, H, W), tau in [0, 1]) -> velocity (B, C, H, W)`.
+
+    tau: one number, or (B,) with a time for each image. guidance_tau: the time by which guidance is chosen, tau if
+    None. images: (B,) positions in the whole batch of the images that x holds, all of them if None.
+    """
+
+    def __call__(
+        self, x: Tensor, tau: float | Tensor, *, guidance_tau: float | None = None, images: Tensor | None = None
+    ) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -157,6 +166,13 @@ class Backbone(Protocol):
 
 
 class Solver(Protocol):
+    """last_tau: where the backbone is told the stage's last timestep; None: as in training (see `Cascade.timestep`).
+    adaptive: whether it chooses its own steps.
+    """
+
+    last_tau: float | None
+    adaptive: bool
+
     def time_grid(self, stage: int) -> Tensor: ...
     def integrate(self, velocity_fn: VelocityFn, x: Tensor, grid: Tensor) -> tuple[Tensor, int]: ...
 

@@ -127,9 +127,10 @@ class PixelFlow(nn.Module):
 
     def embed_condition(self, timestep: Tensor, condition: Condition, layout: Layout) -> Tensor:
         """The sum of what the modulation sees: time, tokens per side, class. (B, D)."""
-        side = torch.tensor([g.width for g in layout], device=timestep.device, dtype=torch.float32)
-        images = torch.tensor([g.num_images for g in layout], device=timestep.device)
-        size = self.latent_size_embedder(side).repeat_interleave(images, dim=0, output_size=len(timestep))
+        # Fill kernels, not tensors from lists: those are copied to the device, and it waits for the copy.
+        sides = [torch.full((1,), float(g.width), device=timestep.device) for g in layout]
+        rows = self.latent_size_embedder(torch.cat(sides)).split(1)
+        size = torch.cat([row.expand(g.num_images, -1) for row, g in zip(rows, layout, strict=True)])
         return self.timestep_embedder(timestep) + size + self.class_embedder(condition.class_label)
 
     def forward(

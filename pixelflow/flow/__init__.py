@@ -1,5 +1,11 @@
 from pixelflow.flow.cascade import Cascade
-from pixelflow.flow.guidance import ConstantGuidance, IntervalGuidance, NoGuidance, StageWiseGuidance
+from pixelflow.flow.guidance import (
+    ConstantGuidance,
+    IntervalGuidance,
+    NoGuidance,
+    StageIntervalGuidance,
+    StageWiseGuidance,
+)
 from pixelflow.flow.path import StagePath
 from pixelflow.flow.prediction import VelocityPrediction, XPrediction
 from pixelflow.flow.rng import KeyedRandom
@@ -11,6 +17,7 @@ __all__ = [
     "IntervalGuidance",
     "KeyedRandom",
     "NoGuidance",
+    "StageIntervalGuidance",
     "StagePath",
     "StageWiseGuidance",
     "UniformTimesteps",

@@ -109,13 +109,15 @@ class Cascade:
     def resolution(self, stage: int) -> int:
         return self.stages[stage].resolution
 
-    def timestep(self, stage: int, tau: Tensor) -> Tensor:
+    def timestep(self, stage: int, tau: Tensor, last_tau: float | None = None) -> Tensor:
         """What the backbone is told at tau: the stage's own range of [0, num_train_timesteps), float64.
 
-        Training draws tau = i / 1000 with i < 1000, so the range's last value belongs to tau = 0.999.
+        last_tau: where the range's last value stands. Training draws tau = i / 1000 with i < 1000, so it belongs to
+        tau = 0.999, the default; the release's adaptive solver puts it at tau = 1.
         """
         s = self.stages[stage]
-        last_tau = (self.num_train_timesteps - 1) / self.num_train_timesteps
+        if last_tau is None:
+            last_tau = (self.num_train_timesteps - 1) / self.num_train_timesteps
         return s.first_timestep + tau.double() / last_tau * (s.last_timestep - s.first_timestep)
 
     def image_at(self, x: Tensor, stage: int) -> Tensor:

@@ -17,6 +17,7 @@ from pixelflow.jobs.build import Config, build_evaluator, pick_device
 from pixelflow.jobs.sample import run_of, sample
 from pixelflow.launch.provenance import versions
 from pixelflow.launch.run_folder import write_json
+from pixelflow.sampling.produce import labels_of
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ def evaluate(config: Config, samples: Path, path: Path) -> dict[str, Any]:
     record: dict[str, Any] = {"samples": str(samples)}
     if samples.is_dir() and (samples / "record.json").exists():
         record = json.loads((samples / "record.json").read_text(encoding="utf-8"))
-        metrics["seconds_per_image"] = record["seconds_per_image"]
+        if "seconds_per_image" in record:
+            metrics["seconds_per_image"] = record["seconds_per_image"]
     record |= {
         "num_samples": len(images),
         "features": evaluator.features.name,
@@ -70,6 +72,11 @@ def read_images(source: Path) -> tuple[Tensor, Tensor | None]:
     """
     if source.is_dir() and (source / "images.npz").exists():
         source = source / "images.npz"
+    if source.is_dir() and list(source.glob("shard_*.tar")):
+        return _read_shards(source)
+    if source.is_dir() and (source / "images").is_dir():
+        images = _read_folder(source / "images")
+        return images, _recorded_labels(source, len(images))
     if source.is_dir():
         return _read_folder(source), None
     try:
@@ -84,6 +91,25 @@ def read_images(source: Path) -> tuple[Tensor, Tensor | None]:
         raise ValueError(f"{source}: arr_0 must be uint8 (N, H, W, C), got {pixels.dtype} {pixels.shape}")
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     return images, None if labels is None else torch.from_numpy(labels).long()
+
+
+def _recorded_labels(folder: Path, count: int) -> Tensor | None:
+    """The labels that job=sample gave to a folder of PNGs."""
+    if not (folder / "record.json").exists():
+        return None
+    record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    return labels_of(record["class_list"], count)
+
+
+def _read_shards(folder: Path) -> tuple[Tensor, Tensor]:
+    import webdataset
+
+    urls = [str(path) for path in sorted(folder.glob("shard_*.tar"))]
+    images, labels = [], []
+    for item in webdataset.WebDataset(urls, shardshuffle=False, empty_check=False).decode("rgb8"):
+        images.append(item["png"])
+        labels.append(int(item["cls"]))
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), torch.tensor(labels)
 
 
 def _read_folder(folder: Path) -> Tensor:

@@ -78,6 +78,8 @@ def checkpoint_config(path: str) -> dict[str, Any]:
 
 def _with_checkpoint(config: DictConfig, overrides: list[str]) -> DictConfig:
     merged = OmegaConf.create(checkpoint_config(config.checkpoint))
+    for key, default in config.sampler.items():
+        OmegaConf.update(merged, f"sampler.{key}", OmegaConf.select(merged, f"sampler.{key}", default=default))
     changed = list(OF_THE_CALL)
     for override in parse(overrides):
         key = override.key_or_group.split("@")[0].strip("/").replace("/", ".")

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import torch
 from hydra.utils import instantiate
 
-from pixelflow.jobs.build import Config, pick_device
+from pixelflow.jobs.build import Config, pick_device, speed_up
 from pixelflow.jobs.schema import check_group, check_type
+from pixelflow.sampling.produce import parse_classes
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "data": (),
@@ -39,7 +40,16 @@ TYPES: dict[str, Any] = {
     "sampler.num_samples": int,
     "sampler.seed": int,
     "sampler.weights": Literal["ema", "model"],
-    "sampler.batch_size": int,
+    "sampler.batch_size": int | list[int],
+    "sampler.classes": str | list[int],
+    "sampler.format": Literal["npz", "png", "shards"],
+    "sampler.per_shard": int,
+    "sampler.fixed_batch": int | None,
+    "sampler.compile": bool,
+    "sampler.cuda_graphs": bool,
+    "sampler.tune_attention": bool,
+    "sampler.cache_every": int,
+    "sampler.trajectories": int,
     "metrics.reference": Literal["train", "held_out"],
     "tracking.mlflow": bool,
     "tracking.uri": str | None,
@@ -54,9 +64,12 @@ def validate(config: Config) -> None:
     for name, given in GROUPS.items():
         check_group(config[name], name, given=given)
     check_group(config["metrics"]["features"], "metrics.features", given=("device",))
-    for key in ("sampler.num_samples", "sampler.batch_size"):
-        if _select(config, key) < 1:
-            raise ValueError(f"{key}={_select(config, key)} must be at least 1")
+    _check_sampler(config)
+    if config["job"]["name"] == "benchmark":
+        for key in ("images", "repeats"):
+            check_type(config["job"][key], int, f"job.{key}")
+            if config["job"][key] < 1:
+                raise ValueError(f"job.{key}={config['job'][key]} must be at least 1")
     if config["job"]["name"] == "table":
         check_type(config["job"]["source"], Literal["folders", "mlflow"], "job.source")
         return
@@ -77,14 +90,42 @@ def _check_names(config: Config) -> None:
             raise ValueError(f"unknown option {key}" + (f"; did you mean {close[0]}?" if close else ""))
 
 
+def _check_sampler(config: Config) -> None:
+    sampler = config["sampler"]
+    for key, least in {"num_samples": 1, "per_shard": 1, "fixed_batch": 1, "cache_every": 1, "trajectories": 0}.items():
+        if sampler[key] is not None and sampler[key] < least:
+            raise ValueError(f"sampler.{key}={sampler[key]} must be at least {least}")
+    sizes = sampler["batch_size"]
+    if not sizes or min(sizes if isinstance(sizes, list) else [sizes]) < 1:
+        raise ValueError(f"sampler.batch_size={sizes} must be at least 1")
+    stages = config["cascade"]["num_stages"]
+    if isinstance(sizes, list) and len(sizes) != stages:
+        raise ValueError(f"sampler.batch_size={sizes} has {len(sizes)} entries, but the cascade has {stages} stages")
+    try:
+        parse_classes(sampler["classes"], config["data"]["num_classes"])
+    except ValueError as error:
+        raise ValueError(f"sampler.{error}") from None
+    for key in ("cuda_graphs", "tune_attention"):
+        if sampler[key] and pick_device(config["trainer"]["device"]).type != "cuda":
+            raise ValueError(f"sampler.{key}=true needs a CUDA device; leave it out here")
+
+
 def _check_parts(config: Config) -> None:
     """Build every part (the backbone without memory) and check what must agree."""
     cascade = _build(config, "cascade")
     for name in GROUPS:
         if name not in ("cascade", "backbone", "optimizer"):
             _build(config, name)
+    solver = _build(config, "solver")
     with torch.device("meta"):
         backbone = _build(config, "backbone")
+    if config["sampler"]["cache_every"] > 1:
+        if solver.adaptive:
+            raise ValueError(
+                f"sampler.cache_every={config['sampler']['cache_every']} needs a solver with fixed steps: a cached "
+                "velocity would mislead the error control; use solver=euler, heun or adams_bashforth"
+            )
+        _with_key(lambda: speed_up(config, backbone, torch.device("meta")), config["sampler"], "sampler")
     if cascade.kickoff % backbone.patch_size:
         size = config["data"]["image_size"]
         most = max((s for s in range(1, 13) if size % (backbone.patch_size << (s - 1)) == 0), default=1)

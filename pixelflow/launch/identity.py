@@ -8,6 +8,18 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+SAMPLER_MACHINE_KEYS = (
+    "format",
+    "per_shard",
+    "batch_size",
+    "fixed_batch",
+    "compile",
+    "cuda_graphs",
+    "tune_attention",
+    "trajectories",
+)
+"""Keys of `sampler` that change how images are made and kept, but not (beyond rounding) the images."""
+
 MACHINE_KEYS = (
     "experiment",
     "job",
@@ -22,7 +34,7 @@ MACHINE_KEYS = (
     "trainer.save_every",
     "trainer.grid_every",
     "trainer.keep_checkpoints",
-    "sampler.batch_size",
+    *(f"sampler.{key}" for key in SAMPLER_MACHINE_KEYS),
 )
 """Keys that change where, how watched or how fast a run is, but not its results."""
 

@@ -1,3 +1,4 @@
-from pixelflow.solvers.fixed import Euler
+from pixelflow.solvers.adaptive import AdaptiveRungeKutta, FixedRungeKutta
+from pixelflow.solvers.fixed import AdamsBashforth, Euler, Heun
 
-__all__ = ["Euler"]
+__all__ = ["AdamsBashforth", "AdaptiveRungeKutta", "Euler", "FixedRungeKutta", "Heun"]

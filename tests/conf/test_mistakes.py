@@ -59,7 +59,7 @@ UNKNOWN = [
     ("cascade.num_stage=2", "unknown option cascade.num_stage; did you mean cascade.num_stages?"),
     ("bakbone=pixelflow_s", "unknown option bakbone; did you mean backbone?"),
     ("backbone=huge", "backbone=huge does not exist; one of: pixelflow_b, pixelflow_l"),
-    ("experiments=nope", "experiments=nope does not exist; one of: digits"),
+    ("experiments=nope", "experiments=nope does not exist; one of: benchmark_sampling, digits"),
     ("a b=", "a b="),
 ]
 
