@@ -3,13 +3,14 @@ from pixelflow.flow.guidance import ConstantGuidance, IntervalGuidance, NoGuidan
 from pixelflow.flow.path import StagePath
 from pixelflow.flow.prediction import VelocityPrediction, XPrediction
 from pixelflow.flow.rng import KeyedRandom
-from pixelflow.flow.timesteps import UniformTimesteps, time_grid
+from pixelflow.flow.timesteps import LogitNormalTimesteps, UniformTimesteps, time_grid
 
 __all__ = [
     "Cascade",
     "ConstantGuidance",
     "IntervalGuidance",
     "KeyedRandom",
+    "LogitNormalTimesteps",
     "NoGuidance",
     "StagePath",
     "StageWiseGuidance",

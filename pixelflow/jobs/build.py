@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
 
 from pixelflow.flow.cascade import Cascade
+from pixelflow.losses.objective import Objective
 from pixelflow.metrics.evaluator import Evaluator, Reference
 from pixelflow.sampling.sampler import Sampler
 from pixelflow.training.checkpoint import CheckpointError, load_checkpoint
@@ -30,12 +32,32 @@ class Model:
 
 
 def build_model(config: Config) -> Model:
+    backbone = instantiate(config["backbone"])
     return Model(
-        backbone=instantiate(config["backbone"]),
-        cascade=instantiate(config["cascade"]),
+        backbone=backbone,
+        cascade=instantiate(config["cascade"], max_timestep=backbone.max_timestep),
         prediction=instantiate(config["prediction"]),
         conditioning=instantiate(config["conditioning"]),
     )
+
+
+def build_objective(config: Config, model: Model, device: torch.device) -> Objective:
+    """With its frozen networks loaded and its trained parts made. Raises ValueError naming a file that is missing."""
+    objective: Objective = instantiate(config["objective"])
+    bf16 = config["trainer"]["precision"] == "bf16"
+    objective.prepare(width=model.backbone.width, assets=assets_root(config), device=device, bf16=bf16)  # type: ignore
+    return objective
+
+
+def assets_root(config: Config) -> Path:
+    return Path(config["assets"]["root"]).expanduser()
+
+
+def require_assets(config: Config) -> None:
+    """Raise ValueError naming every file that training needs and the assets folder lacks."""
+    objective: Objective = instantiate(config["objective"])
+    if problems := objective.missing(assets_root(config)):
+        raise ValueError("; ".join(problems) + f" (assets.root={config['assets']['root']})")
 
 
 def build_sampler(config: Config, model: Model, backbone: Backbone, device: torch.device) -> Sampler:

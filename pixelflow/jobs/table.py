@@ -29,7 +29,7 @@ def run(config: Config, overrides: list[str]) -> None:
     else:
         runs = read_run_folders(Path(config["runs_dir"]) / experiment)
     command = f"python run.py {' '.join(overrides)}"
-    table = build_table(runs, paper=config["paper"], axes=swept_keys(), command=command)
+    table = build_table(runs, paper=config["paper"], axes=config["axes"] or swept_keys(), command=command)
     for path in write(table, Path(config["job"]["output"]), experiment):
         logger.info("wrote %s", path)
     print(table.to_markdown())
@@ -61,7 +61,9 @@ class SweepTable(Callback):
     def _table(self, config: DictConfig) -> Table | None:
         paper: Any = OmegaConf.to_container(config.paper, resolve=True)
         try:
-            table = build_table(read_run_folders(self._folder(config)), paper=paper, axes=swept_keys())
+            table = build_table(
+                read_run_folders(self._folder(config)), paper=paper, axes=list(config.axes) or swept_keys()
+            )
         except ValueError:  # nothing is finished yet
             return None
         write(table, self._folder(config), "table")

@@ -41,6 +41,8 @@ TYPES: dict[str, Any] = {
     "sampler.weights": Literal["ema", "model"],
     "sampler.batch_size": int,
     "metrics.reference": Literal["train", "held_out"],
+    "assets.root": str,
+    "axes": list[str],
     "tracking.mlflow": bool,
     "tracking.uri": str | None,
 }
@@ -81,8 +83,9 @@ def _check_parts(config: Config) -> None:
     """Build every part (the backbone without memory) and check what must agree."""
     cascade = _build(config, "cascade")
     for name in GROUPS:
-        if name not in ("cascade", "backbone", "optimizer"):
+        if name not in ("cascade", "backbone", "optimizer", "objective"):
             _build(config, name)
+    objective = _build(config, "objective")
     with torch.device("meta"):
         backbone = _build(config, "backbone")
     if cascade.kickoff % backbone.patch_size:
@@ -94,9 +97,15 @@ def _check_parts(config: Config) -> None:
             f"use at most cascade.num_stages={most}, or a smaller patch"
         )
     if backbone.fixed_resolution is not None and cascade.num_stages > 1:
+        free = ", or backbone.position_table=false" if "position_table" in config["backbone"] else ""
         raise ValueError(
             f"cascade.num_stages={cascade.num_stages} needs a backbone for several resolutions, "
-            f"but this one is fixed to {backbone.fixed_resolution} pixels: use cascade=single"
+            f"but this one is fixed to {backbone.fixed_resolution} pixels: use cascade=single{free}"
+        )
+    if (deepest := max(objective.layers, default=0)) >= backbone.depth:
+        raise ValueError(
+            f"objective: a term wants the features of block {deepest}, but backbone.depth={backbone.depth}; "
+            f"use a layer of 0 to {backbone.depth - 1}"
         )
 
 
@@ -116,7 +125,7 @@ def _with_key(build: Callable[[], Any], node: Mapping[str, Any], group: str) -> 
             raise
         message = str(cause)
         argument = message.split("=")[0].split(" ")[0].rstrip(":,")
-        prefix = f"{group}." if argument in node else f"{group}: "
+        prefix = f"{group}." if argument.split(".")[0] in node else f"{group}: "
         raise ValueError(prefix + message) from None
 
 
