@@ -82,6 +82,7 @@ class PixelFlow(nn.Module):
 
     fixed_resolution: int | None = None
     """Any resolution that the patch size divides."""
+    max_timestep = 1000.0
 
     def __init__(
         self,
@@ -97,6 +98,7 @@ class PixelFlow(nn.Module):
         super().__init__()
         width = num_heads * head_dim
         self.patch_size, self.in_channels, self.num_classes = patch_size, in_channels, num_classes
+        self.width, self.depth = width, depth
         self.patch_embed = PatchEmbed(patch_size=patch_size, in_channels=in_channels, width=width)
         self.rope = Rope2D(head_dim=head_dim)
         self.timestep_embedder = ScalarEmbedder(width=width)
@@ -107,6 +109,11 @@ class PixelFlow(nn.Module):
         self.proj_out_1 = nn.Linear(width, 2 * width)
         self.proj_out_2 = nn.Linear(width, patch_size * patch_size * in_channels)
         self._initialize(zero=[self.proj_out_1, self.proj_out_2, *(block.norm1.linear for block in blocks)])
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        """What the output leaves through."""
+        return self.proj_out_2
 
     def _initialize(self, *, zero: list[nn.Linear]) -> None:
         """Xavier linears, normal(0.02) embedders, zero for what modulates or leaves the network."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from hydra.utils import instantiate
 from torch.nn.attention import SDPBackend
 
 from pixelflow.flow.cascade import Cascade
+from pixelflow.losses.objective import Objective
 from pixelflow.metrics.evaluator import Evaluator, Reference
 from pixelflow.sampling.attention import time_attention
 from pixelflow.sampling.feature_cache import FeatureCache
@@ -34,9 +36,10 @@ class Model:
 
 
 def build_model(config: Config) -> Model:
+    backbone = instantiate(config["backbone"])
     return Model(
-        backbone=instantiate(config["backbone"]),
-        cascade=instantiate(config["cascade"]),
+        backbone=backbone,
+        cascade=instantiate(config["cascade"], max_timestep=backbone.max_timestep),
         prediction=instantiate(config["prediction"]),
         conditioning=instantiate(config["conditioning"]),
     )
@@ -53,6 +56,25 @@ def speed_up(config: Config, backbone: torch.nn.Module, device: torch.device) ->
     if settings["cuda_graphs"]:
         backbone = GraphedBackbone(backbone, resolutions=resolutions[:-1])
     return backbone
+
+
+def build_objective(config: Config, model: Model, device: torch.device) -> Objective:
+    """With its frozen networks loaded and its trained parts made. Raises ValueError naming a file that is missing."""
+    objective: Objective = instantiate(config["objective"])
+    bf16 = config["trainer"]["precision"] == "bf16"
+    objective.prepare(width=model.backbone.width, assets=assets_root(config), device=device, bf16=bf16)  # type: ignore
+    return objective
+
+
+def assets_root(config: Config) -> Path:
+    return Path(config["assets"]["root"]).expanduser()
+
+
+def require_assets(config: Config) -> None:
+    """Raise ValueError naming every file that training needs and the assets folder lacks."""
+    objective: Objective = instantiate(config["objective"])
+    if problems := objective.missing(assets_root(config)):
+        raise ValueError("; ".join(problems) + f" (assets.root={config['assets']['root']})")
 
 
 def build_sampler(config: Config, model: Model, backbone: Backbone, device: torch.device) -> Sampler:

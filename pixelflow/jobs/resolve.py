@@ -23,7 +23,7 @@ OmegaConf.register_new_resolver("stages_from_kickoff", stages_from_kickoff, repl
 FIXED_BY_TRAINING = ("data", "backbone", "conditioning", "prediction", "cascade", "timesteps", "objective", "optimizer",
                      "ema", "seed", "experiments")  # fmt: skip
 """Sections that a checkpoint brings with it."""
-OF_THE_CALL = ("job", "checkpoint", "samples", "runs_dir", "tracking", "rerun")
+OF_THE_CALL = ("job", "checkpoint", "samples", "runs_dir", "assets", "tracking", "rerun", "axes")
 """Sections that never come from a checkpoint."""
 
 

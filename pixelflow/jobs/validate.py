@@ -51,6 +51,8 @@ TYPES: dict[str, Any] = {
     "sampler.cache_every": int,
     "sampler.trajectories": int,
     "metrics.reference": Literal["train", "held_out"],
+    "assets.root": str,
+    "axes": list[str],
     "tracking.mlflow": bool,
     "tracking.uri": str | None,
 }
@@ -114,9 +116,10 @@ def _check_parts(config: Config) -> None:
     """Build every part (the backbone without memory) and check what must agree."""
     cascade = _build(config, "cascade")
     for name in GROUPS:
-        if name not in ("cascade", "backbone", "optimizer"):
+        if name not in ("cascade", "backbone", "optimizer", "objective"):
             _build(config, name)
     solver = _build(config, "solver")
+    objective = _build(config, "objective")
     with torch.device("meta"):
         backbone = _build(config, "backbone")
     if config["sampler"]["cache_every"] > 1:
@@ -135,9 +138,15 @@ def _check_parts(config: Config) -> None:
             f"use at most cascade.num_stages={most}, or a smaller patch"
         )
     if backbone.fixed_resolution is not None and cascade.num_stages > 1:
+        free = ", or backbone.position_table=false" if "position_table" in config["backbone"] else ""
         raise ValueError(
             f"cascade.num_stages={cascade.num_stages} needs a backbone for several resolutions, "
-            f"but this one is fixed to {backbone.fixed_resolution} pixels: use cascade=single"
+            f"but this one is fixed to {backbone.fixed_resolution} pixels: use cascade=single{free}"
+        )
+    if (deepest := max(objective.layers, default=0)) >= backbone.depth:
+        raise ValueError(
+            f"objective: a term wants the features of block {deepest}, but backbone.depth={backbone.depth}; "
+            f"use a layer of 0 to {backbone.depth - 1}"
         )
 
 
@@ -157,7 +166,7 @@ def _with_key(build: Callable[[], Any], node: Mapping[str, Any], group: str) -> 
             raise
         message = str(cause)
         argument = message.split("=")[0].split(" ")[0].rstrip(":,")
-        prefix = f"{group}." if argument in node else f"{group}: "
+        prefix = f"{group}." if argument.split(".")[0] in node else f"{group}: "
         raise ValueError(prefix + message) from None
 
 

@@ -25,9 +25,11 @@ MACHINE_KEYS = (
     "job",
     "tracking",
     "runs_dir",
+    "assets",
     "checkpoint",
     "samples",
     "rerun",
+    "axes",
     "paper",
     "trainer.device",
     "trainer.log_every",
@@ -67,6 +69,6 @@ def slug(overrides: list[str], *, length: int = 60) -> str:
         if key in MACHINE_KEYS or key.split(".")[0] in MACHINE_KEYS or key == "experiments":
             continue
         word = re.sub(r"[^A-Za-z0-9._]+", "-", value).strip("-")
-        parts.append(f"{key.split('.')[-1]}-{word}")
+        parts.append(f"{re.split('[./]', key.split('@')[0])[-1]}-{word}")
     text = "_".join(parts)
     return text[:length].rstrip("-_.") or "default"

@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +100,7 @@ def measure_batch(sampler: Sampler, condition: Condition, noise: StageNoise) -> 
         noise_seconds += clock.now() - start
         return drawn
 
-    sampler.backbone, backbone = counting, sampler.backbone
+    sampler.backbone, backbone = cast(Backbone, counting), sampler.backbone
     start = clock.now()
     try:
         samples = sampler.sample(condition, timed_noise, observe=clock.observe)

@@ -16,9 +16,19 @@ ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = sorted(
     (path.parent.name, path.stem)
     for path in (ROOT / "conf").glob("*/*.yaml")  # conf/experiments is a link to experiments/
-    if path.parent.name not in ("job", "loss")
+    if path.parent.name not in ("job", "loss", "encoder")
 )
 JOBS = sorted(path.stem for path in (ROOT / "conf" / "job").glob("*.yaml"))
+
+
+NEEDS = {
+    ("backbone", "jit_b"): ["cascade=single", "data.image_size=16"],
+    ("backbone", "jit_l"): ["cascade=single"],
+    ("backbone", "jit_xl"): ["cascade=single"],
+    ("backbone", "jit_tiny"): ["cascade=single"],
+    ("objective", "pixelgen"): ["backbone.depth=9"],
+}
+"""What an option needs beside it on the digits."""
 
 
 def composed(*overrides: str, name: str = "run") -> dict:
@@ -28,7 +38,7 @@ def composed(*overrides: str, name: str = "run") -> dict:
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda value: value)
 def test_option(group: str, option: str) -> None:
-    config = composed(f"{group}={option}")
+    config = composed(f"{group}={option}", *NEEDS.get((group, option), []))
     with torch.device("meta"):
         for name in GROUPS:
             assert instantiate(config[name]) is not None
@@ -47,8 +57,28 @@ def test_job(job: str, tmp_path: Path) -> None:
 
 def test_every_loss_is_an_option_of_the_objective() -> None:
     for path in (ROOT / "conf" / "loss").glob("*.yaml"):
-        config = composed(f"+loss@objective.terms.another={path.stem}")
+        config = composed(f"+loss@objective.terms.another={path.stem}", *DINO, *DIGITS, "objective=flow_matching")
         assert config["objective"]["terms"]["another"]["_target_"].startswith("pixelflow.losses.")
+
+
+DINO = ["+encoder@objective.encoders.dino=dinov2_b", "backbone.depth=9"]
+DIGITS = ["+encoder@objective.encoders.digits=digits"]
+
+
+def test_every_encoder_is_an_option_of_the_objective() -> None:
+    for path in (ROOT / "conf" / "encoder").glob("*.yaml"):
+        node = composed(f"+encoder@objective.encoders.another={path.stem}")["objective"]["encoders"]["another"]
+        encoder = instantiate(node)
+        assert encoder.num_features > 0
+        assert all(str(ROOT / "nowhere") in line for line in encoder.missing(ROOT / "nowhere"))
+
+
+ARMS = sorted((p.parent.name, p.stem) for p in (ROOT / "experiments").glob("*/*.yaml") if p.parent.name != "results")
+
+
+@pytest.mark.parametrize(("recipe", "arm"), ARMS, ids=lambda value: value)
+def test_arm_of_a_recipe(recipe: str, arm: str) -> None:
+    assert composed(f"experiments={recipe}", f"experiments/{recipe}@_global_={arm}")["experiment"] == recipe
 
 
 def test_evaluate_is_run_with_another_job(tmp_path: Path) -> None:
