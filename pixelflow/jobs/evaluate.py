@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ logger = logging.getLogger(__name__)
 FEATURE_BATCH = 250
 
 
-def run(config: Config, overrides: list[str]) -> None:
+def run(config: Config, overrides: list[str]) -> tuple[float, float]:
+    """Returns what a search minimises: the distance to the reference, and the seconds per image (nan if unknown)."""
     if config["checkpoint"] is not None:
         folder = sample(config, config["checkpoint"])
         result = evaluate(config, folder, run_of(config["checkpoint"]) / "evaluation" / f"{folder.name}.json")
@@ -33,6 +35,10 @@ def run(config: Config, overrides: list[str]) -> None:
         result = evaluate(config, source, source.with_name(f"{source.name}.evaluation.json"))
     print("\n".join(f"{name:24} {value:.6g}" for name, value in result["metrics"].items()))
     print(f"record: {result['path']}")
+    metrics = result["metrics"]
+    return next(value for name, value in metrics.items() if name.startswith(("fd_", "fid"))), metrics.get(
+        "seconds_per_image", nan
+    )
 
 
 def evaluate(config: Config, samples: Path, path: Path) -> dict[str, Any]:

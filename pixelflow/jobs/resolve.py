@@ -84,6 +84,8 @@ def _with_checkpoint(config: DictConfig, overrides: list[str]) -> DictConfig:
     for override in parse(overrides):
         key = override.key_or_group.split("@")[0].strip("/").replace("/", ".")
         section = key.split(".")[0]
+        if section == "experiments" and config.job.name not in ("train", "pipeline"):
+            continue  # a recipe for what is done with a checkpoint, such as a search, trains nothing
         if section in FIXED_BY_TRAINING:
             raise ValueError(f"{override.input_line}: {section} is fixed by the checkpoint; leave this override out")
         changed.append(key)

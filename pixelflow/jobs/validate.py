@@ -172,8 +172,8 @@ def _with_key(build: Callable[[], Any], node: Mapping[str, Any], group: str) -> 
 
 def _check_inputs(config: Config) -> None:
     job, checkpoint, samples = config["job"]["name"], config["checkpoint"], config["samples"]
-    if job == "sample" and checkpoint is None:
-        raise ValueError("job=sample needs checkpoint=PATH, a folder like RUN/checkpoints/step_00002000")
+    if job in ("sample", "quality") and checkpoint is None:
+        raise ValueError(f"job={job} needs checkpoint=PATH, a folder like RUN/checkpoints/step_00002000")
     if job == "evaluate" and (checkpoint is None) == (samples is None):
         raise ValueError("job=evaluate needs one of checkpoint=PATH and samples=FOLDER_OR_NPZ")
     if job in ("train", "pipeline") and (checkpoint or samples):

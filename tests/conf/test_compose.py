@@ -47,8 +47,8 @@ def test_option(group: str, option: str) -> None:
 @pytest.mark.parametrize("job", JOBS)
 def test_job(job: str, tmp_path: Path) -> None:
     given = {"evaluate": [f"samples={tmp_path}"], "sample": []}.get(job, [])
-    if job == "sample":
-        with pytest.raises(ValueError, match="job=sample needs checkpoint=PATH"):
+    if job in ("sample", "quality"):
+        with pytest.raises(ValueError, match=f"job={job} needs checkpoint=PATH"):
             composed(f"job={job}")
     else:
         assert composed(f"job={job}", *given)["job"]["name"] == job
