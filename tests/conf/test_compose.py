@@ -21,7 +21,15 @@ OPTIONS = sorted(
 JOBS = sorted(path.stem for path in (ROOT / "conf" / "job").glob("*.yaml"))
 
 
+SMALL = ["data.image_size=32", "data.channels=3", "data.num_classes=10"]
+"""The digits in place of a recipe's large images."""
 NEEDS = {
+    ("experiments", "pixelgen_imagenet256"): SMALL,
+    ("experiments", "pixelgen_l_imagenet256"): SMALL,
+    ("experiments", "pixelgen_xl_imagenet256"): SMALL,
+    ("experiments", "pixelgen_losses"): SMALL,
+    ("experiments", "jit_l_baseline"): SMALL,
+    ("experiments", "cascade_perceptual"): SMALL,
     ("backbone", "jit_b"): ["cascade=single", "data.image_size=16"],
     ("backbone", "jit_l"): ["cascade=single"],
     ("backbone", "jit_xl"): ["cascade=single"],
@@ -78,7 +86,25 @@ ARMS = sorted((p.parent.name, p.stem) for p in (ROOT / "experiments").glob("*/*.
 
 @pytest.mark.parametrize(("recipe", "arm"), ARMS, ids=lambda value: value)
 def test_arm_of_a_recipe(recipe: str, arm: str) -> None:
-    assert composed(f"experiments={recipe}", f"experiments/{recipe}@_global_={arm}")["experiment"] == recipe
+    arms = [f"experiments={recipe}", f"experiments/{recipe}@_global_={arm}"]
+    assert composed(*arms, *NEEDS.get(("experiments", recipe), []))["experiment"] == recipe
+
+
+def test_the_arms_of_pixelgen_losses_add_one_loss_each() -> None:
+    """flow matching; + REPA; + LPIPS; + P-DINO; + gate. What has no weight is not even built."""
+    wanted = [
+        ("flow_matching", ["flow_matching"], 0.0), ("repa", ["flow_matching", "repa"], 0.0),
+        ("lpips", ["flow_matching", "repa", "lpips"], 0.0),
+        ("p_dino", ["flow_matching", "repa", "lpips", "p_dino"], 0.0),
+        ("gate", ["flow_matching", "repa", "lpips", "p_dino"], 0.3),
+    ]  # fmt: skip
+    for arm, terms, gate in wanted:
+        arms = ["experiments=pixelgen_losses", f"experiments/pixelgen_losses@_global_={arm}"]
+        objective = instantiate(composed(*arms, *SMALL)["objective"])
+        assert list(objective.terms) == terms
+        assert {loss.min_t for name, loss in objective.terms.items() if name in ("lpips", "p_dino")} <= {gate}
+        assert set(objective.encoders) == ({"dino"} if "repa" in terms else set())
+        assert (objective.adaptive is None) == ("lpips" not in terms)
 
 
 def test_evaluate_is_run_with_another_job(tmp_path: Path) -> None:
