@@ -35,6 +35,7 @@ NEEDS = {
     ("backbone", "jit_xl"): ["cascade=single"],
     ("backbone", "jit_tiny"): ["cascade=single"],
     ("objective", "pixelgen"): ["backbone.depth=9"],
+    ("experiments", "inference_search"): [f"samples={ROOT}"],  # of a checkpoint, or of samples
 }
 """What an option needs beside it on the digits."""
 
