@@ -6,6 +6,7 @@ E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Mach
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -42,10 +43,24 @@ class Digits:
         images, labels = _digits(self.image_size, split)
         return images.expand(-1, self.channels, -1, -1), labels
 
-    def loader(self, *, batch_size: int, seed: int) -> MemoryLoader:
-        """The endless training sequence."""
+    def check(self) -> None:
+        """Nothing to find: the digits come with a package."""
+
+    def loader(
+        self,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+        report: Path | None = None,
+    ) -> MemoryLoader:
+        """The endless training sequence. It stays on the CPU and has no bad samples: device and report are not used."""
         images, labels = self.images("train")
-        return MemoryLoader(images=images, labels=labels, batch_size=batch_size, seed=seed)
+        return MemoryLoader(
+            images=images, labels=labels, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
+        )
 
 
 @lru_cache

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from pixelflow.jobs.resolve import CONF, resolve
+from pixelflow.jobs.validate import check_data
 
 
 def dispatch(config: DictConfig) -> None:
@@ -29,6 +30,7 @@ def dispatch(config: DictConfig) -> None:
 
     def work() -> None:
         resolved = resolve(config, overrides)
+        check_data(resolved)
         job = importlib.import_module(f"pixelflow.jobs.{resolved['job']['name']}")
         job.run(resolved, overrides)
 

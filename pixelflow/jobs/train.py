@@ -56,7 +56,9 @@ def build_trainer(config: Config, run: Run, store: CheckpointStore) -> Trainer:
     model = build_model(config)
     model.backbone.to(device)
     settings = instantiate(config["trainer"])
-    loader = instantiate(config["data"]).loader(batch_size=settings.batch_size, seed=config["seed"])
+    loader = instantiate(config["data"]).loader(
+        batch_size=settings.batch_size, seed=config["seed"], device=device, report=run.path
+    )
 
     def log(metrics: dict[str, float], step: int) -> None:
         run.tracker.log(metrics, step=step)

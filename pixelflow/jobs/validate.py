@@ -45,6 +45,9 @@ TYPES: dict[str, Any] = {
     "tracking.uri": str | None,
 }
 
+USES_DATA = ("train", "pipeline", "evaluate", "data", "prepare")
+"""Jobs that read the data."""
+
 
 def validate(config: Config) -> None:
     """Raise ValueError with the key, the value and what would be accepted."""
@@ -98,6 +101,13 @@ def _check_parts(config: Config) -> None:
             f"cascade.num_stages={cascade.num_stages} needs a backbone for several resolutions, "
             f"but this one is fixed to {backbone.fixed_resolution} pixels: use cascade=single"
         )
+
+
+def check_data(config: Config) -> None:
+    """Raise ValueError unless the data are where the config says; reads a folder or an index, no images."""
+    if config["job"]["name"] in USES_DATA:
+        data = _build(config, "data")
+        _with_key(data.check, config["data"], "data")
 
 
 def _build(config: Config, name: str) -> Any:
