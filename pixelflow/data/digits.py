@@ -5,6 +5,7 @@ E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Mach
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pixelflow.data.memory import MemoryLoader
+from pixelflow.data.memory import MemoryLoader, MemorySource
+from pixelflow.data.transforms import Preprocess
 
 Split = Literal["train", "held_out"]
 HELD_OUT = 297
@@ -28,6 +30,9 @@ class Digits:
     """
 
     name = "digits"
+    preprocess = Preprocess(crop="center", flip=False)
+    labelled = True
+    captions: Mapping[str, float] = {}
 
     def __init__(self, *, image_size: int = 16, channels: int = 1, num_classes: int = 10) -> None:
         if not 8 <= image_size <= 64:
@@ -45,6 +50,13 @@ class Digits:
 
     def check(self) -> None:
         """Nothing to find: the digits come with a package."""
+
+    def class_names(self) -> list[str]:
+        return [str(digit) for digit in range(10)]
+
+    def source(self, split: Split) -> MemorySource:
+        """The images one by one."""
+        return MemorySource(*self.images(split), name=f"digit of {split}")
 
     def loader(
         self,

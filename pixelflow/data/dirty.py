@@ -13,6 +13,9 @@ logger = logging.getLogger(__name__)
 MIN_DRAWN = 1000
 """Draws from which on a share is a share: before that, as many bad samples are allowed as in so many draws."""
 
+TOLD = 10
+"""Bad samples that the log names."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -66,8 +69,12 @@ class DirtyReport:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 with open(self.path, "a", encoding="utf-8") as stream:
                     stream.write(json.dumps(line) + "\n")
-            if not bad.filtered:
+            if not bad.filtered and self.damaged <= TOLD:
                 logger.warning("left out %s: %s%s", bad.file, bad.reason, f" ({bad.detail})" if bad.detail else "")
+                if self.damaged == TOLD:
+                    logger.warning(
+                        "further ones are only counted and listed%s", f" in {self.path}" if self.path else ""
+                    )
         if self.damaged > self.max_share * max(self.drawn, MIN_DRAWN):
             raise DirtyData(
                 f"{self.damaged} of {self.drawn} samples cannot be used ({self.summary()}), more than "

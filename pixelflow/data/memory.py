@@ -9,8 +9,23 @@ import torch
 from torch import Tensor
 
 from pixelflow.data.order import rank_slice
+from pixelflow.data.records import Record
 from pixelflow.flow.rng import KeyedRandom
 from pixelflow.types import Batch, Condition
+
+
+class MemorySource:
+    """The images of a `MemoryLoader` as records. images: (N, C, H, W) uint8. labels: (N,)."""
+
+    def __init__(self, images: Tensor, labels: Tensor, name: str) -> None:
+        self.images, self.labels, self.name = images.permute(0, 2, 3, 1).numpy(), labels, name
+        self.group_sizes = [len(labels)]
+
+    def read(self, index: int) -> Record:
+        return Record(key=f"{index:06}", image=self.images[index], label=int(self.labels[index]))
+
+    def where(self, index: int) -> str:
+        return f"{self.name} {index}"
 
 
 class MemoryLoader:

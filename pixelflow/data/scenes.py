@@ -49,7 +49,7 @@ class Scene:
     kind: Kind
     things: tuple[Thing, ...]
     caption: str
-    background: tuple[int, int, int]
+    background: tuple[int, ...]
     relation: str = ""
 
     @property

@@ -26,11 +26,19 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 Fill = Callable[[int, Tensor, Callable[[int], None]], Any]
-"""`(position, slot (B, R, R, C) uint8, reading)` fills the slot and returns what belongs to it. It calls
-`reading(index)` before each sample, and may do so again as a sign of life."""
+"""`(position, slot (B, R, R, C) uint8, reading)` fills the slot and returns what belongs to it; it calls
+`reading(index)` before each sample."""
 
-POLL_SECONDS = 5.0
+POLL_SECONDS = 1.0
 INDEX, BEATS = 0, 1
+
+
+_sign: Callable[[], None] = lambda: None  # noqa: E731 - set in a worker
+
+
+def sign_of_life() -> None:
+    """Called by whatever takes long on purpose - fetching, waiting - so that its worker is not taken for dead."""
+    _sign()
 
 
 class WorkerError(OSError):
@@ -180,9 +188,15 @@ def _work(fill: Fill, connection: Connection, slots: Tensor, status: Tensor) -> 
     parent = os.getppid()
     beats = status.numpy()
 
+    def beat() -> None:
+        beats[BEATS] += 1
+
     def reading(index: int) -> None:
         beats[INDEX] = index
-        beats[BEATS] += 1
+        beat()
+
+    global _sign
+    _sign = beat
 
     while os.getppid() == parent:
         if not connection.poll(POLL_SECONDS):

@@ -11,6 +11,7 @@ import torch
 from hydra.utils import instantiate
 
 from pixelflow.jobs.build import Config, pick_device
+from pixelflow.jobs.prepare import prepare_settings
 from pixelflow.jobs.schema import check_group, check_type
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -45,6 +46,16 @@ TYPES: dict[str, Any] = {
     "tracking.uri": str | None,
 }
 
+DATA_JOBS: dict[str, dict[str, Any]] = {
+    "prepare": {
+        "output": str | None, "split": Literal["train", "held_out"], "size": int | None,
+        "format": Literal["jpg", "png", "webp"], "quality": int, "samples_per_shard": int, "workers": int,
+        "max_bad_share": float,
+    },
+    "data": {"samples": int, "batches": int, "batch_size": int, "output": str},
+}  # fmt: skip
+"""Jobs that need no model, and the types of their options."""
+
 USES_DATA = ("train", "pipeline", "evaluate", "data", "prepare")
 """Jobs that read the data."""
 
@@ -62,6 +73,9 @@ def validate(config: Config) -> None:
             raise ValueError(f"{key}={_select(config, key)} must be at least 1")
     if config["job"]["name"] == "table":
         check_type(config["job"]["source"], Literal["folders", "mlflow"], "job.source")
+        return
+    if config["job"]["name"] in DATA_JOBS:
+        _check_data_job(config)
         return
     _check_inputs(config)
     _check_parts(config)
@@ -101,6 +115,24 @@ def _check_parts(config: Config) -> None:
             f"cascade.num_stages={cascade.num_stages} needs a backbone for several resolutions, "
             f"but this one is fixed to {backbone.fixed_resolution} pixels: use cascade=single"
         )
+
+
+def _check_data_job(config: Config) -> None:
+    job = config["job"]
+    for name, annotation in DATA_JOBS[job["name"]].items():
+        check_type(job[name], annotation, f"job.{name}")
+    _build(config, "data")
+    if job["name"] == "prepare":
+        if not job["output"]:
+            raise ValueError("job=prepare needs job.output=FOLDER, where the shards go")
+        if job["workers"] < 0:
+            raise ValueError(f"job.workers={job['workers']} must be 0 or more")
+        if job["text_encoder"]:
+            check_group(job["text_encoder"], "job.text_encoder")
+        prepare_settings(config)
+    for name in ("samples", "batches", "batch_size"):
+        if job["name"] == "data" and job[name] < 1:
+            raise ValueError(f"job.{name}={job[name]} must be at least 1")
 
 
 def check_data(config: Config) -> None:

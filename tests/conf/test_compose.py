@@ -36,7 +36,7 @@ def test_option(group: str, option: str) -> None:
 
 @pytest.mark.parametrize("job", JOBS)
 def test_job(job: str, tmp_path: Path) -> None:
-    given = {"evaluate": [f"samples={tmp_path}"], "sample": []}.get(job, [])
+    given = {"evaluate": [f"samples={tmp_path}"], "prepare": [f"job.output={tmp_path}/shards"]}.get(job, [])
     if job == "sample":
         with pytest.raises(ValueError, match="job=sample needs checkpoint=PATH"):
             composed(f"job={job}")
