@@ -30,25 +30,42 @@ class VelocityFn(Protocol):
 class Condition:
     """What the images are conditioned on; a null condition has the same fields.
 
-    class_label: (B,) int64; the null label is `num_classes`.
+    class_label: (B,) int64; the null label is `num_classes`. caption: B texts, of data that have them.
+    text: (B, L, D) precomputed embeddings of the captions, of data that have them.
     """
 
     class_label: Tensor
+    caption: tuple[str, ...] | None = None
+    text: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.class_label)
 
     def __getitem__(self, index: Any) -> Condition:
-        return Condition(class_label=self.class_label[index])
+        import torch
+
+        caption = self.caption
+        if caption is not None:
+            chosen = torch.arange(len(caption))[index.cpu() if isinstance(index, Tensor) else index]
+            caption = tuple(caption[i] for i in chosen.tolist())
+        text = None if self.text is None else self.text[index]
+        return Condition(self.class_label[index], caption, text)
 
     def to(self, device: Any) -> Condition:
-        return Condition(class_label=self.class_label.to(device))
+        text = None if self.text is None else self.text.to(device)
+        return Condition(self.class_label.to(device), self.caption, text)
 
     @staticmethod
     def cat(conditions: Sequence[Condition]) -> Condition:
         import torch
 
-        return Condition(class_label=torch.cat([c.class_label for c in conditions]))
+        captions = [c.caption for c in conditions if c.caption is not None]
+        texts = [c.text for c in conditions if c.text is not None]
+        return Condition(
+            class_label=torch.cat([c.class_label for c in conditions]),
+            caption=tuple(text for caption in captions for text in caption) if captions else None,
+            text=torch.cat(texts) if texts else None,
+        )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Mach
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pixelflow.data.memory import MemoryLoader
+from pixelflow.data.memory import MemoryLoader, MemorySource
+from pixelflow.data.transforms import Preprocess
 
 Split = Literal["train", "held_out"]
 HELD_OUT = 297
@@ -27,6 +30,9 @@ class Digits:
     """
 
     name = "digits"
+    preprocess = Preprocess(crop="center", flip=False)
+    labelled = True
+    captions: Mapping[str, float] = {}
 
     def __init__(self, *, image_size: int = 16, channels: int = 1, num_classes: int = 10) -> None:
         if not 8 <= image_size <= 64:
@@ -42,10 +48,31 @@ class Digits:
         images, labels = _digits(self.image_size, split)
         return images.expand(-1, self.channels, -1, -1), labels
 
-    def loader(self, *, batch_size: int, seed: int) -> MemoryLoader:
-        """The endless training sequence."""
+    def check(self) -> None:
+        """Nothing to find: the digits come with a package."""
+
+    def class_names(self) -> list[str]:
+        return [str(digit) for digit in range(10)]
+
+    def source(self, split: Split) -> MemorySource:
+        """The images one by one."""
+        return MemorySource(*self.images(split), name=f"digit of {split}")
+
+    def loader(
+        self,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+        report: Path | None = None,
+    ) -> MemoryLoader:
+        """The endless training sequence. It stays on the CPU and has no bad samples: device and report are not used."""
         images, labels = self.images("train")
-        return MemoryLoader(images=images, labels=labels, batch_size=batch_size, seed=seed)
+        return MemoryLoader(
+            images=images, labels=labels, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
+        )
 
 
 @lru_cache

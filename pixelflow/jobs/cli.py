@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from pixelflow.jobs.resolve import CONF, resolve
+from pixelflow.jobs.validate import check_data
 
 
 def dispatch(config: DictConfig) -> Any:
@@ -30,6 +31,7 @@ def dispatch(config: DictConfig) -> Any:
 
     def work() -> Any:
         resolved = resolve(config, overrides)
+        check_data(resolved)
         job = importlib.import_module(f"pixelflow.jobs.{resolved['job']['name']}")
         return job.run(resolved, overrides)
 

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from pixelflow.flow.cascade import stages_from_kickoff
 from pixelflow.jobs.schema import option_names
 from pixelflow.jobs.validate import GROUPS, validate
+from pixelflow.launch.identity import MACHINE_KEYS
 from pixelflow.training.checkpoint import CheckpointError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -86,7 +87,7 @@ def _with_checkpoint(config: DictConfig, overrides: list[str]) -> DictConfig:
         section = key.split(".")[0]
         if section == "experiments" and config.job.name not in ("train", "pipeline"):
             continue  # a recipe for what is done with a checkpoint, such as a search, trains nothing
-        if section in FIXED_BY_TRAINING:
+        if section in FIXED_BY_TRAINING and key not in MACHINE_KEYS:
             raise ValueError(f"{override.input_line}: {section} is fixed by the checkpoint; leave this override out")
         changed.append(key)
     for key in changed:

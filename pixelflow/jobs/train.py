@@ -75,23 +75,27 @@ def build_trainer(config: Config, run: Run, store: CheckpointStore) -> Trainer:
         image_grid(to_uint8(samples.x).cpu(), path, columns=GRID_COLUMNS, scale=GRID_SCALE)
         run.tracker.artifact(path)
 
-    return assemble_trainer(config, store, log=log, grid=grid)
+    return assemble_trainer(config, store, report=run.path, log=log, grid=grid)
 
 
 def assemble_trainer(
     config: Config,
     store: CheckpointStore,
     *,
+    report: Path | None = None,
     log: Callable[[dict[str, float], int], None],
     grid: Callable[[Model, nn.Module, torch.device, int], None] | None = None,
 ) -> Trainer:
-    """A trainer with freshly initialised weights."""
+    """A trainer with freshly initialised weights. report: the folder that lists what data had to be skipped."""
     torch.manual_seed(config["seed"])  # the initial weights
     device = pick_device(config["trainer"]["device"])
     model = build_model(config)
     model.backbone.to(device)
     objective = build_objective(config, model, device)
     settings = instantiate(config["trainer"])
+    loader = instantiate(config["data"]).loader(
+        batch_size=settings.batch_size, seed=config["seed"], device=device, report=report
+    )
     return Trainer(
         backbone=model.backbone,
         cascade=model.cascade,
@@ -101,7 +105,7 @@ def assemble_trainer(
         objective=objective,
         optimizer=instantiate(config["optimizer"])(params=[*model.backbone.parameters(), *objective.parameters()]),
         ema=instantiate(config["ema"]),
-        loader=instantiate(config["data"]).loader(batch_size=settings.batch_size, seed=config["seed"]),
+        loader=loader,
         checkpoints=store,
         settings=settings,
         seed=config["seed"],

@@ -11,6 +11,7 @@ import torch
 from hydra.utils import instantiate
 
 from pixelflow.jobs.build import Config, pick_device, speed_up
+from pixelflow.jobs.prepare import prepare_settings
 from pixelflow.jobs.schema import check_group, check_type
 from pixelflow.sampling.produce import parse_classes
 
@@ -57,6 +58,19 @@ TYPES: dict[str, Any] = {
     "tracking.uri": str | None,
 }
 
+DATA_JOBS: dict[str, dict[str, Any]] = {
+    "prepare": {
+        "output": str | None, "split": Literal["train", "held_out"], "size": int | None,
+        "format": Literal["jpg", "png", "webp"], "quality": int, "samples_per_shard": int, "workers": int,
+        "max_bad_share": float,
+    },
+    "data": {"samples": int, "batches": int, "batch_size": int, "output": str},
+}  # fmt: skip
+"""Jobs that need no model, and the types of their options."""
+
+USES_DATA = ("train", "pipeline", "evaluate", "data", "prepare")
+"""Jobs that read the data."""
+
 
 def validate(config: Config) -> None:
     """Raise ValueError with the key, the value and what would be accepted."""
@@ -74,6 +88,9 @@ def validate(config: Config) -> None:
                 raise ValueError(f"job.{key}={config['job'][key]} must be at least 1")
     if config["job"]["name"] == "table":
         check_type(config["job"]["source"], Literal["folders", "mlflow"], "job.source")
+        return
+    if config["job"]["name"] in DATA_JOBS:
+        _check_data_job(config)
         return
     _check_inputs(config)
     _check_parts(config)
@@ -148,6 +165,31 @@ def _check_parts(config: Config) -> None:
             f"objective: a term wants the features of block {deepest}, but backbone.depth={backbone.depth}; "
             f"use a layer of 0 to {backbone.depth - 1}"
         )
+
+
+def _check_data_job(config: Config) -> None:
+    job = config["job"]
+    for name, annotation in DATA_JOBS[job["name"]].items():
+        check_type(job[name], annotation, f"job.{name}")
+    _build(config, "data")
+    if job["name"] == "prepare":
+        if not job["output"]:
+            raise ValueError("job=prepare needs job.output=FOLDER, where the shards go")
+        if job["workers"] < 0:
+            raise ValueError(f"job.workers={job['workers']} must be 0 or more")
+        if job["text_encoder"]:
+            check_group(job["text_encoder"], "job.text_encoder")
+        prepare_settings(config)
+    for name in ("samples", "batches", "batch_size"):
+        if job["name"] == "data" and job[name] < 1:
+            raise ValueError(f"job.{name}={job[name]} must be at least 1")
+
+
+def check_data(config: Config) -> None:
+    """Raise ValueError unless the data are where the config says; reads a folder or an index, no images."""
+    if config["job"]["name"] in USES_DATA:
+        data = _build(config, "data")
+        _with_key(data.check, config["data"], "data")
 
 
 def _build(config: Config, name: str) -> Any:

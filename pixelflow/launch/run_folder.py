@@ -51,6 +51,7 @@ class RunFolder:
         except OSError:
             self._lock.close()
             raise ValueError(f"{self.path} is in use by another process; wait for it, or change a setting") from None
+        os.register_at_fork(after_in_child=self._lock.close)  # else a data worker left over would hold it
         self._write_config()
         write_json(self.path / "provenance.json", provenance(ROOT))
         self._log = logging.FileHandler(self.path / "log.txt")

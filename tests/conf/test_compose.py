@@ -55,7 +55,7 @@ def test_option(group: str, option: str) -> None:
 
 @pytest.mark.parametrize("job", JOBS)
 def test_job(job: str, tmp_path: Path) -> None:
-    given = {"evaluate": [f"samples={tmp_path}"], "sample": []}.get(job, [])
+    given = {"evaluate": [f"samples={tmp_path}"], "prepare": [f"job.output={tmp_path}/shards"]}.get(job, [])
     if job in ("sample", "quality"):
         with pytest.raises(ValueError, match=f"job={job} needs checkpoint=PATH"):
             composed(f"job={job}")

@@ -1,0 +1,276 @@
+"""Tar shards as webdataset has them, with random access to their samples.
+
+webdataset reads shards from front to back, each worker others, so what a rank sees depends on the number of workers.
+Here the rules of names are webdataset's, but members are read where they lie: a shard is listed once (positions and
+sizes, kept in the cache folder), and a shard behind a URL is fetched once into a cache of bounded size.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import logging
+import os
+import tarfile
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import fsspec
+import numpy as np
+from webdataset.tariterators import base_plus_ext
+
+from pixelflow.data.records import BadSample, Record
+from pixelflow.data.workers import sign_of_life
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+FIELDS = {
+    "jpg": 0, "jpeg": 0, "png": 0, "webp": 0, "cls": 1, "json": 2, "txt": 3, "caption": 3, "embedding.npy": 4,
+}  # fmt: skip
+"""Column of a table by a member's extension: image, label, json, text, embedding."""
+IMAGE, LABEL, JSON, TEXT, EMBEDDING = range(5)
+ABSENT = -1
+OPEN_FILES = 128
+CHUNK = 1 << 22
+FIRST_WAIT = 0.5
+"""Wait before the first new try; it doubles."""
+
+
+class ShardError(OSError):
+    """A shard that cannot be read, though it was tried again."""
+
+
+def retried(work: Callable[[], T], what: str, retries: int) -> T:
+    """`work()`, tried again with growing waits while it raises OSError. Raises ShardError naming `what`."""
+    for attempt in range(retries + 1):
+        sign_of_life()
+        try:
+            return work()
+        except ShardError:
+            raise
+        except Exception as error:  # the file systems behind fsspec raise what they like
+            if not isinstance(error, OSError) and "://" not in what:
+                raise
+            if attempt == retries:
+                raise ShardError(f"{what} cannot be read, tried {attempt + 1} times: {error}") from None
+            pause = FIRST_WAIT * 2**attempt
+            logger.warning("%s: %s; trying again in %.1f s", what, error, pause)
+            time.sleep(pause)
+    raise AssertionError
+
+
+def scan(path: Path) -> np.ndarray:
+    """(samples, fields, 2) int64: where each member begins and how many bytes it has; ABSENT where there is none.
+
+    Raises ValueError for a file that is no whole tar archive.
+    """
+    rows: list[np.ndarray] = []
+    key = None
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for number, member in enumerate(archive):
+                if number % 1000 == 0:
+                    sign_of_life()
+                base, extension = base_plus_ext(member.name)
+                if not member.isfile() or base is None or base.rpartition("/")[2].startswith("__"):
+                    continue
+                if base != key:
+                    key = base
+                    rows.append(np.full((5, 2), ABSENT, dtype=np.int64))
+                column = FIELDS.get(extension.lower())
+                if column is not None:
+                    rows[-1][column] = member.offset_data, member.size
+            end = archive.offset
+    except (tarfile.TarError, EOFError) as error:
+        raise ValueError(f"{path} is not a whole tar archive ({error}); fetch it again or leave it out") from None
+    with open(path, "rb") as stream:
+        stream.seek(end)
+        whole = stream.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)  # the mark of the end; tarfile does not mind
+    if not whole:
+        raise ValueError(f"{path} is cut short; fetch it again or leave it out")
+    return np.stack(rows) if rows else np.empty((0, 5, 2), dtype=np.int64)
+
+
+class ShardStore:
+    """Shards as local files, and tables of their members.
+
+    cache: folder for fetched shards and for tables. cache_bytes: of fetched shards; the least recently used give way.
+    """
+
+    def __init__(self, *, cache: Path, cache_bytes: float, retries: int) -> None:
+        self.cache, self.cache_bytes, self.retries = cache, cache_bytes, retries
+        self._tables: dict[str, np.ndarray] = {}
+        self._files: OrderedDict[str, int] = OrderedDict()
+
+    def table(self, url: str) -> np.ndarray:
+        """Listed once for all workers of the machine, then mapped from the cache folder."""
+        if url not in self._tables:
+            self._tables[url] = retried(lambda: self._table(url), url, self.retries)
+        return self._tables[url]
+
+    def _table(self, url: str) -> np.ndarray:
+        path = self.local(url)
+        stat = path.stat()
+        name = _digest(f"{url} {stat.st_size} {stat.st_mtime_ns if path == Path(url) else ''}")
+        saved = self.cache / "tables" / f"{name}.npy"
+        if not saved.exists():
+            saved.parent.mkdir(parents=True, exist_ok=True)
+            aside = saved.with_name(f".{name}.{os.getpid()}.npy")
+            np.save(aside, scan(path))
+            aside.replace(saved)
+        return np.load(saved, mmap_mode="r")
+
+    def read(self, url: str, begin: int, size: int) -> bytes:
+        return retried(lambda: self._pread(url, begin, size), url, self.retries)
+
+    def _pread(self, url: str, begin: int, size: int) -> bytes:
+        if url not in self._files:
+            while len(self._files) >= OPEN_FILES:
+                os.close(self._files.popitem(last=False)[1])
+            self._files[url] = os.open(self.local(url), os.O_RDONLY)
+        self._files.move_to_end(url)
+        try:
+            data = os.pread(self._files[url], size, begin)
+        except OSError:
+            os.close(self._files.pop(url))  # opened anew on the next try: a network file system may have come back
+            raise
+        if len(data) != size:
+            raise OSError(f"ends before byte {begin + size}")
+        return data
+
+    def local(self, url: str) -> Path:
+        """The shard as a file, fetched if it is behind a URL. Raises OSError or what its file system raises."""
+        if "://" not in url:
+            return Path(url)
+        folder = self.cache / "shards"
+        path = folder / f"{_digest(url)}.tar"
+        if path.exists():
+            os.utime(path)
+            return path
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / f"{path.stem}.lock", "w") as lock:
+            while not _locked(lock.fileno()):  # another worker fetches it
+                sign_of_life()
+                time.sleep(0.1)
+            if not path.exists():
+                self._fetch(url, path)
+        self._evict(keep=path)
+        return path
+
+    def _fetch(self, url: str, path: Path) -> None:
+        aside = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            with fsspec.open(url, "rb") as source, open(aside, "wb") as target:
+                while chunk := source.read(CHUNK):
+                    target.write(chunk)
+                    sign_of_life()
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def _evict(self, keep: Path) -> None:
+        there = []
+        for path in (self.cache / "shards").glob("*.tar"):
+            try:
+                stat = path.stat()
+            except FileNotFoundError:
+                continue
+            there.append((stat.st_mtime, stat.st_size, path))
+        total = sum(size for _, size, _ in there)
+        for _, size, path in sorted(there):
+            if total <= self.cache_bytes:
+                return
+            if path != keep:  # who has it open goes on reading
+                path.unlink(missing_ok=True)
+                total -= size
+
+
+class ShardSource:
+    """The samples of shards. counts: of each; None lists them all (and fetches them, if they are behind URLs)."""
+
+    def __init__(self, urls: Sequence[str], store: ShardStore, counts: Sequence[int] | None = None) -> None:
+        self.urls, self.store = list(urls), store
+        self.group_sizes = list(counts) if counts is not None else [len(store.table(url)) for url in urls]
+        self._ends = np.cumsum(self.group_sizes)
+
+    def place(self, index: int) -> tuple[str, int]:
+        """Shard and row of a sample."""
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        return self.urls[shard], index - int(self._ends[shard] - self.group_sizes[shard])
+
+    def where(self, index: int) -> str:
+        url, row = self.place(index)
+        return f"{url} sample {row}"
+
+    def read(self, index: int) -> Record:
+        url, row = self.place(index)
+        table = self.store.table(url)
+        if row >= len(table):
+            raise ShardError(f"{url} has {len(table)} samples, not {row + 1} or more as its index says")
+
+        def member(column: int) -> bytes | None:
+            begin, size = table[row, column].tolist()
+            return None if begin == ABSENT else self.store.read(url, begin, size)
+
+        image = member(IMAGE)
+        if image is None:
+            raise BadSample("missing image")
+        more = _json(member(JSON))
+        captions = {key: value for key, value in more.items() if isinstance(value, str)}
+        text = member(TEXT)
+        if text is not None:
+            captions["txt"] = text.decode("utf-8", "replace")
+        return Record(
+            key=f"{url.rpartition('/')[2].removesuffix('.tar')}/{row:06}",
+            image=image,
+            label=_label(member(LABEL), more),
+            captions=captions,
+            embedding=_embedding(member(EMBEDDING)),
+        )
+
+
+def _label(content: bytes | None, more: dict) -> int | None:
+    if content is None:
+        label = more.get("label")
+        return label if isinstance(label, int) else None
+    try:
+        return int(content)
+    except ValueError:
+        raise BadSample("missing label", f"cls holds {content[:40]!r}") from None
+
+
+def _json(content: bytes | None) -> dict:
+    if not content:
+        return {}
+    try:
+        value = json.loads(content)
+    except ValueError as error:
+        raise BadSample("damaged json", str(error)) from None
+    return value if isinstance(value, dict) else {}
+
+
+def _embedding(content: bytes | None) -> np.ndarray | None:
+    if content is None:
+        return None
+    try:
+        return np.load(io.BytesIO(content), allow_pickle=False)
+    except ValueError as error:
+        raise BadSample("damaged embedding", str(error)) from None
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

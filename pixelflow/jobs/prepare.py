@@ -1,0 +1,56 @@
+"""job=prepare: any data to tar shards, cropped and encoded, with an index. The same command goes on after a stop."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from hydra.utils import instantiate
+
+from pixelflow.data.prepare import PrepareSettings, prepare
+from pixelflow.data.transforms import ENLARGED
+from pixelflow.jobs.build import Config
+from pixelflow.training.progress import Progress
+
+
+def run(config: Config, overrides: list[str]) -> None:
+    job, data = config["job"], instantiate(config["data"])
+    settings = prepare_settings(config)
+    encoder = instantiate(job["text_encoder"]) if job["text_encoder"] else None
+    output = Path(job["output"]).expanduser()
+    start = time.perf_counter()
+    progress: Progress | None = None
+
+    def show(done: int, total: int) -> None:
+        nonlocal progress
+        if progress is None:
+            progress = Progress(total=total, done=done, unit="shard")
+        else:
+            progress.advance(1, images=settings.samples_per_shard)
+            progress.show()
+
+    index = prepare(
+        data, split=job["split"], output=output, settings=settings, workers=job["workers"],
+        max_bad_share=job["max_bad_share"], text_encoder=encoder,
+        encoder_name=None if encoder is None else str(job["text_encoder"]), progress=show,
+    )  # fmt: skip
+    if progress is not None:
+        progress.close()
+    print(f"{index['samples']} samples in {len(index['shards'])} shards, {time.perf_counter() - start:.0f} s: {output}")
+    if index["bad"]:
+        told = ", ".join(f"{count} {reason}" for reason, count in index["bad"].items())
+        print(f"left out: {told}; listed in {output / 'bad_samples.jsonl'}")
+    option = f"webdataset data.num_classes={data.num_classes}" if data.labelled else "image_text"
+    crop = "random" if settings.size > data.image_size else "center"
+    sizes = f"data.image_size={data.image_size} data.preprocess.crop={crop}"
+    print(f"train with: data={option} data.root={output} {sizes}")
+
+
+def prepare_settings(config: Config) -> PrepareSettings:
+    """job.size=null: what the training crop needs, 1.125 image_size (PixelFlow's crop) or image_size (ADM's)."""
+    job = config["job"]
+    crop = config["data"].get("preprocess", {}).get("crop", "center")
+    size = job["size"] or round((ENLARGED if crop == "random" else 1) * config["data"]["image_size"])
+    return PrepareSettings(
+        size=size, format=job["format"], quality=job["quality"], samples_per_shard=job["samples_per_shard"]
+    )

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from pixelflow.data import HuggingFace, Reading
+from tests.unit.data.files import encoded, grey_of
+
+pytest.importorskip("datasets")
+N = 12
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows as ILSVRC/imagenet-1k has them: an image struct and a label; one hidden label, one image missing."""
+    folder = tmp_path_factory.mktemp("parquet")
+    for split, first in (("train", 0), ("validation", 100)):
+        for part in range(2):
+            rows = [first + 6 * part + i for i in range(6)]
+            images = [{"bytes": encoded(Image.new("RGB", (24, 20), (i,) * 3), quality=100), "path": None} for i in rows]
+            labels = [i % 2 for i in rows]
+            if first:
+                images[0], labels[1] = None, -1  # type: ignore[call-overload]
+            table = pyarrow.table({"image": images, "label": labels, "text": [f"grey {i}" for i in rows]})
+            pyarrow.parquet.write_table(table, folder / f"{split}-{part:05}-of-00002.parquet")
+    return folder
+
+
+def data(root: Path, tmp_path: Path, **settings: object) -> HuggingFace:
+    defaults: dict = {"image_size": 16, "num_classes": 2, "reading": Reading(workers=0, max_bad_share=1)}
+    return HuggingFace(root=str(root), cache_dir=str(tmp_path / "cache"), **(defaults | settings))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_epoch_holds_every_row_once(root: Path, tmp_path: Path, workers: int) -> None:
+    some = data(root, tmp_path, captions={"text": 1.0}, reading=Reading(workers=workers))
+    loader = some.loader(batch_size=6, seed=0)
+    batches = list(itertools.islice(loader, 2))
+    loader.close()
+    greys = [grey for batch in batches for grey in grey_of(batch.x)]
+    assert sorted(greys) == list(range(N))
+    assert [c for b in batches for c in b.condition.caption or ()] == [f"grey {i}" for i in greys]
+    assert [c for b in batches for c in b.condition.class_label.tolist()] == [i % 2 for i in greys]
+
+
+def test_hidden_labels_and_missing_images_are_left_out(root: Path, tmp_path: Path) -> None:
+    images, labels = data(root, tmp_path, reference_images=0).images("held_out")
+    assert len(images) == len(labels) == N - 2  # one image missing in each file; a hidden label is no reason here
+    source = data(root, tmp_path).source("held_out")
+    assert source.read(1).label is None
+    assert source.where(1) == "huggingface validation row 1"
+
+
+def test_a_pattern_and_data_without_classes(root: Path, tmp_path: Path) -> None:
+    some = data(root, tmp_path)
+    some = HuggingFace(root=f"{root}/train-00000*.parquet", cache_dir=str(tmp_path / "cache"), image_size=16,
+                       num_classes=1, label_column=None, reading=Reading(workers=0))  # fmt: skip
+    batch = next(iter(some.loader(batch_size=6, seed=0)))
+    assert sorted(grey_of(batch.x)) == list(range(6))
+    assert batch.condition.class_label.tolist() == [0] * 6
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "needs one of data.repository=NAME and data.root=PARQUET_FILES"),
+        ({"root": "a", "repository": "b"}, "needs one of"),
+        ({"root": "nowhere"}, "root=nowhere has no parquet files for the split train"),
+    ],
+)
+def test_check(settings: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        HuggingFace(**settings).check()  # type: ignore[arg-type]
+
+
+def test_a_missing_column_is_named(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no column picture; there are image, label, text"):
+        data(root, tmp_path, image_column="picture").source("train")
