@@ -49,7 +49,7 @@ lint: install
 .PHONY: constraints
 constraints: install
 	printf 'torch\ntorchvision\nuv\n' | PATH="$$PATH:$(CURDIR)/$(BIN)" uv pip compile pyproject.toml - \
-	  --extra dev --extra text --extra demo --python-version 3.11 --no-header --no-annotate --quiet --output-file constraints.txt
+	  --extra dev --extra text --extra perceptual --extra demo --python-version 3.11 --no-header --no-annotate --quiet --output-file constraints.txt
 
 .PHONY: clean
 clean:

@@ -7,8 +7,8 @@ from pixelflow.jobs.cli import dispatch, main
 
 
 @hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
-def run(config: DictConfig) -> None:
-    dispatch(config)
+def run(config: DictConfig) -> object:
+    return dispatch(config)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,25 @@ Shape legend: B images, C channels, H and W pixels, N tokens of a whole pack, D 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path as FilePath
 from typing import Any, Protocol
 
 from torch import Tensor
 
-VelocityFn = Callable[[Tensor, float], Tensor]
-"""`(x (B, C, H, W), tau in [0, 1]) -> velocity (B, C, H, W)`."""
+
+class VelocityFn(Protocol):
+    """`(x (B, C, H, W), tau in [0, 1]) -> velocity (B, C, H, W)`.
+
+    tau: one number, or (B,) with a time for each image. guidance_tau: the time by which guidance is chosen, tau if
+    None. images: (B,) positions in the whole batch of the images that x holds, all of them if None.
+    """
+
+    def __call__(
+        self, x: Tensor, tau: float | Tensor, *, guidance_tau: float | None = None, images: Tensor | None = None
+    ) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,7 @@ class FlowSample:
     """The images of one stage of a training batch, noised.
 
     path: the stage's path. x: (B, C, H, W) clean, at the stage's resolution. noise: same shape.
-    tau: (B,) in [0, 1]. timestep: (B,) in [0, 1000), what the backbone is told.
+    tau: (B,) in [0, 1]. timestep: (B,) in [0, max_timestep of the backbone), what it is told.
     x_t: the path at tau. index: (B,) position of each image in the whole batch.
     """
 
@@ -93,6 +103,12 @@ class FlowSample:
     timestep: Tensor
     x_t: Tensor
     index: Tensor
+
+    def __getitem__(self, rows: Tensor) -> FlowSample:
+        return FlowSample(
+            self.path, self.x[rows], self.noise[rows], self.tau[rows], self.timestep[rows], self.x_t[rows],
+            self.index[rows.to(self.index.device)],
+        )  # fmt: skip
 
     @cached_property
     def velocity(self) -> Tensor:
@@ -119,14 +135,39 @@ class Prediction(Protocol):
     def target(self, sample: FlowSample) -> Tensor: ...
 
 
+class Timesteps(Protocol):
+    """`(B,) uniform in [0, 1) -> (B,) tau`."""
+
+    def __call__(self, uniform: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a frozen encoder makes of the images of a FlowSample. clean: (B, L, F), of x, without gradient.
+
+    predicted: (B, L, F), of x_pred, with its gradient; None where no loss asks for it.
+    """
+
+    clean: Tensor
+    predicted: Tensor | None = None
+
+
 @dataclass(frozen=True)
 class Predicted:
-    """A backbone's output on one FlowSample, as velocity or clean image, converted when asked for."""
+    """A backbone's output on one FlowSample, as velocity or clean image, converted when asked for.
+
+    features: tokens (B, L, D) of the backbone by layer. encoded: by the loss's own encoder, if it has one.
+    """
 
     raw: Tensor
     sample: FlowSample
     prediction: Prediction
     features: dict[int, Tensor] = field(default_factory=dict)
+    encoded: Encoded | None = None
+
+    def __getitem__(self, rows: Tensor) -> Predicted:
+        features = {layer: tokens[rows] for layer, tokens in self.features.items()}
+        return Predicted(self.raw[rows], self.sample[rows], self.prediction, features)
 
     @cached_property
     def velocity(self) -> Tensor:
@@ -146,10 +187,20 @@ class Predicted:
 
 
 class Backbone(Protocol):
-    """`x_t` is (B, C, H, W), or a pack: a sequence of such tensors, one per resolution."""
+    """`x_t` is (B, C, H, W), or a pack: a sequence of such tensors, one per resolution.
+
+    fixed_resolution: the only one that it serves, or None. max_timestep: `timestep` is in [0, max_timestep).
+    width, depth: of its features. last_layer: what the output leaves through.
+    """
 
     patch_size: int
     fixed_resolution: int | None
+    max_timestep: float
+    width: int
+    depth: int
+
+    @property
+    def last_layer(self) -> Any: ...
 
     def __call__(
         self, x_t: Tensor | Sequence[Tensor], timestep: Tensor, condition: Condition, features: Sequence[int] = ()
@@ -157,6 +208,13 @@ class Backbone(Protocol):
 
 
 class Solver(Protocol):
+    """last_tau: where the backbone is told the stage's last timestep; None: as in training (see `Cascade.timestep`).
+    adaptive: whether it chooses its own steps.
+    """
+
+    last_tau: float | None
+    adaptive: bool
+
     def time_grid(self, stage: int) -> Tensor: ...
     def integrate(self, velocity_fn: VelocityFn, x: Tensor, grid: Tensor) -> tuple[Tensor, int]: ...
 
@@ -171,9 +229,34 @@ class Conditioning(Protocol):
     def drop(self, condition: Condition, uniform: Tensor) -> Condition: ...
 
 
-class Loss(Protocol):
-    weight: float
+class Encoder(Protocol):
+    """A frozen network: images (B, C, H, W) in [-1, 1], not clamped -> feature tokens (B, L, F), with the gradient.
 
+    It loads nothing before `load`, which the objective calls if a loss uses it. num_features: F.
+    """
+
+    num_features: int
+
+    def missing(self, folder: FilePath) -> list[str]: ...
+    def load(self, folder: FilePath, device: Any, *, bf16: bool = False) -> None: ...
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+class Loss(Protocol):
+    """One value per image, of those that pass its gate; the objective averages over them.
+
+    encoder: name of the frozen encoder whose features it compares, or None. encodes_prediction: of x_pred, too.
+    layer: block of the backbone whose features it wants, or None. networks: frozen ones of its own.
+    gate: `(tau of some images (b,), tau of all images of the step) -> (b,) bool`, which images count.
+    """
+
+    weight: float
+    encoder: str | None
+    encodes_prediction: bool
+    layer: int | None
+    networks: tuple[Any, ...]
+
+    def gate(self, tau: Tensor, step_tau: Tensor) -> Tensor: ...
     def __call__(self, sample: FlowSample, predicted: Predicted, batch: Batch) -> Tensor: ...
 
 

@@ -1,3 +1,4 @@
+from pixelflow.backbones.jit import JiT
 from pixelflow.backbones.pixelflow import PixelFlow
 
-__all__ = ["PixelFlow"]
+__all__ = ["JiT", "PixelFlow"]

@@ -82,6 +82,7 @@ class PixelFlow(nn.Module):
 
     fixed_resolution: int | None = None
     """Any resolution that the patch size divides."""
+    max_timestep = 1000.0
 
     def __init__(
         self,
@@ -97,6 +98,7 @@ class PixelFlow(nn.Module):
         super().__init__()
         width = num_heads * head_dim
         self.patch_size, self.in_channels, self.num_classes = patch_size, in_channels, num_classes
+        self.width, self.depth = width, depth
         self.patch_embed = PatchEmbed(patch_size=patch_size, in_channels=in_channels, width=width)
         self.rope = Rope2D(head_dim=head_dim)
         self.timestep_embedder = ScalarEmbedder(width=width)
@@ -107,6 +109,11 @@ class PixelFlow(nn.Module):
         self.proj_out_1 = nn.Linear(width, 2 * width)
         self.proj_out_2 = nn.Linear(width, patch_size * patch_size * in_channels)
         self._initialize(zero=[self.proj_out_1, self.proj_out_2, *(block.norm1.linear for block in blocks)])
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        """What the output leaves through."""
+        return self.proj_out_2
 
     def _initialize(self, *, zero: list[nn.Linear]) -> None:
         """Xavier linears, normal(0.02) embedders, zero for what modulates or leaves the network."""
@@ -127,9 +134,10 @@ class PixelFlow(nn.Module):
 
     def embed_condition(self, timestep: Tensor, condition: Condition, layout: Layout) -> Tensor:
         """The sum of what the modulation sees: time, tokens per side, class. (B, D)."""
-        side = torch.tensor([g.width for g in layout], device=timestep.device, dtype=torch.float32)
-        images = torch.tensor([g.num_images for g in layout], device=timestep.device)
-        size = self.latent_size_embedder(side).repeat_interleave(images, dim=0, output_size=len(timestep))
+        # Fill kernels, not tensors from lists: those are copied to the device, and it waits for the copy.
+        sides = [torch.full((1,), float(g.width), device=timestep.device) for g in layout]
+        rows = self.latent_size_embedder(torch.cat(sides)).split(1)
+        size = torch.cat([row.expand(g.num_images, -1) for row, g in zip(rows, layout, strict=True)])
         return self.timestep_embedder(timestep) + size + self.class_embedder(condition.class_label)
 
     def forward(

@@ -1,16 +1,24 @@
 from pixelflow.flow.cascade import Cascade
-from pixelflow.flow.guidance import ConstantGuidance, IntervalGuidance, NoGuidance, StageWiseGuidance
+from pixelflow.flow.guidance import (
+    ConstantGuidance,
+    IntervalGuidance,
+    NoGuidance,
+    StageIntervalGuidance,
+    StageWiseGuidance,
+)
 from pixelflow.flow.path import StagePath
 from pixelflow.flow.prediction import VelocityPrediction, XPrediction
 from pixelflow.flow.rng import KeyedRandom
-from pixelflow.flow.timesteps import UniformTimesteps, time_grid
+from pixelflow.flow.timesteps import LogitNormalTimesteps, UniformTimesteps, time_grid
 
 __all__ = [
     "Cascade",
     "ConstantGuidance",
     "IntervalGuidance",
     "KeyedRandom",
+    "LogitNormalTimesteps",
     "NoGuidance",
+    "StageIntervalGuidance",
     "StagePath",
     "StageWiseGuidance",
     "UniformTimesteps",

@@ -39,8 +39,9 @@ class Cascade:
 
     kickoff: the resolution of stage 0, where a config states it; it must agree with the two others.
     gamma: correlation of the renoising noise inside a 2x2 block, in [-1/3, 0).
-    num_train_timesteps: values of the timestep per stage in training, and the range that the stages share out.
+    num_train_timesteps: values of the timestep per stage in training; the stages share out as many whole numbers.
     t_eps: see StagePath.
+    max_timestep: the backbone is told numbers in [0, max_timestep): its own attribute of that name.
     Raises ValueError where image_size does not allow num_stages or kickoff, or gamma is out of range.
     """
 
@@ -53,6 +54,7 @@ class Cascade:
         gamma: float = -1 / 3,
         num_train_timesteps: int = 1000,
         t_eps: float = 0.05,
+        max_timestep: float = 1000.0,
     ) -> None:
         if num_stages < 1:
             raise ValueError(f"num_stages={num_stages} must be at least 1")
@@ -75,7 +77,7 @@ class Cascade:
         self.image_size = image_size
         self.num_stages = num_stages
         self.gamma = gamma
-        self.num_train_timesteps = num_train_timesteps
+        self.num_train_timesteps, self.max_timestep = num_train_timesteps, max_timestep
         self.stages = self._stages(t_eps)
 
     def _stages(self, t_eps: float) -> list[Stage]:
@@ -109,14 +111,18 @@ class Cascade:
     def resolution(self, stage: int) -> int:
         return self.stages[stage].resolution
 
-    def timestep(self, stage: int, tau: Tensor) -> Tensor:
-        """What the backbone is told at tau: the stage's own range of [0, num_train_timesteps), float64.
+    def timestep(self, stage: int, tau: Tensor, last_tau: float | None = None) -> Tensor:
+        """What the backbone is told at tau: the stage's own range of [0, max_timestep), float64.
 
-        Training draws tau = i / 1000 with i < 1000, so the range's last value belongs to tau = 0.999.
+        last_tau: where the range's last value stands. Training draws tau = i / 1000 with i < 1000, so it belongs to
+        tau = 0.999, the default, and for one stage the timestep is tau * max_timestep; the release's adaptive solver
+        puts it at tau = 1.
         """
         s = self.stages[stage]
-        last_tau = (self.num_train_timesteps - 1) / self.num_train_timesteps
-        return s.first_timestep + tau.double() / last_tau * (s.last_timestep - s.first_timestep)
+        if last_tau is None:
+            last_tau = (self.num_train_timesteps - 1) / self.num_train_timesteps
+        timestep = s.first_timestep + tau.double() / last_tau * (s.last_timestep - s.first_timestep)
+        return timestep * (self.max_timestep / self.num_train_timesteps)
 
     def image_at(self, x: Tensor, stage: int) -> Tensor:
         """x (B, C, R, R) at full resolution -> the clean image of `stage`."""

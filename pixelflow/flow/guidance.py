@@ -45,15 +45,42 @@ class StageWiseGuidance:
 
 
 class IntervalGuidance:
-    """`scale` inside (low, high] of tau, 1 outside (Kynkaanniemi et al. 2024; PixelGen uses (0.1, 0.9])."""
+    """`scale` inside (low, high] of tau, 1 outside (Kynkaanniemi et al. 2024; PixelGen uses (0.1, 0.9]).
 
-    def __init__(self, *, scale: float, low: float, high: float) -> None:
+    include_high: False leaves tau = high outside, as PixelGen's release does with Adams-Bashforth.
+    Raises ValueError unless 0 <= low < high <= 1.
+    """
+
+    def __init__(self, *, scale: float, low: float, high: float, include_high: bool = True) -> None:
         if not 0 <= low < high <= 1:
             raise ValueError(f"low={low}, high={high} must satisfy 0 <= low < high <= 1")
-        self.max_scale, self.low, self.high = scale, low, high
+        self.max_scale, self.low, self.high, self.include_high = scale, low, high, include_high
+
+    def contains(self, tau: float) -> bool:
+        return self.low < tau < self.high or (self.include_high and tau == self.high)
 
     def scale(self, stage: int, tau: float) -> float:
-        return self.max_scale if self.low < tau <= self.high else 1.0
+        return self.max_scale if self.contains(tau) else 1.0
+
+
+class StageIntervalGuidance:
+    """The table of StageWiseGuidance inside the interval of IntervalGuidance, in every stage; 1 outside."""
+
+    def __init__(
+        self,
+        *,
+        scale: float,
+        num_stages: int,
+        low: float,
+        high: float,
+        weights: Sequence[float] | None = None,
+        include_high: bool = True,
+    ) -> None:
+        self.table = StageWiseGuidance(scale=scale, num_stages=num_stages, weights=weights)
+        self.interval = IntervalGuidance(scale=scale, low=low, high=high, include_high=include_high)
+
+    def scale(self, stage: int, tau: float) -> float:
+        return self.table.scale(stage, tau) if self.interval.contains(tau) else 1.0
 
 
 def stage_weights(num_stages: int) -> list[float]:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
+from torch.nn.attention import SDPBackend
 
 from pixelflow.flow.cascade import Cascade
+from pixelflow.losses.objective import Objective
 from pixelflow.metrics.evaluator import Evaluator, Reference
+from pixelflow.sampling.attention import time_attention
+from pixelflow.sampling.feature_cache import FeatureCache
 from pixelflow.sampling.sampler import Sampler
+from pixelflow.sampling.speed import GraphedBackbone, compile_blocks
 from pixelflow.training.checkpoint import CheckpointError, load_checkpoint
 from pixelflow.types import Backbone, Conditioning, Guidance, Prediction, Solver
 
@@ -30,12 +36,45 @@ class Model:
 
 
 def build_model(config: Config) -> Model:
+    backbone = instantiate(config["backbone"])
     return Model(
-        backbone=instantiate(config["backbone"]),
-        cascade=instantiate(config["cascade"]),
+        backbone=backbone,
+        cascade=instantiate(config["cascade"], max_timestep=backbone.max_timestep),
         prediction=instantiate(config["prediction"]),
         conditioning=instantiate(config["conditioning"]),
     )
+
+
+def speed_up(config: Config, backbone: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """The backbone with the wrappers that the sampler's settings ask for."""
+    settings, size, stages = config["sampler"], config["data"]["image_size"], config["cascade"]["num_stages"]
+    resolutions = [size >> (stages - 1 - stage) for stage in range(stages)]
+    if settings["compile"]:
+        compile_blocks(backbone, resolutions=resolutions, device=device)
+    if settings["cache_every"] > 1:
+        backbone = FeatureCache(backbone, every=settings["cache_every"], resolution=size)
+    if settings["cuda_graphs"]:
+        backbone = GraphedBackbone(backbone, resolutions=resolutions[:-1])
+    return backbone
+
+
+def build_objective(config: Config, model: Model, device: torch.device) -> Objective:
+    """With its frozen networks loaded and its trained parts made. Raises ValueError naming a file that is missing."""
+    objective: Objective = instantiate(config["objective"])
+    bf16 = config["trainer"]["precision"] == "bf16"
+    objective.prepare(width=model.backbone.width, assets=assets_root(config), device=device, bf16=bf16)  # type: ignore
+    return objective
+
+
+def assets_root(config: Config) -> Path:
+    return Path(config["assets"]["root"]).expanduser()
+
+
+def require_assets(config: Config) -> None:
+    """Raise ValueError naming every file that training needs and the assets folder lacks."""
+    objective: Objective = instantiate(config["objective"])
+    if problems := objective.missing(assets_root(config)):
+        raise ValueError("; ".join(problems) + f" (assets.root={config['assets']['root']})")
 
 
 def build_sampler(config: Config, model: Model, backbone: Backbone, device: torch.device) -> Sampler:
@@ -51,7 +90,23 @@ def build_sampler(config: Config, model: Model, backbone: Backbone, device: torc
         channels=config["data"]["channels"],
         device=device,
         precision=config["trainer"]["precision"],
+        attention=_attention(config, backbone, device) if config["sampler"]["tune_attention"] else None,
+        stage_batch=batch if isinstance(batch := config["sampler"]["batch_size"], list) else None,
     )
+
+
+def _attention(config: Config, backbone: Backbone, device: torch.device) -> list[SDPBackend]:
+    """The fastest attention of each stage, for batches of the sampler's size with guidance."""
+    node, sizes = config["backbone"], config["sampler"]["batch_size"]
+    stages, size = config["cascade"]["num_stages"], config["data"]["image_size"]
+    dtype = torch.bfloat16 if config["trainer"]["precision"] == "bf16" else torch.float32
+    chosen = []
+    for stage in range(stages):
+        length = ((size >> (stages - 1 - stage)) // backbone.patch_size) ** 2
+        batch = 2 * (sizes[stage] if isinstance(sizes, list) else sizes)
+        times = time_attention(batch, node["num_heads"], length, node["head_dim"], dtype=dtype, device=device)
+        chosen.append(min(times, key=times.__getitem__))
+    return chosen
 
 
 def load_sampler(config: Config, checkpoint: str, device: torch.device) -> tuple[Sampler, int]:
@@ -68,7 +123,8 @@ def load_sampler(config: Config, checkpoint: str, device: torch.device) -> tuple
         lines = str(error).splitlines()
         raise CheckpointError(f"{checkpoint} does not fit this backbone: {' '.join(lines[1:3]).strip()}") from None
     backbone = model.backbone.to(device).eval().requires_grad_(False)
-    return build_sampler(config, model, backbone, device), loaded.step  # type: ignore[arg-type]
+    fast = speed_up(config, backbone, device)
+    return build_sampler(config, model, fast, device), loaded.step  # type: ignore[arg-type]
 
 
 def build_evaluator(config: Config, device: torch.device) -> Evaluator:

@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
@@ -20,26 +21,25 @@ from omegaconf.errors import OmegaConfBaseException
 from pixelflow.jobs.resolve import CONF, resolve
 
 
-def dispatch(config: DictConfig) -> None:
-    """Check the config and run its job, `pixelflow.jobs.<name>.run(config, overrides)`.
+def dispatch(config: DictConfig) -> Any:
+    """Check the config and run its job, `pixelflow.jobs.<name>.run(config, overrides)`; returns what the job returns.
 
     A single run ends here with a short message; in a sweep the error goes on to Hydra, and the other runs go on.
     """
     overrides = list(HydraConfig.get().overrides.task)
 
-    def work() -> None:
+    def work() -> Any:
         resolved = resolve(config, overrides)
         job = importlib.import_module(f"pixelflow.jobs.{resolved['job']['name']}")
-        job.run(resolved, overrides)
+        return job.run(resolved, overrides)
 
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         print(f"\n[{HydraConfig.get().job.num}] {' '.join(overrides)}", file=sys.stderr)
-        work()
-    else:
-        explained(work)
+        return work()
+    return explained(work)
 
 
-def main(task: Callable[[], None]) -> None:
+def main(task: Callable[[], Any]) -> None:
     """Run a Hydra task with our log lines on the terminal and errors that a person can read."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors to us instead of printing them
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
@@ -47,7 +47,7 @@ def main(task: Callable[[], None]) -> None:
     explained(task)
 
 
-def explained(work: Callable[[], None]) -> None:
+def explained(work: Callable[[], Any]) -> Any:
     """A user's mistake prints one or two lines and exits with 2, a failure of the work with 1.
 
     PIXELFLOW_TRACEBACK=1 shows the traceback of either.
@@ -55,7 +55,7 @@ def explained(work: Callable[[], None]) -> None:
     if os.environ.get("PIXELFLOW_TRACEBACK"):
         return work()
     try:
-        work()
+        return work()
     except (HydraException, OmegaConfBaseException) as error:
         fail(explain(error), status=2)
     except ValueError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,15 @@ from pixelflow.jobs.build import Config, build_evaluator, pick_device
 from pixelflow.jobs.sample import run_of, sample
 from pixelflow.launch.provenance import versions
 from pixelflow.launch.run_folder import write_json
+from pixelflow.sampling.produce import labels_of
 
 logger = logging.getLogger(__name__)
 
 FEATURE_BATCH = 250
 
 
-def run(config: Config, overrides: list[str]) -> None:
+def run(config: Config, overrides: list[str]) -> tuple[float, float]:
+    """Returns what a search minimises: the distance to the reference, and the seconds per image (nan if unknown)."""
     if config["checkpoint"] is not None:
         folder = sample(config, config["checkpoint"])
         result = evaluate(config, folder, run_of(config["checkpoint"]) / "evaluation" / f"{folder.name}.json")
@@ -32,6 +35,10 @@ def run(config: Config, overrides: list[str]) -> None:
         result = evaluate(config, source, source.with_name(f"{source.name}.evaluation.json"))
     print("\n".join(f"{name:24} {value:.6g}" for name, value in result["metrics"].items()))
     print(f"record: {result['path']}")
+    metrics = result["metrics"]
+    return next(value for name, value in metrics.items() if name.startswith(("fd_", "fid"))), metrics.get(
+        "seconds_per_image", nan
+    )
 
 
 def evaluate(config: Config, samples: Path, path: Path) -> dict[str, Any]:
@@ -51,7 +58,8 @@ def evaluate(config: Config, samples: Path, path: Path) -> dict[str, Any]:
     record: dict[str, Any] = {"samples": str(samples)}
     if samples.is_dir() and (samples / "record.json").exists():
         record = json.loads((samples / "record.json").read_text(encoding="utf-8"))
-        metrics["seconds_per_image"] = record["seconds_per_image"]
+        if "seconds_per_image" in record:
+            metrics["seconds_per_image"] = record["seconds_per_image"]
     record |= {
         "num_samples": len(images),
         "features": evaluator.features.name,
@@ -70,6 +78,11 @@ def read_images(source: Path) -> tuple[Tensor, Tensor | None]:
     """
     if source.is_dir() and (source / "images.npz").exists():
         source = source / "images.npz"
+    if source.is_dir() and list(source.glob("shard_*.tar")):
+        return _read_shards(source)
+    if source.is_dir() and (source / "images").is_dir():
+        images = _read_folder(source / "images")
+        return images, _recorded_labels(source, len(images))
     if source.is_dir():
         return _read_folder(source), None
     try:
@@ -84,6 +97,25 @@ def read_images(source: Path) -> tuple[Tensor, Tensor | None]:
         raise ValueError(f"{source}: arr_0 must be uint8 (N, H, W, C), got {pixels.dtype} {pixels.shape}")
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     return images, None if labels is None else torch.from_numpy(labels).long()
+
+
+def _recorded_labels(folder: Path, count: int) -> Tensor | None:
+    """The labels that job=sample gave to a folder of PNGs."""
+    if not (folder / "record.json").exists():
+        return None
+    record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    return labels_of(record["class_list"], count)
+
+
+def _read_shards(folder: Path) -> tuple[Tensor, Tensor]:
+    import webdataset
+
+    urls = [str(path) for path in sorted(folder.glob("shard_*.tar"))]
+    images, labels = [], []
+    for item in webdataset.WebDataset(urls, shardshuffle=False, empty_check=False).decode("rgb8"):
+        images.append(item["png"])
+        labels.append(int(item["cls"]))
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), torch.tensor(labels)
 
 
 def _read_folder(folder: Path) -> Tensor:

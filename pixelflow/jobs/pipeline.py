@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from pixelflow.jobs.build import Config
+from pixelflow.jobs.build import Config, require_assets
 from pixelflow.jobs.context import Run, catch_up, open_run, run_path, tracking_uri
 from pixelflow.jobs.evaluate import evaluate
 from pixelflow.jobs.sample import sample
@@ -32,6 +32,7 @@ def run(config: Config, overrides: list[str]) -> None:
         if config["tracking"]["mlflow"]:
             catch_up(path)
     else:
+        require_assets(config)
         start = time.monotonic()
         with open_run(path, config) as run:
             result = work(config, run)

@@ -23,7 +23,7 @@ OmegaConf.register_new_resolver("stages_from_kickoff", stages_from_kickoff, repl
 FIXED_BY_TRAINING = ("data", "backbone", "conditioning", "prediction", "cascade", "timesteps", "objective", "optimizer",
                      "ema", "seed", "experiments")  # fmt: skip
 """Sections that a checkpoint brings with it."""
-OF_THE_CALL = ("job", "checkpoint", "samples", "runs_dir", "tracking", "rerun")
+OF_THE_CALL = ("job", "checkpoint", "samples", "runs_dir", "assets", "tracking", "rerun", "axes")
 """Sections that never come from a checkpoint."""
 
 
@@ -78,10 +78,14 @@ def checkpoint_config(path: str) -> dict[str, Any]:
 
 def _with_checkpoint(config: DictConfig, overrides: list[str]) -> DictConfig:
     merged = OmegaConf.create(checkpoint_config(config.checkpoint))
+    for key, default in config.sampler.items():
+        OmegaConf.update(merged, f"sampler.{key}", OmegaConf.select(merged, f"sampler.{key}", default=default))
     changed = list(OF_THE_CALL)
     for override in parse(overrides):
         key = override.key_or_group.split("@")[0].strip("/").replace("/", ".")
         section = key.split(".")[0]
+        if section == "experiments" and config.job.name not in ("train", "pipeline"):
+            continue  # a recipe for what is done with a checkpoint, such as a search, trains nothing
         if section in FIXED_BY_TRAINING:
             raise ValueError(f"{override.input_line}: {section} is fixed by the checkpoint; leave this override out")
         changed.append(key)

@@ -1,36 +1,46 @@
-"""job=sample: images from a checkpoint, with the record of how they came about."""
+"""job=sample: images from a checkpoint, with the record of how they came about.
+
+Started by torchrun or by srun with several tasks, the processes share the work. Given again, the command makes what is
+missing.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pixelflow.jobs.build import Config, load_sampler, pick_device
+from pixelflow.launch.identity import SAMPLER_MACHINE_KEYS
+from pixelflow.launch.processes import World, processes
 from pixelflow.launch.provenance import versions
 from pixelflow.launch.run_folder import write_json
 from pixelflow.reporting.figures import image_grid
-from pixelflow.sampling.sampler import Sampler, to_uint8
+from pixelflow.reporting.trajectories import Trajectories
+from pixelflow.sampling.outputs import PngOutput, make_output
+from pixelflow.sampling.produce import Made, labels_of, parse_classes, produce, share
+from pixelflow.sampling.sampler import Sampler
 from pixelflow.training.progress import Progress
 from pixelflow.types import Condition
 
 logger = logging.getLogger(__name__)
 
-GRID_IMAGES_PER_CLASS = 10
+GRID_IMAGES_PER_CLASS = GRID_CLASSES = 10
 
 
 def run(config: Config, overrides: list[str]) -> None:
     folder = sample(config, config["checkpoint"])
-    print(f"samples: {folder / 'images.npz'}\ngrid:    {folder / 'grid.png'}")
+    record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    print(f"samples: {folder / record['output']}\ngrid:    {folder / 'grid.png'}")
 
 
 def run_of(checkpoint: str | Path) -> Path:
@@ -41,89 +51,184 @@ def run_of(checkpoint: str | Path) -> Path:
 def settings_hash(config: Config) -> str:
     """Of what makes two sets of samples from one checkpoint differ."""
     parts: dict[str, Any] = {key: config[key] for key in ("solver", "guidance", "sampler")}
-    parts["sampler"] = {key: value for key, value in parts["sampler"].items() if key != "batch_size"}
+    parts["sampler"] = {key: value for key, value in parts["sampler"].items() if key not in SAMPLER_MACHINE_KEYS}
+    parts["sampler"]["format"] = config["sampler"]["format"]
+    parts["precision"] = config["trainer"]["precision"]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def sample(config: Config, checkpoint: str | Path, home: Path | None = None) -> Path:
-    """Write images.npz, grid.png and record.json to `home`/samples/<step>-<hash>/; nothing to do if they are there.
+    """Write images, grid.png and record.json to `home`/samples/<step>-<hash>/; only what is not there yet.
 
-    home: the run folder; by default the checkpoint's.
+    home: the run folder; by default the checkpoint's. Raises OSError where the images cannot be written, with what is
+    kept; ValueError where another process is at it.
     """
     home = run_of(checkpoint) if home is None else home
     folder = home / "samples" / f"{Path(checkpoint).name}-{settings_hash(config)}"
-    if (folder / "record.json").exists():
-        logger.info("samples are there: %s", folder)
-        return folder
-    device = pick_device(config["trainer"]["device"])
-    sampler, step = load_sampler(config, str(checkpoint), device)
-    start = time.perf_counter()
-    batches = list(generate(config, sampler))
-    seconds = time.perf_counter() - start
-    images = torch.cat([b.images for b in batches])
-    labels = torch.cat([b.labels for b in batches])
-    folder.mkdir(parents=True, exist_ok=True)
-    save_npz(folder / "images.npz", images, labels)
-    write_grid(folder / "grid.png", images, labels, config["data"]["num_classes"])
-    record = {
-        "checkpoint": str(checkpoint),
-        "step": step,
-        "weights": config["sampler"]["weights"],
-        "solver": config["solver"],
-        "guidance": config["guidance"],
-        "nfe": batches[0].nfe,
-        "forward_passes_per_image": batches[0].passes,
-        "seed": config["sampler"]["seed"],
-        "num_samples": len(images),
-        "seconds_per_image": seconds / len(images),
-        "batch_size": config["sampler"]["batch_size"],
-        "device": str(device),
-        "versions": versions(),
-    }
-    write_json(folder / "record.json", record)
+    with processes(pick_device(config["trainer"]["device"])) as (world, device), _held(folder, world):
+        _sample(config, str(checkpoint), folder, world, device)
     return folder
 
 
-@dataclass(frozen=True)
-class GeneratedBatch:
-    """images: (B, C, R, R) uint8 and labels: (B,), on the CPU. nfe, passes: see `Samples`."""
-
-    images: Tensor
-    labels: Tensor
-    nfe: int
-    passes: int
-
-
-def generate(config: Config, sampler: Sampler) -> Iterator[GeneratedBatch]:
-    """Samples 0, 1, 2, ... in order; sample i shows class i mod num_classes, so the classes are balanced."""
-    settings, num_classes = config["sampler"], config["data"]["num_classes"]
-    progress = Progress(total=settings["num_samples"], unit="image")
-    for ids in torch.arange(settings["num_samples"]).split(settings["batch_size"]):
-        labels = ids % num_classes
-        samples = sampler.sample(Condition(labels), sampler.keyed_noise(ids.tolist(), settings["seed"]))
-        if not torch.isfinite(samples.x).all():
-            raise ValueError(f"samples {ids[0]} to {ids[-1]} are not finite; use an earlier checkpoint")
-        progress.advance(len(ids), images=len(ids))
-        progress.show()
-        yield GeneratedBatch(to_uint8(samples.x).cpu(), labels, samples.nfe, samples.passes)
-    progress.close()
-
-
-def save_npz(path: Path, images: Tensor, labels: Tensor) -> None:
-    """The form of the ADM suite: `arr_0` uint8 (N, H, W, 3); `arr_1` the labels. Grey images get three channels."""
-    pixels = images.permute(0, 2, 3, 1)
-    if pixels.shape[-1] == 1:
-        pixels = pixels.expand(-1, -1, -1, 3)
-    aside = path.with_name(f".{path.name}")
-    with open(aside, "wb") as stream:
-        np.savez(stream, arr_0=pixels.numpy(), arr_1=labels.numpy())
-    aside.replace(path)
+def _sample(config: Config, checkpoint: str, folder: Path, world: World, device: torch.device) -> None:
+    settings = config["sampler"]
+    classes = parse_classes(settings["classes"], config["data"]["num_classes"])
+    labels = labels_of(classes, settings["num_samples"])
+    output = make_output(
+        settings["format"], folder, labels=labels, size=config["data"]["image_size"], per_shard=settings["per_shard"]
+    )
+    # One process looks, and all hear the same: what one has written must not change what another thinks is missing.
+    missing = world.broadcast(output.missing() if world.rank == 0 else None)
+    if not missing and (folder / "record.json").exists():
+        logger.info("samples are there: %s", folder)
+        return
+    if 0 < len(missing) < len(labels):
+        logger.info("%d of %d images are there; the others follow", len(labels) - len(missing), len(labels))
+    sampler, step = load_sampler(config, checkpoint, device)
+    made = _together(world, lambda: _make(config, sampler, output, missing, classes, world), output, len(labels))
+    if world.rank == 0:
+        left = output.store.missing(missing)
+        if left:
+            raise OSError(f"{len(left)} images are missing though they were written: is {folder} changed by others?")
+        if settings["trajectories"]:
+            _draw_trajectories(config, sampler, folder, labels)
+        _write_grid(folder / "grid.png", output, labels)
+        try:
+            output.finish()
+        except OSError as error:
+            raise _unwritten(output, len(labels), error) from error
+        record = _record(config, checkpoint, step, made, world, device) | {"output": output.path.name}
+        write_json(folder / "record.json", record | _timing(folder / "record.json", made))
+    world.gather(None)  # nobody reads before the record is there
 
 
-def write_grid(path: Path, images: Tensor, labels: Tensor, num_classes: int) -> None:
-    """One row per class, for at most ten classes."""
-    shown = min(num_classes, 10)
-    columns = min(GRID_IMAGES_PER_CLASS, int((labels == 0).sum()))
-    rows = [images[labels == label][:columns] for label in range(shown)]
-    full = [row for row in rows if len(row) == columns]
-    image_grid(torch.cat(full), path, columns=columns, row_labels=[str(i) for i in range(len(full))], scale=2)
+def _make(
+    config: Config, sampler: Sampler, output: PngOutput, missing: list[int], classes: list[int], world: World
+) -> Made:
+    settings = config["sampler"]
+    mine = share(missing, rank=world.rank, size=world.size, fixed_batch=settings["fixed_batch"])
+    progress = Progress(total=len(mine), unit="image")
+    note = f"process 1 of {world.size}" if world.size > 1 else ""
+
+    def on_batch(images: int) -> None:
+        progress.advance(images, images=images)
+        if world.rank == 0:
+            progress.show(note)
+
+    batch = settings["batch_size"]
+    try:
+        return produce(
+            sampler,
+            output.store.write,
+            mine,
+            classes=classes,
+            seed=settings["seed"],
+            batch_size=max(batch) if isinstance(batch, list) else batch,
+            fixed_batch=settings["fixed_batch"],
+            on_batch=on_batch,
+        )
+    finally:
+        progress.close()
+
+
+def _together(world: World, work: Any, output: PngOutput, total: int) -> Made:
+    """Everyone's work summed; if one fails, all end with its message instead of waiting for it."""
+    made, message = Made(), None
+    try:
+        made = work()
+    except OSError as error:
+        message = str(_unwritten(output, total, error))
+    results = world.gather((message, astuple(made)))
+    for rank, (failure, _) in enumerate(results):
+        if failure is not None:
+            raise OSError(failure if world.size == 1 else f"process {rank + 1} of {world.size}: {failure}")
+    return Made(*(sum(values) for values in zip(*(numbers for _, numbers in results), strict=True)))
+
+
+def _unwritten(output: PngOutput, total: int, error: OSError) -> OSError:
+    there = len(list(output.store.folder.glob("*.png")))
+    return OSError(
+        f"images could not be written to {output.folder}: {error.strerror or error}; {there} of {total} are kept, "
+        "and the same command goes on from there"
+    )
+
+
+@contextmanager
+def _held(folder: Path, world: World) -> Iterator[None]:
+    """One job at a time works on a folder; rank 0 holds it for all processes of the job."""
+    if world.rank:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(f"{folder} is in use by another process; wait for it, or change a setting") from None
+        yield
+
+
+def _record(
+    config: Config, checkpoint: str, step: int, made: Made, world: World, device: torch.device
+) -> dict[str, Any]:
+    settings = config["sampler"]
+    return {
+        "checkpoint": checkpoint,
+        "step": step,
+        "weights": settings["weights"],
+        "solver": config["solver"],
+        "guidance": config["guidance"],
+        "seed": settings["seed"],
+        "classes": settings["classes"],
+        "class_list": parse_classes(settings["classes"], config["data"]["num_classes"]),
+        "num_samples": settings["num_samples"],
+        "batch_size": settings["batch_size"],
+        "fixed_batch": settings["fixed_batch"],
+        "cache_every": settings["cache_every"],
+        "precision": config["trainer"]["precision"],
+        "processes": world.size,
+        "device": str(device),
+        "versions": versions(),
+    }
+
+
+def _timing(path: Path, made: Made) -> dict[str, Any]:
+    """Costs per image, over the images of this call, or of an earlier one that made more of them.
+
+    None where an earlier call was stopped between its last image and its record.
+    """
+    keys = ("nfe", "forward_passes_per_image", "seconds_per_image", "images_timed")
+    if path.exists():
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        if earlier.get("images_timed", 0) >= made.images:
+            return {key: earlier[key] for key in keys if key in earlier}
+    if not made.images:
+        return {}
+    # Seconds of one device: with several processes their sum.
+    costs = (made.nfe, made.passes, made.seconds)
+    return dict(zip(keys, [*(cost / made.images for cost in costs), made.images], strict=True))
+
+
+def _write_grid(path: Path, output: PngOutput, labels: Tensor) -> None:
+    """One row per class, the first images of at most ten classes."""
+    if path.exists():
+        return
+    shown = labels.unique()[:GRID_CLASSES]
+    positions = [(labels == label).nonzero()[:GRID_IMAGES_PER_CLASS, 0] for label in shown]
+    columns = len(positions[0])
+    rows = [row for row in positions if len(row) == columns]
+    ids = torch.cat(rows).tolist()
+    if not all(output.store.path(i).exists() for i in ids):  # in their final form already, and the grid was deleted
+        return
+    images = output.store.read(ids)
+    row_labels = [str(label.item()) for label in shown[: len(rows)]]
+    image_grid(images, path, columns=columns, row_labels=row_labels, scale=2)
+
+
+def _draw_trajectories(config: Config, sampler: Sampler, folder: Path, labels: Tensor) -> None:
+    """stages.png, filmstrip.png and trajectory.gif of the first images."""
+    ids = list(range(min(config["sampler"]["trajectories"], len(labels))))
+    trajectories = Trajectories(size=config["data"]["image_size"])
+    noise = sampler.keyed_noise(ids, config["sampler"]["seed"])
+    sampler.sample(Condition(labels[ids]), noise, observe=trajectories.observe)
+    trajectories.write(folder)

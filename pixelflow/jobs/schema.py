@@ -35,11 +35,13 @@ def check_group(node: Mapping[str, Any], key: str, *, given: tuple[str, ...] = (
             close = difflib.get_close_matches(name, parameters, n=1)
             hint = f"did you mean {close[0]}?" if close else f"accepted: {', '.join(parameters)}"
             raise ValueError(f"{key}.{name} is not an option of {target}; {hint}")
-        if isinstance(value, Mapping) and "_target_" not in value:
+        if isinstance(value, Mapping) and "_target_" in value:
+            check_group(value, f"{key}.{name}")
+        elif isinstance(value, Mapping):
             for inner, part in value.items():
                 if isinstance(part, Mapping) and "_target_" in part:
                     check_group(part, f"{key}.{name}.{inner}")
-        elif not isinstance(value, Mapping):
+        else:
             check_type(value, hints.get(name, Any), f"{key}.{name}")
     for name, parameter in parameters.items():
         required = parameter.default is parameter.empty and parameter.kind is parameter.KEYWORD_ONLY

@@ -29,7 +29,8 @@ def run(config: Config, overrides: list[str]) -> None:
     else:
         runs = read_run_folders(Path(config["runs_dir"]) / experiment)
     command = f"python run.py {' '.join(overrides)}"
-    table = build_table(runs, paper=config["paper"], axes=swept_keys(HydraConfig.get().sweeper), command=command)
+    axes = config["axes"] or swept_keys(HydraConfig.get().sweeper)
+    table = build_table(runs, paper=config["paper"], axes=axes, command=command)
     for path in write(table, Path(config["job"]["output"]), experiment):
         logger.info("wrote %s", path)
     print(table.to_markdown())
@@ -62,7 +63,9 @@ class SweepTable(Callback):
         paper: Any = OmegaConf.to_container(config.paper, resolve=True)
         try:
             table = build_table(
-                read_run_folders(self._folder(config)), paper=paper, axes=swept_keys(config.hydra.sweeper)
+                read_run_folders(self._folder(config)),
+                paper=paper,
+                axes=list(config.axes) or swept_keys(config.hydra.sweeper),
             )
         except ValueError:  # nothing is finished yet
             return None

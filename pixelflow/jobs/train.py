@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
 from torch import nn
 
-from pixelflow.jobs.build import Config, build_model, build_sampler, pick_device
+from pixelflow.jobs.build import (
+    Config,
+    Model,
+    build_model,
+    build_objective,
+    build_sampler,
+    pick_device,
+    require_assets,
+)
 from pixelflow.jobs.context import Run, open_run, run_path
 from pixelflow.reporting.figures import image_grid
 from pixelflow.sampling.sampler import to_uint8
@@ -21,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(config: Config, overrides: list[str]) -> None:
+    require_assets(config)
     path = run_path(config, overrides)
     with open_run(path, config) as run:
         checkpoint = train(config, run)
@@ -51,18 +61,13 @@ def train(config: Config, run: Run) -> Path:
 
 
 def build_trainer(config: Config, run: Run, store: CheckpointStore) -> Trainer:
-    torch.manual_seed(config["seed"])  # the initial weights
-    device = pick_device(config["trainer"]["device"])
-    model = build_model(config)
-    model.backbone.to(device)
-    settings = instantiate(config["trainer"])
-    loader = instantiate(config["data"]).loader(batch_size=settings.batch_size, seed=config["seed"])
+    """The run's trainer, with its tracker and sample grids."""
 
     def log(metrics: dict[str, float], step: int) -> None:
         run.tracker.log(metrics, step=step)
-        run.folder.set_status("running", job="train", step=step, max_steps=settings.max_steps)
+        run.folder.set_status("running", job="train", step=step, max_steps=config["trainer"]["max_steps"])
 
-    def grid(backbone: nn.Module, step: int) -> None:
+    def grid(model: Model, backbone: nn.Module, device: torch.device, step: int) -> None:
         sampler = build_sampler(config, model, backbone, device)  # type: ignore[arg-type]
         labels = torch.arange(config["data"]["num_classes"]).repeat_interleave(GRID_COLUMNS)
         samples = sampler.sample(Condition(labels), sampler.keyed_noise(range(len(labels)), config["sampler"]["seed"]))
@@ -70,23 +75,40 @@ def build_trainer(config: Config, run: Run, store: CheckpointStore) -> Trainer:
         image_grid(to_uint8(samples.x).cpu(), path, columns=GRID_COLUMNS, scale=GRID_SCALE)
         run.tracker.artifact(path)
 
+    return assemble_trainer(config, store, log=log, grid=grid)
+
+
+def assemble_trainer(
+    config: Config,
+    store: CheckpointStore,
+    *,
+    log: Callable[[dict[str, float], int], None],
+    grid: Callable[[Model, nn.Module, torch.device, int], None] | None = None,
+) -> Trainer:
+    """A trainer with freshly initialised weights."""
+    torch.manual_seed(config["seed"])  # the initial weights
+    device = pick_device(config["trainer"]["device"])
+    model = build_model(config)
+    model.backbone.to(device)
+    objective = build_objective(config, model, device)
+    settings = instantiate(config["trainer"])
     return Trainer(
         backbone=model.backbone,
         cascade=model.cascade,
         timesteps=instantiate(config["timesteps"]),
         prediction=model.prediction,
         conditioning=model.conditioning,
-        objective=instantiate(config["objective"]),
-        optimizer=instantiate(config["optimizer"])(params=model.backbone.parameters()),
+        objective=objective,
+        optimizer=instantiate(config["optimizer"])(params=[*model.backbone.parameters(), *objective.parameters()]),
         ema=instantiate(config["ema"]),
-        loader=loader,
+        loader=instantiate(config["data"]).loader(batch_size=settings.batch_size, seed=config["seed"]),
         checkpoints=store,
         settings=settings,
         seed=config["seed"],
         device=device,
         config=config,
         log=log,
-        on_grid=grid,
+        on_grid=None if grid is None else lambda backbone, step: grid(model, backbone, device, step),
     )
 
 

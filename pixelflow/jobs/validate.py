@@ -10,8 +10,9 @@ from typing import Any, Literal
 import torch
 from hydra.utils import instantiate
 
-from pixelflow.jobs.build import Config, pick_device
+from pixelflow.jobs.build import Config, pick_device, speed_up
 from pixelflow.jobs.schema import check_group, check_type
+from pixelflow.sampling.produce import parse_classes
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "data": (),
@@ -39,8 +40,19 @@ TYPES: dict[str, Any] = {
     "sampler.num_samples": int,
     "sampler.seed": int,
     "sampler.weights": Literal["ema", "model"],
-    "sampler.batch_size": int,
+    "sampler.batch_size": int | list[int],
+    "sampler.classes": str | list[int],
+    "sampler.format": Literal["npz", "png", "shards"],
+    "sampler.per_shard": int,
+    "sampler.fixed_batch": int | None,
+    "sampler.compile": bool,
+    "sampler.cuda_graphs": bool,
+    "sampler.tune_attention": bool,
+    "sampler.cache_every": int,
+    "sampler.trajectories": int,
     "metrics.reference": Literal["train", "held_out"],
+    "assets.root": str,
+    "axes": list[str],
     "tracking.mlflow": bool,
     "tracking.uri": str | None,
 }
@@ -54,9 +66,12 @@ def validate(config: Config) -> None:
     for name, given in GROUPS.items():
         check_group(config[name], name, given=given)
     check_group(config["metrics"]["features"], "metrics.features", given=("device",))
-    for key in ("sampler.num_samples", "sampler.batch_size"):
-        if _select(config, key) < 1:
-            raise ValueError(f"{key}={_select(config, key)} must be at least 1")
+    _check_sampler(config)
+    if config["job"]["name"] == "benchmark":
+        for key in ("images", "repeats"):
+            check_type(config["job"][key], int, f"job.{key}")
+            if config["job"][key] < 1:
+                raise ValueError(f"job.{key}={config['job'][key]} must be at least 1")
     if config["job"]["name"] == "table":
         check_type(config["job"]["source"], Literal["folders", "mlflow"], "job.source")
         return
@@ -77,14 +92,43 @@ def _check_names(config: Config) -> None:
             raise ValueError(f"unknown option {key}" + (f"; did you mean {close[0]}?" if close else ""))
 
 
+def _check_sampler(config: Config) -> None:
+    sampler = config["sampler"]
+    for key, least in {"num_samples": 1, "per_shard": 1, "fixed_batch": 1, "cache_every": 1, "trajectories": 0}.items():
+        if sampler[key] is not None and sampler[key] < least:
+            raise ValueError(f"sampler.{key}={sampler[key]} must be at least {least}")
+    sizes = sampler["batch_size"]
+    if not sizes or min(sizes if isinstance(sizes, list) else [sizes]) < 1:
+        raise ValueError(f"sampler.batch_size={sizes} must be at least 1")
+    stages = config["cascade"]["num_stages"]
+    if isinstance(sizes, list) and len(sizes) != stages:
+        raise ValueError(f"sampler.batch_size={sizes} has {len(sizes)} entries, but the cascade has {stages} stages")
+    try:
+        parse_classes(sampler["classes"], config["data"]["num_classes"])
+    except ValueError as error:
+        raise ValueError(f"sampler.{error}") from None
+    for key in ("cuda_graphs", "tune_attention"):
+        if sampler[key] and pick_device(config["trainer"]["device"]).type != "cuda":
+            raise ValueError(f"sampler.{key}=true needs a CUDA device; leave it out here")
+
+
 def _check_parts(config: Config) -> None:
     """Build every part (the backbone without memory) and check what must agree."""
     cascade = _build(config, "cascade")
     for name in GROUPS:
-        if name not in ("cascade", "backbone", "optimizer"):
+        if name not in ("cascade", "backbone", "optimizer", "objective"):
             _build(config, name)
+    solver = _build(config, "solver")
+    objective = _build(config, "objective")
     with torch.device("meta"):
         backbone = _build(config, "backbone")
+    if config["sampler"]["cache_every"] > 1:
+        if solver.adaptive:
+            raise ValueError(
+                f"sampler.cache_every={config['sampler']['cache_every']} needs a solver with fixed steps: a cached "
+                "velocity would mislead the error control; use solver=euler, heun or adams_bashforth"
+            )
+        _with_key(lambda: speed_up(config, backbone, torch.device("meta")), config["sampler"], "sampler")
     if cascade.kickoff % backbone.patch_size:
         size = config["data"]["image_size"]
         most = max((s for s in range(1, 13) if size % (backbone.patch_size << (s - 1)) == 0), default=1)
@@ -94,9 +138,15 @@ def _check_parts(config: Config) -> None:
             f"use at most cascade.num_stages={most}, or a smaller patch"
         )
     if backbone.fixed_resolution is not None and cascade.num_stages > 1:
+        free = ", or backbone.position_table=false" if "position_table" in config["backbone"] else ""
         raise ValueError(
             f"cascade.num_stages={cascade.num_stages} needs a backbone for several resolutions, "
-            f"but this one is fixed to {backbone.fixed_resolution} pixels: use cascade=single"
+            f"but this one is fixed to {backbone.fixed_resolution} pixels: use cascade=single{free}"
+        )
+    if (deepest := max(objective.layers, default=0)) >= backbone.depth:
+        raise ValueError(
+            f"objective: a term wants the features of block {deepest}, but backbone.depth={backbone.depth}; "
+            f"use a layer of 0 to {backbone.depth - 1}"
         )
 
 
@@ -116,14 +166,14 @@ def _with_key(build: Callable[[], Any], node: Mapping[str, Any], group: str) -> 
             raise
         message = str(cause)
         argument = message.split("=")[0].split(" ")[0].rstrip(":,")
-        prefix = f"{group}." if argument in node else f"{group}: "
+        prefix = f"{group}." if argument.split(".")[0] in node else f"{group}: "
         raise ValueError(prefix + message) from None
 
 
 def _check_inputs(config: Config) -> None:
     job, checkpoint, samples = config["job"]["name"], config["checkpoint"], config["samples"]
-    if job == "sample" and checkpoint is None:
-        raise ValueError("job=sample needs checkpoint=PATH, a folder like RUN/checkpoints/step_00002000")
+    if job in ("sample", "quality") and checkpoint is None:
+        raise ValueError(f"job={job} needs checkpoint=PATH, a folder like RUN/checkpoints/step_00002000")
     if job == "evaluate" and (checkpoint is None) == (samples is None):
         raise ValueError("job=evaluate needs one of checkpoint=PATH and samples=FOLDER_OR_NPZ")
     if job in ("train", "pipeline") and (checkpoint or samples):

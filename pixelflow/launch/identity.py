@@ -8,21 +8,35 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+SAMPLER_MACHINE_KEYS = (
+    "format",
+    "per_shard",
+    "batch_size",
+    "fixed_batch",
+    "compile",
+    "cuda_graphs",
+    "tune_attention",
+    "trajectories",
+)
+"""Keys of `sampler` that change how images are made and kept, but not (beyond rounding) the images."""
+
 MACHINE_KEYS = (
     "experiment",
     "job",
     "tracking",
     "runs_dir",
+    "assets",
     "checkpoint",
     "samples",
     "rerun",
+    "axes",
     "paper",
     "trainer.device",
     "trainer.log_every",
     "trainer.save_every",
     "trainer.grid_every",
     "trainer.keep_checkpoints",
-    "sampler.batch_size",
+    *(f"sampler.{key}" for key in SAMPLER_MACHINE_KEYS),
 )
 """Keys that change where, how watched or how fast a run is, but not its results."""
 
@@ -55,6 +69,6 @@ def slug(overrides: list[str], *, length: int = 60) -> str:
         if key in MACHINE_KEYS or key.split(".")[0] in MACHINE_KEYS or key == "experiments":
             continue
         word = re.sub(r"[^A-Za-z0-9._]+", "-", value).strip("-")
-        parts.append(f"{key.split('.')[-1]}-{word}")
+        parts.append(f"{re.split('[./]', key.split('@')[0])[-1]}-{word}")
     text = "_".join(parts)
     return text[:length].rstrip("-_.") or "default"

@@ -1,4 +1,22 @@
+from pixelflow.losses.adaptive import AdaptiveWeight
 from pixelflow.losses.flow_matching import FlowMatching
+from pixelflow.losses.frozen import DinoV2
+from pixelflow.losses.gated import GatedLoss, TrainedLoss
+from pixelflow.losses.lpips import Lpips, VGGDistance
 from pixelflow.losses.objective import Objective, ObjectiveValue
+from pixelflow.losses.p_dino import PDino
+from pixelflow.losses.repa import Repa
 
-__all__ = ["FlowMatching", "Objective", "ObjectiveValue"]
+__all__ = [
+    "AdaptiveWeight",
+    "DinoV2",
+    "FlowMatching",
+    "GatedLoss",
+    "Lpips",
+    "Objective",
+    "ObjectiveValue",
+    "PDino",
+    "Repa",
+    "TrainedLoss",
+    "VGGDistance",
+]

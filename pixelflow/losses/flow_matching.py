@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from pixelflow.losses.gated import GatedLoss
 from pixelflow.types import Batch, FlowSample, Predicted
 
 
-class FlowMatching:
+class FlowMatching(GatedLoss):
     """Mean square error of the velocity, one value per image: an image of 64 tokens weighs as much as one of 4096.
 
     Both velocities go through the prediction's own conversion, so x-prediction meets the same clamp on both sides.
     """
-
-    def __init__(self, *, weight: float = 1.0) -> None:
-        self.weight = weight
 
     def __call__(self, sample: FlowSample, predicted: Predicted, batch: Batch) -> Tensor:
         """(b,) float32."""

@@ -1,50 +1,237 @@
-"""The training objective: a weighted sum of losses, averaged over the images of all stages."""
+"""The training objective: a weighted sum of losses, each averaged over the images that pass its gate."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pixelflow.types import Batch, Loss, Predicted
+from pixelflow.losses.adaptive import AdaptiveWeight
+from pixelflow.losses.gated import TrainedLoss
+from pixelflow.types import Batch, Encoded, Encoder, Loss, Predicted
+
+Key = tuple[int, str]
+"""Stage and term."""
 
 
 @dataclass(frozen=True)
 class ObjectiveValue:
-    """loss: scalar with gradient. The rest is detached: terms, the unweighted mean of each loss; stages, the mean
-    loss of each stage; images, how many of each stage there were.
+    """The objective on a step, or on a part of one.
+
+    loss: scalar with gradient, to be summed over the parts of a step. sums: of each loss over its images, detached,
+    by stage and term; counts: those images; weights: of the terms. images: of each stage. reference, adapted: the
+    parts of `loss` that an adaptive weight compares, with gradient.
     """
 
     loss: Tensor
-    terms: dict[str, Tensor]
-    stages: dict[int, Tensor]
+    sums: dict[Key, Tensor]
+    counts: dict[Key, int]
+    weights: dict[str, Any]
     images: dict[int, int]
+    reference: Tensor | None = None
+    adapted: Tensor | None = None
+
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """The unweighted mean of each loss over the images that passed its gate; without any, it is left out."""
+        names = dict.fromkeys(name for _, name in self.sums)
+        return {name: self._total(name) / sum(n for (_, t), n in self.counts.items() if t == name) for name in names}
+
+    def _total(self, name: str) -> Tensor:
+        return torch.stack([value for (_, term), value in self.sums.items() if term == name]).sum()
+
+    @property
+    def stages(self) -> dict[int, Tensor]:
+        """What the objective would be if it had the images of one stage alone."""
+        means: dict[int, Tensor] = {}
+        for (stage, term), value in self.sums.items():
+            means[stage] = means.get(stage, 0) + self.weights[term] * value / self.counts[stage, term]
+        return {stage: means[stage] for stage in sorted(means)}
+
+    @staticmethod
+    def merged(parts: Sequence[ObjectiveValue]) -> ObjectiveValue:
+        """The parts of a step as one, detached."""
+        sums: dict[Key, Tensor] = {}
+        counts: dict[Key, int] = {}
+        images: dict[int, int] = {}
+        for part in parts:
+            for key, value in part.sums.items():
+                sums[key] = sums.get(key, 0) + value
+                counts[key] = counts.get(key, 0) + part.counts[key]
+            for stage, n in part.images.items():
+                images[stage] = images.get(stage, 0) + n
+        loss = torch.stack([part.loss.detach() for part in parts]).sum()
+        return ObjectiveValue(loss, sums, counts, parts[0].weights, dict(sorted(images.items())))
 
 
-class Objective:
-    """terms: losses by name. One of weight zero is never computed. Raises ValueError if nothing is left."""
+class Objective(nn.Module):
+    """terms: losses by name. One of weight zero is left out, and what only it needs is never loaded.
 
-    def __init__(self, *, terms: Mapping[str, Loss]) -> None:
+    encoders: frozen networks by name, for the terms that name one. adaptive: a factor on some terms that follows
+    their gradient. pad_to: the images that pass a gate are filled up to a multiple of it, so that a compiled encoder
+    meets few shapes; the filling is computed and dropped. None takes exactly those images.
+    Its parameters and state are those of the terms and of the adaptive weight; frozen networks are no part of it.
+    Raises ValueError if nothing is left, or a name is not among the terms or encoders.
+    """
+
+    def __init__(
+        self,
+        *,
+        terms: Mapping[str, Loss],
+        encoders: Mapping[str, Encoder] | None = None,
+        adaptive: AdaptiveWeight | None = None,
+        pad_to: int | None = None,
+    ) -> None:
+        super().__init__()
         self.terms = {name: loss for name, loss in terms.items() if loss.weight != 0}
         if not self.terms:
             raise ValueError("terms: at least one loss needs a weight other than 0")
+        if pad_to is not None and pad_to < 1:
+            raise ValueError(f"pad_to={pad_to} must be at least 1, or null for no filling")
+        encoders = encoders or {}
+        for name, loss in self.terms.items():
+            if loss.encoder is not None and loss.encoder not in encoders:
+                known = ", ".join(encoders) or "none"
+                raise ValueError(f"terms.{name}.encoder={loss.encoder} is not among the encoders ({known})")
+        used = {loss.encoder for loss in self.terms.values()}
+        self.encoders = {name: encoder for name, encoder in encoders.items() if name in used}
+        self.trained = nn.ModuleDict({n: loss for n, loss in self.terms.items() if isinstance(loss, nn.Module)})
+        self.adaptive, self.pad_to = self._adaptive(adaptive, terms), pad_to
 
-    def __call__(self, predicted: Sequence[Predicted], batch: Batch) -> ObjectiveValue:
-        """predicted: one per stage of the batch. Every image of the batch weighs the same."""
-        sums: dict[str, Tensor] = {}
-        stages, images = {}, {}
-        total = torch.zeros((), device=batch.x.device)
+    def _adaptive(self, adaptive: AdaptiveWeight | None, terms: Mapping[str, Loss]) -> AdaptiveWeight | None:
+        if adaptive is None:
+            return None
+        for name in (*adaptive.terms, adaptive.reference):
+            if name not in terms:
+                raise ValueError(f"adaptive names {name}, which is none of the terms {', '.join(terms)}")
+        active = adaptive.reference in self.terms and any(name in self.terms for name in adaptive.terms)
+        return adaptive if active else None
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Blocks of the backbone whose features the terms want."""
+        return tuple(sorted({loss.layer for loss in self.terms.values() if loss.layer is not None}))
+
+    def _frozen(self) -> list[Any]:
+        return [*self.encoders.values(), *(network for loss in self.terms.values() for network in loss.networks)]
+
+    def missing(self, assets: Path) -> list[str]:
+        """A line for each file that the terms need and the assets folder lacks."""
+        return [line for network in self._frozen() for line in network.missing(assets)]
+
+    def prepare(self, *, width: int, assets: Path, device: Any, bf16: bool = False) -> None:
+        """Load the frozen networks and make the trained parts for a backbone of this width."""
+        for network in self._frozen():
+            network.load(assets, device, bf16=bf16)
+        for loss in self.terms.values():
+            if isinstance(loss, TrainedLoss):
+                assert loss.encoder is not None
+                loss.build(width=width, num_features=self.encoders[loss.encoder].num_features)
+        self.to(device)
+
+    def forward(self, predicted: Sequence[Predicted], batch: Batch, step_tau: Tensor | None = None) -> ObjectiveValue:
+        """predicted: one per stage of the batch.
+
+        step_tau: tau of all images of the step where this batch is only a part of it (accumulation, or one of several
+        processes): each loss is divided by the number of images of the whole step that pass, so losses and gradients
+        of the parts must be added up, not averaged.
+        """
+        taus = torch.cat([p.sample.tau for p in predicted])
+        step_tau = taus if step_tau is None else step_tau.to(taus)
+        passing = {name: loss.gate(step_tau, step_tau).sum().clamp(min=1) for name, loss in self.terms.items()}
+        sums: dict[Key, Tensor] = {}
+        counts: dict[Key, int] = {}
+        weighted = {name: batch.x.new_zeros(()) for name in self.terms}
         for p in predicted:
-            part = batch[p.sample.index]
-            stage_total = torch.zeros((), device=batch.x.device)
-            for name, loss in self.terms.items():
-                value = loss(p.sample, p, part).sum()
-                stage_total = stage_total + loss.weight * value
-                sums[name] = sums.get(name, 0) + value.detach()
-            total = total + stage_total
-            stage = p.sample.path.stage
-            stages[stage], images[stage] = stage_total.detach() / len(part), len(part)
-        n = len(batch)
-        return ObjectiveValue(total / n, {name: value / n for name, value in sums.items()}, stages, images)
+            for name, values in self._stage_losses(p, batch[p.sample.index], step_tau).items():
+                key = (p.sample.path.stage, name)
+                sums[key], counts[key] = values.sum().detach(), len(values)
+                weighted[name] = weighted[name] + self.terms[name].weight * values.sum() / passing[name]
+        images = {p.sample.path.stage: len(p.sample.index) for p in predicted}
+        return self._value(weighted, sums, counts, images)
+
+    def _value(
+        self, weighted: dict[str, Tensor], sums: dict[Key, Tensor], counts: dict[Key, int], images: dict[int, int]
+    ) -> ObjectiveValue:
+        weights: dict[str, Any] = {name: loss.weight for name, loss in self.terms.items()}
+        if self.adaptive is None:
+            return ObjectiveValue(torch.stack([*weighted.values()]).sum(), sums, counts, weights, images)
+        w, names = self.adaptive.value.detach().clone(), self.adaptive.terms
+        weights |= {name: weights[name] * w for name in names if name in weights}
+        adapted = torch.stack([value for name, value in weighted.items() if name in names]).sum()
+        rest = torch.stack([value for name, value in weighted.items() if name not in names]).sum()
+        reference = weighted[self.adaptive.reference]
+        return ObjectiveValue(rest + w * adapted, sums, counts, weights, images, reference, adapted)
+
+    def _stage_losses(self, p: Predicted, batch: Batch, step_tau: Tensor) -> dict[str, Tensor]:
+        """The values of each term on the images of one stage that pass its gate; terms without any are left out."""
+        masks = {name: loss.gate(p.sample.tau, step_tau) for name, loss in self.terms.items()}
+        encoded = self._encode(p, masks)
+        values = {}
+        for name, loss in self.terms.items():
+            rows, n = self._rows(masks[name])
+            if n == 0:
+                continue
+            part, images = (p, batch) if n == len(masks[name]) else (p[rows], batch[rows])
+            if loss.encoder is not None:
+                part = replace(part, encoded=encoded[loss.encoder].at(rows, prediction=loss.encodes_prediction))
+            values[name] = loss(part.sample, part, images)[:n]
+        return values
+
+    def _encode(self, p: Predicted, masks: Mapping[str, Tensor]) -> dict[str, Features]:
+        """Each encoder once on the clean images and once on the predicted ones, for all terms that want them."""
+        features = {}
+        for name, encoder in self.encoders.items():
+            users = {term: loss for term, loss in self.terms.items() if loss.encoder == name}
+            of_x = torch.stack([masks[term] for term in users]).any(dim=0)
+            of_prediction = torch.zeros_like(of_x)
+            for term, loss in users.items():
+                if loss.encodes_prediction:
+                    of_prediction = of_prediction | masks[term]
+            with torch.no_grad():
+                clean = self._features(encoder, p.sample.x, of_x)
+            predicted = self._features(encoder, p.x_pred, of_prediction) if self._wants_prediction(users) else None
+            features[name] = Features(clean, of_x, predicted, of_prediction)
+        return features
+
+    @staticmethod
+    def _wants_prediction(users: Mapping[str, Loss]) -> bool:
+        return any(loss.encodes_prediction for loss in users.values())
+
+    def _features(self, encoder: Encoder, images: Tensor, mask: Tensor) -> Tensor | None:
+        rows, n = self._rows(mask)
+        if n == 0:
+            return None
+        return encoder(images if n == len(mask) else images[rows])[:n]
+
+    def _rows(self, mask: Tensor) -> tuple[Tensor, int]:
+        """Where `mask` (b,) is true, filled up with the first of them, and how many there are without the filling."""
+        rows = mask.nonzero()[:, 0]
+        n = len(rows)
+        if self.pad_to is None or n == 0:
+            return rows, n
+        wanted = min(-(-n // self.pad_to) * self.pad_to, len(mask))
+        return torch.cat([rows, rows[:1].expand(wanted - n)]), n
+
+
+@dataclass(frozen=True)
+class Features:
+    """An encoder's features of those images of a stage where the masks (b,) are true."""
+
+    clean: Tensor | None
+    clean_mask: Tensor
+    predicted: Tensor | None
+    predicted_mask: Tensor
+
+    def at(self, rows: Tensor, *, prediction: bool) -> Encoded:
+        """Those of the images `rows`, which are among them."""
+        assert self.clean is not None
+        clean = self.clean[self.clean_mask.cumsum(0)[rows] - 1]
+        if not prediction:
+            return Encoded(clean)
+        assert self.predicted is not None
+        return Encoded(clean, self.predicted[self.predicted_mask.cumsum(0)[rows] - 1])

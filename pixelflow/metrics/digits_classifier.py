@@ -47,8 +47,13 @@ def to_input(images: Tensor) -> Tensor:
             f"images of shape {tuple(images.shape)}: the digits classifier takes 1 or 3 channels and "
             f"square images of {IMAGE_SIZES[0]} to {IMAGE_SIZES[-1]} pixels"
         )
-    grey = images.double().mean(dim=1, keepdim=True) / 255
-    return F.interpolate(grey, size=(INPUT_SIZE, INPUT_SIZE), mode="bilinear", antialias=True, align_corners=False)
+    return resize_grey(images.double() / 255)
+
+
+def resize_grey(images: Tensor) -> Tensor:
+    """(B, C, H, H) -> (B, 1, 16, 16): mean over channels, bilinear with antialiasing, differentiable."""
+    grey, size = images.mean(dim=1, keepdim=True), (INPUT_SIZE, INPUT_SIZE)
+    return F.interpolate(grey, size=size, mode="bilinear", antialias=True, align_corners=False)
 
 
 def _block(inputs: int, outputs: int) -> list[nn.Module]:

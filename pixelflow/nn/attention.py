@@ -1,4 +1,7 @@
-"""Self-attention on a pack: every image attends to itself alone."""
+"""Self-attention on a pack: every image attends to itself alone.
+
+Attention itself is one dense call per resolution on static slices of the pack, on any device.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,7 @@ from pixelflow.nn.rope import Rope2D, rotate
 
 
 class SelfAttention(nn.Module):
-    """Queries and keys are normalised over the whole width before the heads are split, then rotated (PixelFlow).
-
-    Attention itself is one dense call per resolution on static slices of the pack, on any device.
-    """
+    """Queries and keys are normalised over the whole width before the heads are split, then rotated (PixelFlow)."""
 
     def __init__(self, *, width: int, num_heads: int, bias: bool) -> None:
         super().__init__()
@@ -30,10 +30,34 @@ class SelfAttention(nn.Module):
         """x: (N, D) -> (N, D)."""
         q, k, v = self.q_norm(self.q_proj(x)), self.k_norm(self.k_proj(x)), self.v_proj(x)
         q, k, v = (t.to(v.dtype).unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))
-        outputs = []
-        for group, q_g, k_g, v_g in zip(layout, layout.split(q), layout.split(k), layout.split(v), strict=True):
-            table = rope(group.height, group.width, x.device)
-            q_g, k_g = rotate(q_g, table), rotate(k_g, table)
-            out = F.scaled_dot_product_attention(q_g.transpose(1, 2), k_g.transpose(1, 2), v_g.transpose(1, 2))
-            outputs.append(out.transpose(1, 2).flatten(2))
-        return self.o_proj(layout.join(outputs))
+        return self.o_proj(attend(q, k, v, layout, rope))
+
+
+class HeadNormAttention(nn.Module):
+    """Queries and keys are normalised head by head, then rotated; tokens before the image are not (JiT)."""
+
+    def __init__(self, *, width: int, num_heads: int, drop: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.q_norm = nn.RMSNorm(width // num_heads, eps=1e-6)
+        self.k_norm = nn.RMSNorm(width // num_heads, eps=1e-6)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor, layout: Layout, rope: Rope2D) -> Tensor:
+        """x: (N, D) -> (N, D)."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
+        q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        return self.drop(self.proj(attend(q, k, v, layout, rope)))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, layout: Layout, rope: Rope2D) -> Tensor:
+    """q, k, v: (N, heads, head_dim) -> (N, D). Every image attends to itself, after rotation of q and k."""
+    outputs = []
+    for group, q_g, k_g, v_g in zip(layout, layout.split(q), layout.split(k), layout.split(v), strict=True):
+        table = rope(group.height, group.width, v.device, prefix=group.prefix)
+        q_g, k_g = rotate(q_g, table), rotate(k_g, table)
+        out = F.scaled_dot_product_attention(q_g.transpose(1, 2), k_g.transpose(1, 2), v_g.transpose(1, 2))
+        outputs.append(out.transpose(1, 2).flatten(2))
+    return layout.join(outputs)

@@ -17,12 +17,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Group:
-    """Images of one resolution: where they stand in the pack, and their size in tokens."""
+    """Images of one resolution: where they stand in the pack, and their size in tokens.
+
+    prefix: tokens that stand before those of each image.
+    """
 
     images: slice
     tokens: slice
     height: int
     width: int
+    prefix: int = 0
 
     @property
     def num_images(self) -> int:
@@ -30,7 +34,7 @@ class Group:
 
     @property
     def length(self) -> int:
-        return self.height * self.width
+        return self.prefix + self.height * self.width
 
 
 class Layout(tuple[Group, ...]):
@@ -49,6 +53,16 @@ class Layout(tuple[Group, ...]):
             groups.append(Group(slice(image, image + b), slice(token, token + tokens), height, width))
             image, token = image + b, token + tokens
         return cls(groups)
+
+    def with_prefix(self, prefix: int) -> Layout:
+        """The same images with `prefix` tokens before each."""
+        groups, token = [], 0
+        for g in self:
+            length = prefix + g.height * g.width
+            end = token + g.num_images * length
+            groups.append(Group(g.images, slice(token, end), g.height, g.width, prefix))
+            token = end
+        return Layout(groups)
 
     def split(self, tokens_ND: Tensor) -> list[Tensor]:
         """(N, ...) -> one view (b, L, ...) per group."""

@@ -32,3 +32,21 @@ class PatchEmbed(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         """(N, C*p*p) -> (N, D)."""
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+
+
+class BottleneckPatchEmbed(nn.Module):
+    """The same, through a low-rank bottleneck if there is one (JiT): to `bottleneck_dim` without bias, then to width.
+
+    Stored as convolutions: `proj1`, and with a bottleneck `proj2` of size 1x1.
+    """
+
+    def __init__(self, *, patch_size: int, in_channels: int, width: int, bottleneck_dim: int | None) -> None:
+        super().__init__()
+        first = width if bottleneck_dim is None else bottleneck_dim
+        self.proj1 = nn.Conv2d(in_channels, first, patch_size, stride=patch_size, bias=bottleneck_dim is None)
+        self.proj2 = None if bottleneck_dim is None else nn.Conv2d(bottleneck_dim, width, 1)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """(N, C*p*p) -> (N, D)."""
+        tokens = F.linear(patches, self.proj1.weight.flatten(1), self.proj1.bias)
+        return tokens if self.proj2 is None else F.linear(tokens, self.proj2.weight.flatten(1), self.proj2.bias)

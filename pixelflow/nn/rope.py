@@ -6,16 +6,17 @@ import torch
 from torch import Tensor, nn
 
 
-def rope_table(height: int, width: int, head_dim: int, *, theta: float = 10000.0) -> Tensor:
+def rope_table(height: int, width: int, head_dim: int, *, theta: float = 10000.0, row_first: bool = False) -> Tensor:
     """(L, head_dim, 2) float32: cos and sin for each token, row by row.
 
-    The first half of head_dim turns with the column index, the second with the row index; within a half,
-    freq_j = theta^(-2j / (head_dim/2)), and each angle serves one adjacent pair.
+    The first half of head_dim turns with the column index, the second with the row index (row_first: the other way
+    round); within a half, freq_j = theta^(-2j / (head_dim/2)), and each angle serves one adjacent pair.
     """
     half = head_dim // 2
     freqs = theta ** (-torch.arange(0, half, 2, dtype=torch.float64) / half)
     rows, cols = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    angles = torch.cat([torch.outer(index.flatten().double(), freqs) for index in (cols, rows)], dim=1)
+    axes = (rows, cols) if row_first else (cols, rows)
+    angles = torch.cat([torch.outer(index.flatten().double(), freqs) for index in axes], dim=1)
     angles = angles.repeat_interleave(2, dim=1)
     return torch.stack([angles.cos(), angles.sin()], dim=-1).float()
 
@@ -32,18 +33,20 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
 
 class Rope2D(nn.Module):
-    """Tables by resolution, made once and kept on the device that asked."""
+    """Tables by resolution, made once and kept on the device that asked. row_first: see `rope_table`."""
 
-    def __init__(self, *, head_dim: int, theta: float = 10000.0) -> None:
+    def __init__(self, *, head_dim: int, theta: float = 10000.0, row_first: bool = False) -> None:
         super().__init__()
         if head_dim % 4:
             raise ValueError(f"head_dim={head_dim} must be divisible by 4: two axes, rotated in pairs")
-        self.head_dim, self.theta = head_dim, theta
-        self._tables: dict[tuple[int, int, torch.device], Tensor] = {}
+        self.head_dim, self.theta, self.row_first = head_dim, theta, row_first
+        self._tables: dict[tuple[int, int, int, torch.device], Tensor] = {}
 
-    def forward(self, height: int, width: int, device: torch.device) -> Tensor:
-        """(height * width, head_dim, 2) float32."""
-        key = (height, width, device)
+    def forward(self, height: int, width: int, device: torch.device, *, prefix: int = 0) -> Tensor:
+        """(prefix + height * width, head_dim, 2) float32. prefix: tokens before the image's, which are not turned."""
+        key = (height, width, prefix, device)
         if key not in self._tables:
-            self._tables[key] = rope_table(height, width, self.head_dim, theta=self.theta).to(device)
+            table = rope_table(height, width, self.head_dim, theta=self.theta, row_first=self.row_first)
+            still = torch.tensor([1.0, 0.0]).expand(prefix, self.head_dim, 2)
+            self._tables[key] = torch.cat([still, table]).to(device)
         return self._tables[key]

@@ -1,3 +1,5 @@
-from pixelflow.solvers.fixed import Euler
+from pixelflow.solvers.adaptive import AdaptiveRungeKutta, FixedRungeKutta
+from pixelflow.solvers.fixed import AdamsBashforth, Euler, Heun
+from pixelflow.solvers.presets import few_steps
 
-__all__ = ["Euler"]
+__all__ = ["AdamsBashforth", "AdaptiveRungeKutta", "Euler", "FixedRungeKutta", "Heun", "few_steps"]

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from pixelflow.flow.cascade import Cascade, deal_stages
 from pixelflow.flow.rng import KeyedRandom
-from pixelflow.flow.timesteps import UniformTimesteps
-from pixelflow.types import Batch, FlowSample
+from pixelflow.types import Batch, FlowSample, Timesteps
 
 
 def draw_stages(*, num_stages: int, batch_size: int, random: KeyedRandom, step: int) -> Tensor:
@@ -17,14 +16,18 @@ def draw_stages(*, num_stages: int, batch_size: int, random: KeyedRandom, step: 
     return deal_stages(num_stages, order)
 
 
-def draw_flow_samples(
-    batch: Batch, stages: Tensor, *, cascade: Cascade, timesteps: UniformTimesteps, random: KeyedRandom
-) -> list[FlowSample]:
-    """The batch as one FlowSample per stage that occurs in it, coarsest first. stages: (B,).
+def draw_times(sample_id: Tensor, *, timesteps: Timesteps, random: KeyedRandom) -> Tensor:
+    """(B,) float64, the tau of each image, keyed by its sample id: the same however a step is split."""
+    return timesteps(random.uniform("tau", sample_id.tolist()))
 
-    Time and noise are keyed by the image's sample id, so they do not depend on how a step is split.
+
+def draw_flow_samples(
+    batch: Batch, stages: Tensor, tau: Tensor, *, cascade: Cascade, random: KeyedRandom
+) -> list[FlowSample]:
+    """The batch as one FlowSample per stage that occurs in it, coarsest first. stages, tau: (B,).
+
+    Noise is keyed by the image's sample id, so it does not depend on how a step is split.
     """
-    tau = timesteps(random.uniform("tau", batch.sample_id.tolist()))
     samples = []
     for stage in range(cascade.num_stages):
         index = (stages == stage).nonzero()[:, 0]

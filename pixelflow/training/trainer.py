@@ -7,7 +7,7 @@ of them, so a run that stops and resumes is the run that did not.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,13 +16,12 @@ from torch import Tensor, nn
 
 from pixelflow.flow.cascade import Cascade
 from pixelflow.flow.rng import KeyedRandom
-from pixelflow.flow.timesteps import UniformTimesteps
 from pixelflow.losses.objective import Objective, ObjectiveValue
 from pixelflow.training.checkpoint import CheckpointStore, flatten_optimizer, restore_optimizer
-from pixelflow.training.draw import draw_flow_samples, draw_stages
+from pixelflow.training.draw import draw_flow_samples, draw_stages, draw_times
 from pixelflow.training.ema import EMA
 from pixelflow.training.progress import Progress
-from pixelflow.types import Batch, Conditioning, Loader, Predicted, Prediction
+from pixelflow.types import Batch, Conditioning, Loader, Predicted, Prediction, Timesteps
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +70,7 @@ class TrainerSettings:
 class Trainer:
     """Trains `backbone` to `settings.max_steps`. `resume` before `fit` goes on from the newest whole checkpoint.
 
+    objective: prepared; what it trains itself is in the optimizer and the checkpoints, but not in the average.
     config: stored in every checkpoint, as plain values. log: called as log(metrics, step). on_grid: called as
     on_grid(model, step) every grid_every steps.
     """
@@ -80,7 +80,7 @@ class Trainer:
         *,
         backbone: nn.Module,
         cascade: Cascade,
-        timesteps: UniformTimesteps,
+        timesteps: Timesteps,
         prediction: Prediction,
         conditioning: Conditioning,
         objective: Objective,
@@ -100,6 +100,7 @@ class Trainer:
         self.loader, self.checkpoints, self.settings = loader, checkpoints, settings
         self.device, self.config, self.log, self.on_grid = device, config, log, on_grid
         self.random = KeyedRandom(seed)
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
         self.step = 0
         ema.attach(backbone)
@@ -131,37 +132,52 @@ class Trainer:
         stages = draw_stages(
             num_stages=self.cascade.num_stages, batch_size=len(batch), random=self.random, step=self.step
         )
+        tau = draw_times(batch.sample_id, timesteps=self.timesteps, random=self.random)
+        adaptive = self.objective.adaptive
+        measured = adaptive if adaptive is not None and adaptive.due(self.step) else None
         self.backbone.train()
-        parts = torch.arange(len(batch)).chunk(self.settings.accumulate)
         values = []
-        for part in parts:
-            value = self._objective(batch[part], stages[part])
-            (value.loss / len(parts)).backward()
+        for number, part in enumerate(torch.arange(len(batch)).chunk(self.settings.accumulate)):
+            # Dropout draws from the global generator: a resumed step must find it as it was.
+            torch.manual_seed(self.random.generator("dropout", number, self.step).integers(2**62))
+            value = self.forward(batch[part], stages[part], tau[part], tau)
+            if measured is not None:
+                assert value.reference is not None and value.adapted is not None
+                measured.observe(value.reference, value.adapted, self.backbone.last_layer.weight)  # type: ignore
+            value.loss.backward()
             values.append(value)
-        value = _mean(values)
-        grad_norm = nn.utils.get_total_norm(p.grad for p in self.backbone.parameters() if p.grad is not None)
+        value = ObjectiveValue.merged(values)
+        grad_norm = nn.utils.get_total_norm(p.grad for p in self.parameters if p.grad is not None)
         self._require_finite(value.loss, grad_norm)
         if self.settings.grad_clip is not None:
-            nn.utils.clip_grads_with_norm_(self.backbone.parameters(), self.settings.grad_clip, grad_norm)
+            nn.utils.clip_grads_with_norm_(self.parameters, self.settings.grad_clip, grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if measured is not None:
+            measured.update()
         self.step += 1
         self.ema.update(self.backbone, self.step)
         return value, grad_norm
 
-    def _objective(self, batch: Batch, stages: Tensor) -> ObjectiveValue:
+    def forward(self, batch: Batch, stages: Tensor, tau: Tensor, step_tau: Tensor) -> ObjectiveValue:
+        """batch, stages, tau: a part of the step. step_tau: tau of all its images."""
         batch = batch.to(self.device)
-        samples = draw_flow_samples(batch, stages, cascade=self.cascade, timesteps=self.timesteps, random=self.random)
+        samples = draw_flow_samples(batch, stages, tau, cascade=self.cascade, random=self.random)
         uniform = self.random.uniform("drop", batch.sample_id.tolist())
         condition = self.conditioning.drop(self.conditioning.encode(batch), uniform)
         order = torch.cat([sample.index for sample in samples])
         timestep = torch.cat([sample.timestep for sample in samples])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            output = self.backbone([sample.x_t for sample in samples], timestep, condition[order])
+            images = [sample.x_t for sample in samples]
+            output = self.backbone(images, timestep, condition[order], features=self.objective.layers)
         predicted = [
-            Predicted(raw.float(), sample, self.prediction) for raw, sample in zip(output.output, samples, strict=True)
-        ]
-        return self.objective(predicted, batch)
+            Predicted(
+                output.output[i].float(), sample, self.prediction,
+                {layer: groups[i] for layer, groups in output.features.items()},
+            )
+            for i, sample in enumerate(samples)
+        ]  # fmt: skip
+        return self.objective(predicted, batch, step_tau)
 
     def _set_learning_rate(self) -> None:
         warmup = self.settings.warmup_steps
@@ -183,6 +199,8 @@ class Trainer:
     def _metrics(self, value: ObjectiveValue, grad_norm: Tensor) -> dict[str, float]:
         metrics = {"loss": value.loss.item(), "grad_norm": grad_norm.item(), "lr": self.optimizer.param_groups[0]["lr"]}
         metrics |= {f"loss/{name}": term.item() for name, term in value.terms.items()}
+        if self.objective.adaptive is not None:
+            metrics["adaptive_weight"] = self.objective.adaptive.value.item()
         return metrics | {f"loss/stage_{stage}": loss.item() for stage, loss in value.stages.items()}
 
     def save(self) -> None:
@@ -194,6 +212,8 @@ class Trainer:
             "ema": self.ema.model.state_dict(),
             "optimizer": slots,
         }
+        if objective := self.objective.state_dict():
+            tensors["objective"] = objective
         state = {"config": self.config, "optimizer_groups": groups, "loader": self.loader.state_dict()}
         path = self.checkpoints.save(self.step, tensors, state)
         logger.debug("saved %s", path)
@@ -208,25 +228,9 @@ class Trainer:
         assert self.ema.model is not None
         self.backbone.load_state_dict(checkpoint.tensors["model"])
         self.ema.model.load_state_dict(checkpoint.tensors["ema"])
+        self.objective.load_state_dict(checkpoint.tensors.get("objective", {}))
         state: dict[str, Any] = checkpoint.state
         restore_optimizer(self.optimizer, checkpoint.tensors["optimizer"], state["optimizer_groups"])
         self.loader.load_state_dict(state["loader"])
         self.step = checkpoint.step
         logger.info("resumed from %s", checkpoint.path)
-
-
-def _mean(values: Sequence[ObjectiveValue]) -> ObjectiveValue:
-    """The values of a step's equal parts as one."""
-    if len(values) == 1:
-        return values[0]
-    n = len(values)
-    images = {s: sum(v.images.get(s, 0) for v in values) for s in sorted({s for v in values for s in v.stages})}
-    return ObjectiveValue(
-        torch.stack([v.loss.detach() for v in values]).mean(),
-        {name: torch.stack([v.terms[name] for v in values]).sum() / n for name in values[0].terms},
-        {
-            s: torch.stack([v.stages[s] * v.images[s] for v in values if s in v.stages]).sum() / images[s]
-            for s in images
-        },
-        images,
-    )

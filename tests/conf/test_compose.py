@@ -16,9 +16,28 @@ ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = sorted(
     (path.parent.name, path.stem)
     for path in (ROOT / "conf").glob("*/*.yaml")  # conf/experiments is a link to experiments/
-    if path.parent.name not in ("job", "loss")
+    if path.parent.name not in ("job", "loss", "encoder")
 )
 JOBS = sorted(path.stem for path in (ROOT / "conf" / "job").glob("*.yaml"))
+
+
+SMALL = ["data.image_size=32", "data.channels=3", "data.num_classes=10"]
+"""The digits in place of a recipe's large images."""
+NEEDS = {
+    ("experiments", "pixelgen_imagenet256"): SMALL,
+    ("experiments", "pixelgen_l_imagenet256"): SMALL,
+    ("experiments", "pixelgen_xl_imagenet256"): SMALL,
+    ("experiments", "pixelgen_losses"): SMALL,
+    ("experiments", "jit_l_baseline"): SMALL,
+    ("experiments", "cascade_perceptual"): SMALL,
+    ("backbone", "jit_b"): ["cascade=single", "data.image_size=16"],
+    ("backbone", "jit_l"): ["cascade=single"],
+    ("backbone", "jit_xl"): ["cascade=single"],
+    ("backbone", "jit_tiny"): ["cascade=single"],
+    ("objective", "pixelgen"): ["backbone.depth=9"],
+    ("experiments", "inference_search"): [f"samples={ROOT}"],  # of a checkpoint, or of samples
+}
+"""What an option needs beside it on the digits."""
 
 
 def composed(*overrides: str, name: str = "run") -> dict:
@@ -28,7 +47,7 @@ def composed(*overrides: str, name: str = "run") -> dict:
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda value: value)
 def test_option(group: str, option: str) -> None:
-    config = composed(f"{group}={option}")
+    config = composed(f"{group}={option}", *NEEDS.get((group, option), []))
     with torch.device("meta"):
         for name in GROUPS:
             assert instantiate(config[name]) is not None
@@ -37,8 +56,8 @@ def test_option(group: str, option: str) -> None:
 @pytest.mark.parametrize("job", JOBS)
 def test_job(job: str, tmp_path: Path) -> None:
     given = {"evaluate": [f"samples={tmp_path}"], "sample": []}.get(job, [])
-    if job == "sample":
-        with pytest.raises(ValueError, match="job=sample needs checkpoint=PATH"):
+    if job in ("sample", "quality"):
+        with pytest.raises(ValueError, match=f"job={job} needs checkpoint=PATH"):
             composed(f"job={job}")
     else:
         assert composed(f"job={job}", *given)["job"]["name"] == job
@@ -47,8 +66,46 @@ def test_job(job: str, tmp_path: Path) -> None:
 
 def test_every_loss_is_an_option_of_the_objective() -> None:
     for path in (ROOT / "conf" / "loss").glob("*.yaml"):
-        config = composed(f"+loss@objective.terms.another={path.stem}")
+        config = composed(f"+loss@objective.terms.another={path.stem}", *DINO, *DIGITS, "objective=flow_matching")
         assert config["objective"]["terms"]["another"]["_target_"].startswith("pixelflow.losses.")
+
+
+DINO = ["+encoder@objective.encoders.dino=dinov2_b", "backbone.depth=9"]
+DIGITS = ["+encoder@objective.encoders.digits=digits"]
+
+
+def test_every_encoder_is_an_option_of_the_objective() -> None:
+    for path in (ROOT / "conf" / "encoder").glob("*.yaml"):
+        node = composed(f"+encoder@objective.encoders.another={path.stem}")["objective"]["encoders"]["another"]
+        encoder = instantiate(node)
+        assert encoder.num_features > 0
+        assert all(str(ROOT / "nowhere") in line for line in encoder.missing(ROOT / "nowhere"))
+
+
+ARMS = sorted((p.parent.name, p.stem) for p in (ROOT / "experiments").glob("*/*.yaml") if p.parent.name != "results")
+
+
+@pytest.mark.parametrize(("recipe", "arm"), ARMS, ids=lambda value: value)
+def test_arm_of_a_recipe(recipe: str, arm: str) -> None:
+    arms = [f"experiments={recipe}", f"experiments/{recipe}@_global_={arm}"]
+    assert composed(*arms, *NEEDS.get(("experiments", recipe), []))["experiment"] == recipe
+
+
+def test_the_arms_of_pixelgen_losses_add_one_loss_each() -> None:
+    """flow matching; + REPA; + LPIPS; + P-DINO; + gate. What has no weight is not even built."""
+    wanted = [
+        ("flow_matching", ["flow_matching"], 0.0), ("repa", ["flow_matching", "repa"], 0.0),
+        ("lpips", ["flow_matching", "repa", "lpips"], 0.0),
+        ("p_dino", ["flow_matching", "repa", "lpips", "p_dino"], 0.0),
+        ("gate", ["flow_matching", "repa", "lpips", "p_dino"], 0.3),
+    ]  # fmt: skip
+    for arm, terms, gate in wanted:
+        arms = ["experiments=pixelgen_losses", f"experiments/pixelgen_losses@_global_={arm}"]
+        objective = instantiate(composed(*arms, *SMALL)["objective"])
+        assert list(objective.terms) == terms
+        assert {loss.min_t for name, loss in objective.terms.items() if name in ("lpips", "p_dino")} <= {gate}
+        assert set(objective.encoders) == ({"dino"} if "repa" in terms else set())
+        assert (objective.adaptive is None) == ("lpips" not in terms)
 
 
 def test_evaluate_is_run_with_another_job(tmp_path: Path) -> None:

@@ -31,6 +31,22 @@ INVALID = [
     ("solver.grid=cosine", r"solver.grid='cosine': must be 'reference' or 'uniform'"),
     ("guidance=stage_wise guidance.weights=[0,1,1]", r"guidance.weights has 3 entries.*2 stages"),
     ("guidance=interval guidance.low=0.95", r"guidance.low=0.95, high=0.9"),
+    (
+        "backbone=jit_tiny",
+        r"cascade.num_stages=2 needs.*fixed to 16 pixels: use cascade=single, or backbone.position_ta",
+    ),
+    ("backbone=jit_tiny cascade=single backbone.width=100", r"backbone.width=100 must be divisible by"),
+    ("backbone=jit_tiny cascade=single backbone.patch_size=5", r"backbone.patch_size=5 must divide image_size=16"),
+    ("backbone=jit_tiny cascade=single backbone.in_context_start=4", r"backbone.in_context_start=4.*0 to 3"),
+    ("objective=pixelgen", r"wants the features of block 8, but backbone.depth=4; use a layer of 0 to 3"),
+    ("+loss@objective.terms.repa=repa", r"objective.terms.repa.encoder=dino is not among the encoders \(none\)"),
+    ("objective=digits_perceptual objective.terms.perceptual.min_t=1", r"min_t=1.* must be in \[0, 1\)"),
+    ("objective=digits_perceptual objective.terms.perceptual.gating=off", r"'gated' or 'as_released'"),
+    ("objective=pixelgen objective.adaptive.terms=[vgg]", r"objective.adaptive names vgg, which is none of the terms"),
+    ("objective=pixelgen objective.adaptive.every=0", r"every=0 must be at least 1"),
+    ("objective=pixelgen +objective.adaptive.evry=1", r"objective.adaptive.evry is not an option.*mean every"),
+    ("timesteps=logit_normal timesteps.std=0", r"timesteps.std=0.* must be above 0"),
+    ("timesteps=logit_normal timesteps.low=1", r"timesteps.low=1.* must satisfy 0 <= low < high <= 1"),
     ("conditioning.drop_prob=2", r"conditioning.drop_prob=2 must be in \[0, 1\]"),
     ("objective.terms.flow_matching.weight=0", r"objective.terms: at least one loss"),
     ("data.image_size=100", r"data.image_size=100 must be in 8..64|needs image_size"),
@@ -58,8 +74,8 @@ def test_invalid(overrides: str, message: str) -> None:
 UNKNOWN = [
     ("cascade.num_stage=2", "unknown option cascade.num_stage; did you mean cascade.num_stages?"),
     ("bakbone=pixelflow_s", "unknown option bakbone; did you mean backbone?"),
-    ("backbone=huge", "backbone=huge does not exist; one of: pixelflow_b, pixelflow_l"),
-    ("experiments=nope", "experiments=nope does not exist; one of: digits"),
+    ("backbone=huge", "backbone=huge does not exist; one of: jit_b, jit_l"),
+    ("experiments=nope", "experiments=nope does not exist; one of: "),
     ("a b=", "a b="),
 ]
 

@@ -1,7 +1,7 @@
 """The class-conditional PixelFlow against the reference implementation: forward, training batch, sampling.
 
 The reference packs a training batch from the finest stage to the coarsest, we pack the coarsest first, so results
-are reversed by stage before they are compared. Numbers of the adaptive solver (`dopri5.*`) are not compared here.
+are reversed by stage before they are compared.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from pixelflow.flow.guidance import PAPER_WEIGHTS
 from pixelflow.losses import FlowMatching, Objective
 from pixelflow.nn.pack import Layout
 from pixelflow.nn.patches import patchify
-from pixelflow.sampling import Sampler, to_uint8
-from pixelflow.solvers import Euler
-from pixelflow.types import Batch, Condition, FlowSample, Predicted
+from pixelflow.sampling import Sampler, Samples, to_uint8
+from pixelflow.solvers import AdaptiveRungeKutta, Euler
+from pixelflow.types import Batch, Condition, FlowSample, Predicted, Solver
 from tests.comparison import assert_all_close, with_one_number_changed
 from tests.golden_cases import golden_cases
 
 TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-4
+ADAPTIVE_TOLERANCE = 3e-2
+"""Adaptive steps amplify rounding."""
 NEGLIGIBLE_GRADIENT = 1e-4
 """Share of the total norm below which a parameter's gradient is a small difference of large terms."""
 
@@ -193,39 +195,67 @@ def test_gradients(folder: Path) -> None:
 # --- sampling ----------------------------------------------------------------------------------------------------
 
 
-def samplers(case: Case) -> list[str]:
-    return [name.split(".")[0] for name in case.golden if re.fullmatch(r"euler\w*\.final_state", name)]
+def samplers(case: Case, pattern: str = r"euler\w*") -> list[str]:
+    return [name.split(".")[0] for name in case.golden if re.fullmatch(rf"{pattern}\.final_state", name)]
+
+
+def draw_samples(case: Case, name: str, solver: Solver) -> Samples:
+    g = {key.removeprefix(f"{name}."): value for key, value in case.part(f"{name}.").items()}
+    num_stages = case.cascade.num_stages
+    sampler = Sampler(
+        backbone=case.model,
+        cascade=case.cascade,
+        prediction=VelocityPrediction(),
+        solver=solver,
+        # The release reads its table of four by stage, whatever the number of stages.
+        guidance=StageWiseGuidance(scale=g["cfg"].item(), num_stages=num_stages, weights=PAPER_WEIGHTS[:num_stages]),
+        conditioning=ClassLabel(num_classes=case.model.num_classes),
+        channels=case.model.in_channels,
+    )
+    noise = [g["init_noise"], *(g[f"renoise.stage{stage}"] for stage in range(1, num_stages))]
+    return sampler.sample(Condition(g["class_labels"]), noise.__getitem__)
+
+
+def as_results(name: str, samples: Samples) -> dict[str, Tensor]:
+    images = (samples.x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+    return {f"{name}.final_state": samples.x, f"{name}.images": images}
 
 
 @cache
 def sampling_results(folder: Path) -> dict[str, Tensor]:
-    case = load(folder)
-    results = {}
+    case, results = load(folder), {}
     for name in samplers(case):
-        g = {key.removeprefix(f"{name}."): value for key, value in case.part(f"{name}.").items()}
-        num_stages = case.cascade.num_stages
-        sampler = Sampler(
-            backbone=case.model,
-            cascade=case.cascade,
-            prediction=VelocityPrediction(),
-            solver=Euler(num_steps=g["steps"].tolist(), num_stages=num_stages, shift=g["shift"].item()),
-            # The release reads its table of four by stage, whatever the number of stages.
-            guidance=StageWiseGuidance(
-                scale=g["cfg"].item(), num_stages=num_stages, weights=PAPER_WEIGHTS[:num_stages]
-            ),
-            conditioning=ClassLabel(num_classes=case.model.num_classes),
-            channels=case.model.in_channels,
-        )
-        noise = [g["init_noise"], *(g[f"renoise.stage{stage}"] for stage in range(1, num_stages))]
-        samples = sampler.sample(Condition(g["class_labels"]), noise.__getitem__)
-        assert samples.nfe == g["steps"].sum()
-        results[f"{name}.final_state"] = samples.x
-        results[f"{name}.images"] = (samples.x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+        steps, shift = case.golden[f"{name}.steps"], case.golden[f"{name}.shift"].item()
+        solver = Euler(num_steps=steps.tolist(), num_stages=case.cascade.num_stages, shift=shift)
+        samples = draw_samples(case, name, solver)
+        assert samples.nfe == steps.sum()
+        results |= as_results(name, samples)
     return results
+
+
+@cache
+def adaptive_results(folder: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Results, and the number of evaluations of each sampler."""
+    case, results, nfe = load(folder), {}, {}
+    for name in samplers(case, r"dopri5\w*"):
+        samples = draw_samples(case, name, AdaptiveRungeKutta(method="dopri5"))
+        results |= as_results(name, samples)
+        nfe[name] = samples.nfe
+    return results, nfe
 
 
 def test_euler(folder: Path) -> None:
     assert_all_close(sampling_results(folder), load(folder).golden, TOLERANCE)
+
+
+def test_dopri5(folder: Path) -> None:
+    case = load(folder)
+    if not samplers(case, r"dopri5\w*"):
+        pytest.skip("the case holds no dopri5")
+    results, nfe = adaptive_results(folder)
+    assert_all_close(results, case.golden, ADAPTIVE_TOLERANCE)
+    for name, evaluations in nfe.items():
+        assert evaluations == pytest.approx(case.golden[f"{name}.nfe"].item(), rel=0.1)
 
 
 def test_uint8_images(folder: Path) -> None:
@@ -261,7 +291,8 @@ def test_every_tensor_of_the_case_is_used(folder: Path) -> None:
     values, gradients = training_results(folder)
     inputs = re.compile(
         r"forward\.\d+\.(x|timestep|class_labels)|train\.(images|labels|stage_index|timestep_index|noise\.stage\d+)"
-        r"|euler\w*\.(init_noise|renoise\.stage\d+|class_labels|steps|cfg|shift)|dopri5\..*"
+        r"|(euler|dopri5)\w*\.(init_noise|renoise\.stage\d+|class_labels|steps|cfg|shift|nfe)"
     )
-    compared = {*all_forward_results(folder), *values, *gradients, *sampling_results(folder)}
+    adaptive, _ = adaptive_results(folder)
+    compared = {*all_forward_results(folder), *values, *gradients, *sampling_results(folder), *adaptive}
     assert {name for name in case.golden if not inputs.fullmatch(name)} == compared

@@ -198,3 +198,17 @@ def test_deal_stages_is_balanced(num_stages: int, batch_size: int) -> None:
     expected = [batch_size // num_stages + (s < batch_size % num_stages) for s in range(num_stages)]
     assert counts == expected
     assert torch.equal(stages, order % num_stages)
+
+
+def test_the_timestep_of_one_stage_is_tau_itself_for_a_backbone_that_reads_0_to_1() -> None:
+    """Bit for bit in float32, for times of training and for any that a sampler may visit."""
+    cascade = Cascade(image_size=8, num_stages=1, max_timestep=1.0)
+    taus = torch.cat([torch.arange(1000) / 1000, torch.rand(100_000), torch.tensor([0.999, 1.0])])
+    assert torch.equal(cascade.timestep(0, taus).float(), taus)
+
+
+def test_max_timestep_scales_what_every_stage_is_told() -> None:
+    tau = torch.rand(20, dtype=torch.float64)
+    small, large = (Cascade(image_size=8, num_stages=3, max_timestep=m) for m in (1.0, 1000.0))
+    for stage in range(3):
+        torch.testing.assert_close(small.timestep(stage, tau) * 1000, large.timestep(stage, tau))

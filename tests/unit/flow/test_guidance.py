@@ -2,7 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from pixelflow.flow import ConstantGuidance, IntervalGuidance, NoGuidance, StageWiseGuidance
+from pixelflow.flow import (
+    ConstantGuidance,
+    IntervalGuidance,
+    NoGuidance,
+    StageIntervalGuidance,
+    StageWiseGuidance,
+)
 from pixelflow.flow.guidance import stage_weights
 
 
@@ -54,3 +60,23 @@ def test_interval_leaves_out_its_low_end_and_has_its_high_end() -> None:
 def test_an_empty_or_outlying_interval_is_refused(low: float, high: float) -> None:
     with pytest.raises(ValueError, match=f"low={low}, high={high}"):
         IntervalGuidance(scale=2.0, low=low, high=high)
+
+
+def test_an_open_interval_leaves_out_both_ends() -> None:
+    guidance = IntervalGuidance(scale=2.25, low=0.1, high=0.9, include_high=False)
+    assert [guidance.scale(0, tau) for tau in (0.1, 0.5, 0.8999999, 0.9)] == [1.0, 2.25, 2.25, 1.0]
+
+
+@pytest.mark.parametrize("include_high", [True, False])
+def test_table_times_interval(include_high: bool) -> None:
+    settings = {"scale": 2.4, "low": 0.1, "high": 0.9, "include_high": include_high}
+    both = StageIntervalGuidance(num_stages=4, **settings)  # type: ignore[arg-type]
+    table = StageWiseGuidance(scale=2.4, num_stages=4)
+    for stage in range(4):
+        for tau in (0.0, 0.1, 0.5, 0.9, 0.95):
+            inside = 0.1 < tau < 0.9 or (include_high and tau == 0.9)
+            assert both.scale(stage, tau) == (table.scale(stage, tau) if inside else 1)
+    with pytest.raises(ValueError, match="weights has 1 entries"):
+        StageIntervalGuidance(num_stages=4, weights=[1.0], **settings)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"low=0.9, high=0.1"):
+        StageIntervalGuidance(scale=2.0, num_stages=4, low=0.9, high=0.1)

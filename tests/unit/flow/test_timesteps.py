@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pixelflow.flow import UniformTimesteps, time_grid
+from pixelflow.flow import LogitNormalTimesteps, UniformTimesteps, time_grid
 
 
 @pytest.mark.parametrize("steps", [1, 4, 1000])
@@ -43,3 +43,33 @@ def test_shift_spends_more_steps_near_the_noise() -> None:
     tau = time_grid(2, grid="uniform", shift=3.0)
     assert tau[1].item() == pytest.approx(0.5 / (3 - 2 * 0.5))
     assert time_grid(10, shift=3.0)[5] < time_grid(10)[5]
+
+
+# --- logit-normal -------------------------------------------------------------------------------------------------
+
+
+def test_logit_normal_against_its_definition() -> None:
+    z = torch.linspace(-3, 3, 13, dtype=torch.float64)
+    tau = LogitNormalTimesteps()(torch.special.ndtr(z))
+    torch.testing.assert_close(tau, torch.sigmoid(0.8 * z - 0.8))
+
+
+def test_the_share_of_times_below_the_gate_of_pixelgen() -> None:
+    uniform = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
+    assert (LogitNormalTimesteps()(uniform) < 0.3).double().mean().item() == pytest.approx(0.476, abs=5e-4)
+
+
+def test_shift_and_clamp() -> None:
+    uniform = torch.tensor([0.0, 0.3, 0.9, 1 - 1e-16], dtype=torch.float64)
+    plain = LogitNormalTimesteps()(uniform)
+    assert plain[0] == 0
+    shifted = LogitNormalTimesteps(shift=3.0)(uniform)
+    torch.testing.assert_close(shifted, plain / (3 - 2 * plain))
+    clamped = LogitNormalTimesteps(low=0.2, high=0.6)(uniform)
+    torch.testing.assert_close(clamped, plain.clamp(0.2, 0.6))
+
+
+@pytest.mark.parametrize("settings", [{"std": 0.0}, {"shift": 0.0}, {"low": 0.5, "high": 0.5}, {"high": 1.5}])
+def test_logit_normal_refuses(settings: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(settings))}="):
+        LogitNormalTimesteps(**settings)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from pixelflow.flow import Cascade, VelocityPrediction
-from pixelflow.losses import FlowMatching, Objective, ObjectiveValue
+from pixelflow.losses import FlowMatching, GatedLoss, Objective, ObjectiveValue
 from pixelflow.types import Batch, Condition, FlowSample, Predicted
 
 N = 7
@@ -13,20 +13,18 @@ CASCADE = Cascade(image_size=16, num_stages=3)
 BATCH = Batch(torch.randn(N, 1, 16, 16), Condition(torch.arange(N)), torch.arange(N))
 
 
-class Forbidden:
+class Forbidden(GatedLoss):
     """A loss of weight zero that must not be computed."""
 
-    weight = 0.0
+    def __init__(self, *, weight: float = 0.0) -> None:
+        super().__init__(weight=weight)
 
     def __call__(self, sample: FlowSample, predicted: Predicted, batch: Batch) -> Tensor:
         raise AssertionError("a loss of weight zero was computed")
 
 
-class LabelLoss:
+class LabelLoss(GatedLoss):
     """The labels of the images, so that a test can tell whose value is whose."""
-
-    def __init__(self, *, weight: float) -> None:
-        self.weight = weight
 
     def __call__(self, sample: FlowSample, predicted: Predicted, batch: Batch) -> Tensor:
         assert torch.equal(CASCADE.image_at(batch.x, sample.path.stage), sample.x)
@@ -85,8 +83,7 @@ def test_a_loss_of_weight_zero_is_never_computed() -> None:
 
 
 def test_the_guard_of_the_test_above_works() -> None:
-    loss = Forbidden()
-    loss.weight = 1.0
+    loss = Forbidden(weight=1.0)
     with pytest.raises(AssertionError, match="was computed"):
         Objective(terms={"off": loss})(predict([0] * N), BATCH)
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pixelflow.nn.embeddings import LabelEmbedder, ScalarEmbedder, sinusoid
+from pixelflow.nn.embeddings import LabelEmbedder, ScalarEmbedder, TimeEmbedder, grid_sincos, sinusoid
 
 
 @pytest.mark.parametrize("max_period", [10000.0, 10.0])
@@ -36,3 +36,20 @@ def test_label_embedder_has_a_row_for_the_null_label() -> None:
     assert embedder(torch.tensor([0, 3])).shape == (2, 4)
     with pytest.raises(IndexError):
         embedder(torch.tensor([4]))
+
+
+def test_time_embedder_has_the_frequencies_of_jit() -> None:
+    embedder, values = TimeEmbedder(width=12), torch.tensor([0.0, 0.3, 1.0])
+    angles = values[:, None] * 10000 ** (-torch.arange(128) / 128)
+    expected = embedder.mlp(torch.cat([angles.cos(), angles.sin()], dim=1))
+    torch.testing.assert_close(embedder(values), expected)
+    assert set(embedder.state_dict()) == {f"mlp.{i}.{name}" for i in (0, 2) for name in ("weight", "bias")}
+
+
+def test_grid_sincos_against_its_formula() -> None:
+    table = grid_sincos(2, 3, 8)
+    assert table.shape == (6, 8)
+    for token in range(6):
+        row, col = divmod(token, 3)
+        expected = [f(p * 10000 ** (-k / 2)) for p in (col, row) for f in (math.sin, math.cos) for k in range(2)]
+        torch.testing.assert_close(table[token], torch.tensor(expected))

@@ -48,3 +48,16 @@ def test_per_image_values_meet_all_tokens_of_their_image() -> None:
 def test_a_size_that_the_patches_do_not_divide_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=f"images of {shape[2]}x{shape[3]} cannot be cut into patches of 4x4"):
         Layout.of([torch.zeros(1, 1, 8, 8), torch.zeros(shape)], patch_size=4)
+
+
+def test_tokens_before_each_image() -> None:
+    layout = Layout.of([torch.zeros(3, 1, 4, 4), torch.zeros(2, 1, 8, 8)], patch_size=2)
+    longer = layout.with_prefix(5)
+    assert [(g.images, g.tokens, g.length, g.prefix) for g in longer] == [
+        (slice(0, 3), slice(0, 27), 9, 5),
+        (slice(3, 5), slice(27, 69), 21, 5),
+    ]
+    tokens = torch.randn(69, 2)
+    assert [part.shape for part in longer.split(tokens)] == [(3, 9, 2), (2, 21, 2)]
+    assert torch.equal(longer.join(longer.split(tokens)), tokens)
+    assert longer.with_prefix(0) == layout

@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from pixelflow.nn.patches import PatchEmbed, patchify, unpatchify
+from pixelflow.nn.patches import BottleneckPatchEmbed, PatchEmbed, patchify, unpatchify
 
 P = 2
 X = torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(0))
@@ -36,3 +36,14 @@ def test_patch_embedding_is_the_convolution_that_its_weights_say() -> None:
     embed = PatchEmbed(patch_size=P, in_channels=3, width=8)
     expected = embed.proj(X).flatten(2).transpose(1, 2).flatten(0, 1)
     torch.testing.assert_close(embed(patchify(X, P).flatten(0, 1)), expected)
+
+
+def test_the_bottleneck_embedding_is_two_convolutions() -> None:
+    patches = patchify(X, P).flatten(0, 1)
+    for bottleneck in (None, 4):
+        embed = BottleneckPatchEmbed(patch_size=P, in_channels=3, width=8, bottleneck_dim=bottleneck)
+        h = embed.proj1(X)
+        h = h if embed.proj2 is None else embed.proj2(h)
+        expected = h.flatten(2).transpose(1, 2).flatten(0, 1)
+        torch.testing.assert_close(embed(patches), expected)
+        assert (embed.proj1.bias is None) == (bottleneck is not None)

@@ -62,3 +62,17 @@ def test_tables_are_made_once_by_resolution() -> None:
 def test_a_head_that_two_axes_cannot_share_is_refused(head_dim: int) -> None:
     with pytest.raises(ValueError, match=f"head_dim={head_dim} must be divisible by 4"):
         Rope2D(head_dim=head_dim)
+
+
+def test_row_first_swaps_the_axes() -> None:
+    column, row = rope_table(HEIGHT, WIDTH, HEAD_DIM), rope_table(HEIGHT, WIDTH, HEAD_DIM, row_first=True)
+    assert torch.equal(row, torch.cat([column[:, HEAD_DIM // 2 :], column[:, : HEAD_DIM // 2]], dim=1))
+    assert not torch.equal(row, column)
+
+
+def test_tokens_before_the_image_are_not_turned() -> None:
+    table = Rope2D(head_dim=HEAD_DIM)(HEIGHT, WIDTH, torch.device("cpu"), prefix=3)
+    x = torch.randn(1, 3 + HEIGHT * WIDTH, 1, HEAD_DIM)
+    turned = rotate(x, table)
+    assert torch.equal(turned[:, :3], x[:, :3])
+    assert torch.equal(turned[:, 3:], rotate(x[:, 3:], rope_table(HEIGHT, WIDTH, HEAD_DIM)))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pixelflow.flow import Cascade, KeyedRandom, UniformTimesteps
-from pixelflow.training.draw import draw_flow_samples, draw_stages
+from pixelflow.training.draw import draw_flow_samples, draw_stages, draw_times
 from pixelflow.types import Batch, Condition, FlowSample
 
 CASCADE = Cascade(image_size=16, num_stages=3)
@@ -12,7 +12,9 @@ BATCH = Batch(torch.randn(9, 1, 16, 16), Condition(torch.arange(9)), torch.arang
 
 
 def draw(batch: Batch, stages: torch.Tensor, seed: int = 0) -> list[FlowSample]:
-    return draw_flow_samples(batch, stages, cascade=CASCADE, timesteps=UniformTimesteps(), random=KeyedRandom(seed))
+    random = KeyedRandom(seed)
+    tau = draw_times(batch.sample_id, timesteps=UniformTimesteps(), random=random)
+    return draw_flow_samples(batch, stages, tau, cascade=CASCADE, random=random)
 
 
 def test_stages_are_balanced_and_shuffled_by_step() -> None:

@@ -1,0 +1,3 @@
+from pixelflow.interop.pixelgen import read_lightning_weights
+
+__all__ = ["read_lightning_weights"]

@@ -1,0 +1,120 @@
+"""Frozen networks that losses look through: their weights come from the assets folder, never from the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Frozen:
+    """Holds a network that is built and loaded by `load` and not before.
+
+    file: of the weights, in the assets folder; None for seeded random weights, for tests and benchmarks.
+    source: where the file comes from, for the message when it is missing.
+    """
+
+    source = ""
+
+    def __init__(self, *, file: str | None) -> None:
+        self.file, self.bf16 = file, False
+        self.model: nn.Module | None = None
+
+    def missing(self, folder: Path) -> list[str]:
+        """A line for the file if it is not there: its name, its place, its source."""
+        if self.file is None or (folder / self.file).is_file():
+            return []
+        return [f"{folder / self.file} is missing: put {self.source} there under this name"]
+
+    def load(self, folder: Path, device: Any, *, bf16: bool = False) -> None:
+        """bf16: compute under autocast. Raises ValueError if the file is missing or does not fit."""
+        if self.model is not None:
+            return
+        if problems := self.missing(folder):
+            raise ValueError(problems[0])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # of random weights; those of a file overwrite them
+            model = self._build(None if self.file is None else folder / self.file)
+        self.model, self.bf16 = model.to(device).eval().requires_grad_(False), bf16
+
+    def _build(self, path: Path | None) -> nn.Module:
+        raise NotImplementedError
+
+    def _run(self, *images: Tensor) -> Tensor:
+        assert self.model is not None, "load() comes first"
+        with torch.autocast(images[0].device.type, torch.bfloat16, enabled=self.bf16):
+            return self.model(*images).float()
+
+
+def as_rgb(x: Tensor) -> Tensor:
+    """Grey images in three channels."""
+    return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
+
+
+def resized(x: Tensor, size: int | None) -> Tensor:
+    """(B, C, H, W) -> (B, C, size, size), bicubic; as they are for None."""
+    if size is None or x.shape[-2:] == (size, size):
+        return x
+    return F.interpolate(x, size=(size, size), mode="bicubic", align_corners=False)
+
+
+class DinoV2(Frozen):
+    """Patch features of a DINOv2 (Oquab et al. 2024), through timm.
+
+    layer: block whose output is taken, counted from 0, normalised by the network's last norm. image_size: what images
+    of any size are resized to, bicubic; a multiple of 14.
+    num_features: the model's width. Raises ValueError for an image_size that is no multiple of the patch.
+    """
+
+    source = "model.safetensors of huggingface.co/timm/vit_base_patch14_dinov2.lvd142m"
+
+    def __init__(
+        self,
+        *,
+        file: str | None = "vit_base_patch14_dinov2.safetensors",
+        name: str = "vit_base_patch14_dinov2",
+        layer: int = 11,
+        image_size: int = 224,
+        num_features: int = 768,
+    ) -> None:
+        super().__init__(file=file)
+        self.name, self.layer, self.image_size, self.num_features = name, layer, image_size, num_features
+
+    def _build(self, path: Path | None) -> nn.Module:
+        import timm  # slow to import
+
+        # `file` goes through timm's own conversion, which resamples the position table to image_size.
+        overlay = None if path is None else {"file": str(path)}
+        model = timm.create_model(
+            self.name, pretrained=path is not None, pretrained_cfg_overlay=overlay, num_classes=0,
+            img_size=self.image_size,
+        )  # fmt: skip
+        if (width := model.num_features) != self.num_features:
+            raise ValueError(f"num_features={self.num_features}, but {self.name} has {width}")
+        return PatchTokens(model, self.layer)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) in [-1, 1] -> (B, L, F)."""
+        x = as_rgb(x) / 2 + 0.5
+        mean, std = (torch.tensor(v, device=x.device).view(-1, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+        return self._run(resized((x - mean) / std, self.image_size))
+
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class PatchTokens(nn.Module):
+    """The tokens of the patches that leave a block of a timm vision transformer, without those before them."""
+
+    def __init__(self, model: Any, layer: int) -> None:
+        super().__init__()
+        self.model, self.layer = model, layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        (tokens,) = self.model.forward_intermediates(
+            x, indices=[self.layer], norm=True, output_fmt="NLC", stop_early=True, intermediates_only=True
+        )
+        return tokens

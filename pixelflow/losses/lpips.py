@@ -1,0 +1,70 @@
+"""LPIPS (Zhang et al. 2018): a learned distance on the features of VGG-16."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pixelflow.losses.frozen import Frozen, as_rgb, resized
+from pixelflow.losses.gated import GatedLoss
+from pixelflow.types import Batch, FlowSample, Predicted
+
+
+class VGGDistance(Frozen):
+    """LPIPS of pairs of images in [-1, 1], from the package `lpips`, which brings its linear layers with it.
+
+    image_size: what images of another size are resized to, bicubic; None leaves them as they are.
+    """
+
+    source = "download.pytorch.org/models/vgg16-397923af.pth"
+
+    def __init__(self, *, file: str | None = "vgg16-397923af.pth", image_size: int | None = None) -> None:
+        super().__init__(file=file)
+        self.image_size = image_size
+
+    def _build(self, path: Path | None) -> nn.Module:
+        import lpips  # slow to import
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it calls torchvision by an older name
+            model = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+        if path is not None:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+            _load_vgg(model.net, weights, path)
+        return model
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """(B, C, H, W) twice -> (B,)."""
+        return self._run(*(resized(as_rgb(x), self.image_size) for x in (a, b))).flatten()
+
+
+def _load_vgg(net: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """torchvision's `features.<n>.*` into the slices of lpips, whose modules keep their number."""
+    own = net.state_dict()
+    try:
+        loaded = {key: weights[f"features.{key.split('.', 1)[1]}"] for key in own}
+        net.load_state_dict(loaded)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"{path} holds no weights of torchvision's VGG-16: {error}") from None
+
+
+class Lpips(GatedLoss):
+    """The distance between x_pred and the clean image.
+
+    distance: `(x_pred, x) -> (B,)`, images in [-1, 1], x_pred not clamped.
+    """
+
+    def __init__(
+        self, *, distance: Callable[[Tensor, Tensor], Tensor], weight: float = 1.0, min_t: float = 0.0
+    ) -> None:
+        super().__init__(weight=weight, min_t=min_t)
+        self.distance = distance
+        self.networks = (distance,) if isinstance(distance, Frozen) else ()
+
+    def __call__(self, sample: FlowSample, predicted: Predicted, batch: Batch) -> Tensor:
+        """(b,) float32."""
+        return self.distance(predicted.x_pred, sample.x)

@@ -1,0 +1,89 @@
+"""Cost against quality: which settings of a sampler are worth their price."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pixelflow.reporting.figures import COLOR, FAINT, _figure, _save, _tidy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MARKS = "osD^vP*X"
+SERIES_COLORS = ("#1f4e79", "#c0504d", "#6a994e", "#8064a2", "#d98e04", "#4a8f94", "#7f7f7f", "#a05195")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A setting and what came of it. series: settings of one colour. cost, quality: less is better."""
+
+    label: str
+    series: str
+    cost: float
+    quality: float
+    more: dict[str, float] = field(default_factory=dict)
+
+
+def pareto_front(points: Sequence[Point]) -> list[Point]:
+    """The points that no other beats in both, by rising cost; of equal points the first."""
+    front: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.cost, p.quality)):
+        if not front or point.quality < front[-1].quality:
+            front.append(point)
+    return front
+
+
+def quality_chart(
+    points: Sequence[Point], path: Path, *, cost: str, quality: str, front: bool = True, lines: bool = False
+) -> Path:
+    """Every point; the Pareto front as a line with labels. cost, quality: labels of the axes, both logarithmic.
+
+    lines: join the points of a series. Raises ValueError without points.
+    """
+    if not points:
+        raise ValueError("there is no setting to draw: was anything evaluated?")
+    figure = _figure(7.2, 4.8)
+    panel = figure.subplots()
+    for number, series in enumerate(dict.fromkeys(p.series for p in points)):
+        chosen = sorted((p for p in points if p.series == series), key=lambda p: p.cost)
+        panel.plot(
+            [p.cost for p in chosen],
+            [p.quality for p in chosen],
+            MARKS[number % len(MARKS)] + ("-" if lines and len(chosen) > 1 else ""),
+            color=SERIES_COLORS[number % len(SERIES_COLORS)],
+            markersize=5,
+            linewidth=1,
+            label=series,
+        )
+    if front:
+        _draw_front(panel, pareto_front(points))
+    panel.set_xscale("log")
+    panel.set_yscale("log")
+    panel.set_xlabel(cost)
+    panel.set_ylabel(quality)
+    panel.legend(fontsize=8, frameon=False)
+    _tidy(panel)
+    return _save(figure, path)
+
+
+def _draw_front(panel: Axes, front: Sequence[Point]) -> None:
+    panel.step([p.cost for p in front], [p.quality for p in front], where="post", color=FAINT, zorder=0)
+    for point in front:
+        panel.annotate(
+            point.label, (point.cost, point.quality), xytext=(4, 4), textcoords="offset points", fontsize=6, color=COLOR
+        )
+
+
+def quality_table(points: Sequence[Point], *, cost: str, quality: str) -> str:
+    """Markdown, by rising cost; settings on the Pareto front are marked."""
+    front = pareto_front(points)
+    more = list(dict.fromkeys(key for point in points for key in point.more))
+    lines = ["| setting | " + " | ".join([cost, quality, *more]) + " | Pareto |", "|" + " --- |" * (4 + len(more))]
+    for point in sorted(points, key=lambda p: p.cost):
+        numbers = [point.cost, point.quality, *(point.more[key] for key in more)]
+        cells = [point.label, *(f"{number:.4g}" for number in numbers), "x" if point in front else ""]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,166 @@
+"""job=sample as a user calls it: killed, shared among processes, on a full disk, with damaged output."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN = ["job=train", "tracking=none", "trainer.max_steps=2", "trainer.batch_size=8", "trainer.grid_every=0"]
+SMALL = ["tracking=none", "solver.num_steps=2", "sampler.num_samples=64"]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def call(
+    *arguments: str, launcher: list[str] | None = None, limit: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
+    command = [*(launcher or [sys.executable]), str(ROOT / "run.py"), *arguments]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, preexec_fn=limit)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("runs")
+    done = call(*TRAIN, f"runs_dir={runs}", "backbone.depth=2", "backbone.num_heads=2")
+    assert done.returncode == 0, done.stderr
+    (found,) = runs.glob("*/*/checkpoints/step_00000002")
+    return found
+
+
+def copy_of(checkpoint: Path, folder: Path) -> Path:
+    """The checkpoint alone in a run folder of its own, so that its samples start from nothing."""
+    shutil.copytree(checkpoint, folder / "checkpoints" / checkpoint.name)
+    return folder / "checkpoints" / checkpoint.name
+
+
+def sample(checkpoint: Path, *arguments: str, launcher: list[str] | None = None) -> Path:
+    done = call("job=sample", f"checkpoint={checkpoint}", *SMALL, *arguments, launcher=launcher)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (checkpoint.parent.parent / "samples").iterdir()
+    return folder
+
+
+def arrays(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    with np.load(folder / "images.npz", allow_pickle=False) as archive:
+        return archive["arr_0"], archive["arr_1"]
+
+
+@pytest.fixture(scope="module")
+def straight(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process makes in one go, in fixed groups of 8."""
+    return sample(copy_of(checkpoint, tmp_path_factory.mktemp("straight")), "sampler.fixed_batch=8")
+
+
+def test_npz_record_and_grid(straight: Path) -> None:
+    pixels, labels = arrays(straight)
+    assert pixels.shape == (64, 16, 16, 3) and pixels.dtype == np.uint8
+    assert labels.tolist() == [i % 10 for i in range(64)]
+    assert sorted(p.name for p in straight.iterdir()) == [".lock", "grid.png", "images.npz", "record.json"]
+    record = json.loads((straight / "record.json").read_text())
+    assert record["num_samples"] == record["images_timed"] == 64 and record["processes"] == 1
+    assert record["nfe"] == 4 and record["forward_passes_per_image"] == 6
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_same_images(checkpoint: Path, straight: Path, tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    folder = sample(copy_of(checkpoint, tmp_path), "sampler.fixed_batch=8", launcher=torchrun)
+    for ours, theirs in zip(arrays(folder), arrays(straight), strict=True):
+        assert np.array_equal(ours, theirs)
+    record = json.loads((folder / "record.json").read_text())
+    assert record["processes"] == 2 and record["images_timed"] == 64
+
+
+@pytest.mark.slow
+def test_a_killed_job_goes_on(checkpoint: Path, straight: Path, tmp_path: Path) -> None:
+    mine = copy_of(checkpoint, tmp_path)
+    # Many small steps: the job must still be at it when the first images are there.
+    slow = ["sampler.fixed_batch=8", "solver.num_steps=40"]
+    command = [sys.executable, str(ROOT / "run.py"), "job=sample", f"checkpoint={mine}", *SMALL, *slow]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("samples/*/images/*.png"))) < 10 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (folder,) = tmp_path.glob("samples/*")
+    kept = {path.name: path.stat().st_mtime_ns for path in (folder / "images").glob("*.png")}
+    assert 10 <= len(kept) < 64, "it ended before it was killed"
+    damaged = sorted((folder / "images").glob("*.png"))[1]
+    damaged.write_bytes(damaged.read_bytes()[:50])
+    done = call("job=sample", f"checkpoint={mine}", *SMALL, *slow)
+    assert done.returncode == 0, done.stderr
+    assert f"{len(kept) - 1} of 64 images are there" in done.stderr
+    assert json.loads((folder / "record.json").read_text())["images_timed"] == 64 - len(kept) + 1
+    whole = sample(copy_of(checkpoint, tmp_path / "straight"), *slow)
+    for ours, theirs in zip(arrays(folder), arrays(whole), strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.slow
+def test_png_folder_and_what_happens_to_a_damaged_one(checkpoint: Path, straight: Path, tmp_path: Path) -> None:
+    mine = copy_of(checkpoint, tmp_path)
+    settings = ["sampler.format=png", "sampler.fixed_batch=8", "sampler.trajectories=2"]
+    folder = sample(mine, *settings)
+    files = sorted((folder / "images").iterdir())
+    assert [p.name for p in files] == [f"{i:08d}.png" for i in range(64)]
+    assert {"stages.png", "filmstrip.png", "trajectory.gif"} <= {p.name for p in folder.iterdir()}
+    before = {p.name: p.read_bytes() for p in files}
+    times = {p.name: p.stat().st_mtime_ns for p in files}
+    files[20].write_bytes(before[files[20].name][:-30])
+    files[21].unlink()
+    assert sample(mine, *settings) == folder  # the record is there, but two images are not
+    assert {p.name: p.read_bytes() for p in files} == before
+    changed = [p.name for p in files if p.stat().st_mtime_ns != times[p.name]]
+    assert changed == [files[20].name, files[21].name]
+    done = call(f"checkpoint={mine}", "job=evaluate", *SMALL, *settings)
+    assert done.returncode == 0 and "accuracy" in done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up(checkpoint: Path, straight: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for it: the images fit, the .npz of 50 kB does not."""
+    mine = copy_of(checkpoint, tmp_path)
+    arguments = ["job=sample", f"checkpoint={mine}", *SMALL, "sampler.fixed_batch=8"]
+    done = call(*arguments, limit=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)))
+    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) <= 3
+    assert "could not be written" in done.stderr and "64 of 64 are kept" in done.stderr
+    (folder,) = tmp_path.glob("samples/*")
+    assert not (folder / "record.json").exists() and not (folder / "images.npz").exists()
+    assert call(*arguments).returncode == 0
+    for ours, theirs in zip(arrays(folder), arrays(straight), strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.slow
+def test_shards_and_classes(checkpoint: Path, tmp_path: Path) -> None:
+    mine = copy_of(checkpoint, tmp_path)
+    settings = ["sampler.format=shards", "sampler.per_shard=30", "sampler.classes=3-5", "sampler.batch_size=[64,20]"]
+    folder = sample(mine, *settings)
+    assert sorted(p.name for p in folder.glob("*.tar")) == [f"shard_0000{i}.tar" for i in range(3)]
+    done = call(f"checkpoint={mine}", "job=evaluate", *SMALL, *settings)
+    assert done.returncode == 0 and "accuracy" in done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_mistakes_are_found_first(checkpoint: Path, tmp_path: Path) -> None:
+    mine = copy_of(checkpoint, tmp_path)
+    for setting, message in {
+        "sampler.classes=3-12": "sampler.classes=3-12 must name classes in 0..9",
+        "sampler.batch_size=[1,2,3]": "has 3 entries, but the cascade has 2 stages",
+        "sampler.cuda_graphs=true": "needs a CUDA device",
+    }.items():
+        done = call("job=sample", f"checkpoint={mine}", setting)
+        assert done.returncode == 2 and message in done.stderr, done.stderr
+    assert not (tmp_path / "samples").exists()

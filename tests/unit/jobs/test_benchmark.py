@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pixelflow.jobs import benchmark
+from tests.conf.test_compose import composed
+
+TINY = ["experiments=benchmark_sampling", "backbone=pixelflow_tiny", "backbone.depth=1", "solver.num_steps=2"]
+
+
+def test_benchmark_writes_json_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*TINY, f"job.output={tmp_path}", "job.machine=here"]
+    path = tmp_path / "benchmark_here.json"
+    path.write_text(json.dumps({"training": {"kept": 1}}))
+    benchmark.run(composed(*arguments), arguments)
+    written = json.loads(path.read_text())
+    assert written["training"] == {"kept": 1}
+    result = written["sampling"]
+    ours, always = (result["variants"][name] for name in (benchmark.CONFIGURED, benchmark.ALWAYS))
+    assert [stage["forward_passes"] for stage in ours["stages"]] == [2, 4, 4, 4]
+    assert [stage["forward_passes"] for stage in always["stages"]] == [4, 4, 4, 4]
+    assert result["passes_ratio"] == 7 / 8  # the coarsest of four stages is not guided
+    assert result["command"].startswith("python run.py experiments=benchmark_sampling")
+    assert ours["seconds_per_image"] >= sum(stage["seconds"] for stage in ours["stages"])
+    assert ours["tflop"] < always["tflop"] and 0 < ours["utilisation"] < 1.5
+    table = (tmp_path / "benchmark_here.md").read_text()
+    assert "| always guided | 64 |" in table and "0.8750" in table
+    assert table in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("setting", ["job.images=0", "job.repeats=many"])
+def test_mistakes(setting: str) -> None:
+    with pytest.raises(ValueError, match=setting.split("=")[0]):
+        composed(*TINY, setting)
