@@ -101,7 +101,6 @@ def _drawn(trainer: Trainer, batch: Batch) -> tuple[Tensor, Tensor]:
 def _parts(trainer: Trainer, batch: Batch) -> dict[str, Part]:
     objective = trainer.objective
     backbone: Any = trainer.backbone
-    width, patch_size = backbone.width, backbone.patch_size
     alone = Objective(terms={"flow_matching": FlowMatching()}).to(trainer.device)
     parts: dict[str, Part] = {"backbone, flow matching alone": lambda: _step(trainer, batch, alone)}
     tau, stages = _drawn(trainer, batch)
@@ -126,8 +125,10 @@ def _parts(trainer: Trainer, batch: Batch) -> dict[str, Part]:
         if isinstance(loss, Lpips):
             parts[term] = _backward(_to_itself(loss.distance), passing([term]))
         if isinstance(loss, Repa):
-            tokens = sum(len(x) * (x.shape[-1] // patch_size) ** 2 for x in images)
-            inputs = torch.randn(tokens, width, device=trainer.device)
+            assert loss.encoder is not None
+            # Tokens of the backbone are resized to the encoder's grid before they are projected.
+            length = len(objective.encoders[loss.encoder](images[0][:1])[0])
+            inputs = torch.randn(len(batch), length, backbone.width, device=trainer.device)
             parts[f"{term}, projection"] = _backward(loss.projection, [inputs])
     return parts
 
