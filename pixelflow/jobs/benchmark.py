@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import platform
 import re
 import resource
@@ -73,6 +74,10 @@ def sampling(config: Config, device: torch.device) -> dict[str, Any]:
     sampler = build_sampler(config, model, speed_up(config, backbone, device), device)  # type: ignore[arg-type]
     variants = {CONFIGURED: sampler.guidance, ALWAYS: ConstantGuidance(scale=2.0)}
     images, repeats = config["job"]["images"], config["job"]["repeats"]
+    precision = config["trainer"]["precision"]
+    width = config["backbone"]["num_heads"] * config["backbone"]["head_dim"]
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    rate = matrix_rate(width, dtype=dtype, device=device)
     _warm_up(sampler, images, list(variants.values()))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -85,9 +90,7 @@ def sampling(config: Config, device: torch.device) -> dict[str, Any]:
             logger.info("%s, batch %d of %d: %.1f s", name, repeat + 1, repeats, total)
             if name not in best or measured.costs.total < best[name].costs.total:
                 best[name] = measured
-    precision = config["trainer"]["precision"]
-    width = config["backbone"]["num_heads"] * config["backbone"]["head_dim"]
-    rate = matrix_rate(width, dtype=torch.bfloat16 if precision == "bf16" else torch.float32, device=device)
+    rate = max(rate, matrix_rate(width, dtype=dtype, device=device))  # other work on the machine may have slowed one
     with torch.device("meta"):
         bare = instantiate(config["backbone"])
     flops = [
@@ -104,6 +107,7 @@ def sampling(config: Config, device: torch.device) -> dict[str, Any]:
         "images": images,
         "precision": precision,
         "threads": torch.get_num_threads(),
+        "load_average": os.getloadavg()[1],  # over five minutes; above `threads` other work took its share
         "settings": {key: config[key] for key in ("backbone", "cascade", "solver", "guidance", "sampler")},
         "versions": versions(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -204,7 +208,8 @@ def to_markdown(result: dict[str, Any]) -> str:
         f"- noise {row['noise_seconds']:.4f} s, renoise {row['renoise_seconds']:.4f} s "
         f"({100 * row['renoise_share']:.2f} % of the time), writing {row['writing_seconds']:.4f} s per image",
         f"- matrix rate {result['matrix_tflops']:.2f} TFLOP/s ({result['precision']}), "
-        f"peak memory {result['peak_memory_gib']:.2f} GiB, batch {result['images']}, {result['threads']} threads",
+        f"peak memory {result['peak_memory_gib']:.2f} GiB, batch {result['images']}, {result['threads']} threads, "
+        f"load average {result['load_average']:.1f}",
         "",
     ]
     return "\n".join(lines)

@@ -2,8 +2,9 @@
 
 The parts are what no way of computing the objective could leave out: the backbone with flow matching alone, each
 frozen network forward on the clean images that a term wants, forward and backward on the predicted ones, and the
-trained parts. Parts and whole take turns, and medians are compared. Frozen networks with `file: null` have random
-weights, which cost the same.
+trained parts. Seconds are medians of runs in turn, on a CPU of the process itself, so that others on the machine do
+not count; FLOPs are exact. Frozen networks with `file: null` have random weights, which cost the same. With
+`objective.pad_to` the whole computes the filling as well, and the parts do not.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ Part = Callable[[], None]
 
 
 def run(config: Config, overrides: list[str]) -> None:
-    """Print one line per part, the sum, the whole, their ratio, and the FLOPs of a step."""
+    """Print time and FLOPs of each part, of their sum and of the whole step, and the ratio of the two."""
     require_assets(config)
     with tempfile.TemporaryDirectory() as folder:
         trainer = assemble_trainer(config, CheckpointStore(Path(folder)), log=lambda metrics, step: None)
@@ -48,27 +49,35 @@ def run(config: Config, overrides: list[str]) -> None:
                 seconds[name].append(elapsed)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     whole = medians.pop("whole")
-    for name, value in medians.items():
-        print(f"{name:44} {value:9.4f} s")
-    print(f"{'sum of the parts':44} {sum(medians.values()):9.4f} s")
-    print(f"{'the whole step (forward and backward)':44} {whole:9.4f} s")
-    print(f"{'whole / parts':44} {whole / sum(medians.values()):9.3f}")
+    flops = {name: _flops(step) for name, step in steps.items()}
+    whole_flops = flops.pop("whole")
+    rows = {name: (medians[name], flops[name]) for name in medians}
+    rows["sum of the parts"] = sum(medians.values()), sum(flops.values())
+    rows["whole step"] = whole, whole_flops
+    for name, (value, count) in rows.items():
+        print(f"{name:32} {value:9.4f} s {count:10.4g} FLOPs")
+    print(
+        f"whole / parts: {whole / sum(medians.values()):.3f} in time, {whole_flops / sum(flops.values()):.3f} in FLOPs"
+    )
+
+
+def _flops(step: Part) -> int:
     with FlopCounterMode(display=False) as counter:
-        steps["whole"]()
-    print(f"{'FLOPs of a step':44} {counter.get_total_flops():9.4g} (batch of {len(batch)})")
+        step()
+    return counter.get_total_flops()
 
 
 def _timed(step: Part, device: torch.device) -> float:
-    _wait(device)
+    """Seconds: of the process on a CPU, of the clock on a GPU."""
+    if device.type == "cpu":
+        start = time.process_time()
+        step()
+        return time.process_time() - start
+    torch.cuda.synchronize(device)
     start = time.perf_counter()
     step()
-    _wait(device)
+    torch.cuda.synchronize(device)
     return time.perf_counter() - start
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _whole(trainer: Trainer, batch: Batch) -> Part:
@@ -92,7 +101,6 @@ def _drawn(trainer: Trainer, batch: Batch) -> tuple[Tensor, Tensor]:
 def _parts(trainer: Trainer, batch: Batch) -> dict[str, Part]:
     objective = trainer.objective
     backbone: Any = trainer.backbone
-    width, patch_size = backbone.width, backbone.patch_size
     alone = Objective(terms={"flow_matching": FlowMatching()}).to(trainer.device)
     parts: dict[str, Part] = {"backbone, flow matching alone": lambda: _step(trainer, batch, alone)}
     tau, stages = _drawn(trainer, batch)
@@ -117,8 +125,10 @@ def _parts(trainer: Trainer, batch: Batch) -> dict[str, Part]:
         if isinstance(loss, Lpips):
             parts[term] = _backward(_to_itself(loss.distance), passing([term]))
         if isinstance(loss, Repa):
-            tokens = sum(len(x) * (x.shape[-1] // patch_size) ** 2 for x in images)
-            inputs = torch.randn(tokens, width, device=trainer.device)
+            assert loss.encoder is not None
+            # Tokens of the backbone are resized to the encoder's grid before they are projected.
+            length = len(objective.encoders[loss.encoder](images[0][:1])[0])
+            inputs = torch.randn(len(batch), length, backbone.width, device=trainer.device)
             parts[f"{term}, projection"] = _backward(loss.projection, [inputs])
     return parts
 

@@ -38,7 +38,7 @@ from pixelflow.types import Condition
 
 logger = logging.getLogger(__name__)
 
-FINE_STEPS = 200
+FINE_STEPS = 100
 """Steps per stage of the solution that counts as exact: order 4."""
 
 

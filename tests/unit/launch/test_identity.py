@@ -44,5 +44,6 @@ def test_slug() -> None:
     assert slug([]) == "default"
     assert slug(["experiments=x", "job=train", "tracking=none", "trainer.device=cpu"]) == "default"
     assert slug(["cascade.num_stages=2", "+seed=1"]) == "num_stages-2_seed-1"
+    assert slug(["experiments/digits_pixelgen@_global_=jit_x", "seed=1"]) == "digits_pixelgen-jit_x_seed-1"
     assert slug(["solver.num_steps=[1, 2]", "guidance=none"]) == "num_steps-1-2_guidance-none"
     assert len(slug([f"a.key{i}=value" for i in range(50)])) <= 60
