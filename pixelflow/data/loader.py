@@ -20,6 +20,7 @@ from pixelflow.data.workers import WorkerPool
 from pixelflow.flow.rng import KeyedRandom
 from pixelflow.types import Batch, Condition
 
+MINUS_ONE = torch.tensor(-1.0)
 SUBSTITUTES = 50
 """Samples that are tried for one position before the data are given up."""
 
@@ -56,7 +57,6 @@ class _Parts:
     """What belongs to the pixels of a batch."""
 
     labels: list[int] = field(default_factory=list)
-    flips: list[bool] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
     embeddings: list[np.ndarray] = field(default_factory=list)
     drawn: int = 0
@@ -83,15 +83,14 @@ class Maker:
     embeddings: bool = False
 
     def fill(self, positions: range, slot: Tensor, reading: Callable[[int], None]) -> _Parts:
-        """slot: (B, R, R, C) uint8. Raises ValueError if no sample can be used."""
-        parts, pixels = _Parts(), slot.numpy()
-        random = KeyedRandom(self.seed)
+        """slot: (B, C, R, R) uint8. Raises ValueError if no sample can be used."""
+        parts, random = _Parts(), KeyedRandom(self.seed)
         for row, position in enumerate(positions):
-            self._make(position, pixels[row], parts, random, reading)
+            self._make(position, slot[row], parts, random, reading)
         return parts
 
     def _make(
-        self, position: int, row: np.ndarray, parts: _Parts, random: KeyedRandom, reading: Callable[[int], None]
+        self, position: int, row: Tensor, parts: _Parts, random: KeyedRandom, reading: Callable[[int], None]
     ) -> None:
         # Always four numbers, so that an option changes nothing but what it is for: top, left, flip, caption.
         uniform = random.generator("augmentation", position).random(4)
@@ -104,7 +103,7 @@ class Maker:
                 label, caption = self._label(record), self._caption(record, uniform[3])
                 if self.embeddings and record.embedding is None:
                     raise BadSample("missing embedding")
-                row[:] = self._pixels(record, uniform)
+                pixels = torch.from_numpy(self._pixels(record, uniform)).permute(2, 0, 1)
             except BadSample as bad:
                 found = Found(index, self.source.where(index), bad.reason, bad.detail, bad.filtered)
                 parts.bad.append(found)
@@ -114,7 +113,8 @@ class Maker:
                 index = int(drawn)
                 continue
             parts.labels.append(label)
-            parts.flips.append(bool(self.preprocess.flip and isinstance(record.image, bytes) and uniform[2] < 0.5))
+            flipped = self.preprocess.flip and isinstance(record.image, bytes) and uniform[2] < 0.5
+            row.copy_(pixels.flip(-1) if flipped else pixels)
             if self.captions:
                 parts.captions.append(caption)
             if self.embeddings and record.embedding is not None:
@@ -168,8 +168,8 @@ class _RankFill:
 class StreamLoader:
     """`Loader` over a `Maker`; the sample at a position depends neither on rank nor on workers.
 
-    batch_size: images of all ranks together; every rank yields its slice. device: where batches are made float and
-    flipped; pixels travel to it as uint8. report: folder for the list of bad samples.
+    batch_size: images of all ranks together; every rank yields its slice. device: where batches are made float;
+    pixels travel to it as uint8. report: folder for the list of bad samples.
     Raises ValueError unless world_size divides batch_size.
     """
 
@@ -200,7 +200,7 @@ class StreamLoader:
     def shape(self) -> tuple[int, ...]:
         """Of a rank's batch of uint8 pixels."""
         m = self.maker
-        return (self.batch_size // self.world_size, m.image_size, m.image_size, m.channels)
+        return (self.batch_size // self.world_size, m.channels, m.image_size, m.image_size)
 
     @property
     def buffer_bytes(self) -> int:
@@ -209,15 +209,26 @@ class StreamLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
-            try:
-                slot, parts = self._read()
-                self.bad.add(drawn=parts.drawn, found=parts.bad)
-            except BaseException:
-                self.close()  # what the workers hold ready no longer fits the position
-                raise
-            batch = self._batch(slot, parts, torch.as_tensor(self._fill.positions(self.position)))
-            self.position += self.batch_size
-            yield batch
+            if self.reading.workers:
+                self._ask()
+            yield self._next()
+
+    def remaining(self) -> Iterator[Batch]:
+        """The batches that the workers were asked for ahead, and no more; then the workers end."""
+        while self._pool is not None and self.position < self._asked:
+            yield self._next()
+        self.close()
+
+    def _next(self) -> Batch:
+        try:
+            slot, parts = self._read()
+            self.bad.add(drawn=parts.drawn, found=parts.bad)
+        except BaseException:
+            self.close()  # what the workers hold ready no longer fits the position
+            raise
+        batch = self._batch(slot, parts, torch.as_tensor(self._fill.positions(self.position)))
+        self.position += self.batch_size
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
         """The position of the next batch, in images of all ranks, and how many samples it refers to."""
@@ -241,21 +252,20 @@ class StreamLoader:
             self._pool = None
 
     def _read(self) -> tuple[Tensor, _Parts]:
-        if self.reading.workers == 0:
-            if self._slot is None:
-                self._slot = torch.empty(self.shape, dtype=torch.uint8)
-            return self._slot, self._fill(self.position, self._slot, lambda index: None)
-        if self._pool is None:
-            self._start()
-        pool = self._pool
-        assert pool is not None
-        # The slot of the batch before is free now, so this is when the next is asked for.
+        if self._pool is not None:
+            return self._pool.next()
+        if self._slot is None:
+            self._slot = torch.empty(self.shape, dtype=torch.uint8)
+        return self._slot, self._fill(self.position, self._slot, lambda index: None)
+
+    def _ask(self) -> None:
+        """Fill the queue of the workers. The slot of the batch before is free by now."""
+        pool = self._pool or self._start()
         while self._asked < self.position + pool.capacity * self.batch_size:
             pool.submit(self._asked)
             self._asked += self.batch_size
-        return pool.next()
 
-    def _start(self) -> None:
+    def _start(self) -> WorkerPool:
         r = self.reading
         pool = WorkerPool(
             fill=self._fill, describe=self.maker.source.where, shape=self.shape, workers=r.workers, depth=r.depth,
@@ -263,15 +273,12 @@ class StreamLoader:
         )  # fmt: skip
         weakref.finalize(self, pool.close)
         self._pool, self._asked = pool, self.position
+        return pool
 
     def _batch(self, slot: Tensor, parts: _Parts, ids: Tensor) -> Batch:
         cuda = self.device.type == "cuda"
         pixels = (slot.pin_memory() if cuda else slot).to(self.device, non_blocking=cuda)
-        x = torch.empty(len(ids), self.maker.channels, *slot.shape[1:3], device=self.device)
-        x.copy_(pixels.permute(0, 3, 1, 2)).div_(127.5).sub_(1)
-        flipped = torch.tensor(parts.flips).nonzero()[:, 0].to(self.device)
-        if len(flipped):
-            x[flipped] = x[flipped].flip(-1)
+        x = torch.add(MINUS_ONE, pixels, alpha=1 / 127.5)  # one pass; float() / 127.5 - 1 would be three
         condition = Condition(
             class_label=torch.tensor(parts.labels),
             caption=tuple(parts.captions) if self.maker.captions else None,

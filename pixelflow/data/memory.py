@@ -18,7 +18,7 @@ class MemorySource:
     """The images of a `MemoryLoader` as records. images: (N, C, H, W) uint8. labels: (N,)."""
 
     def __init__(self, images: Tensor, labels: Tensor, name: str) -> None:
-        self.images, self.labels, self.name = images.permute(0, 2, 3, 1).numpy(), labels, name
+        self.images, self.labels, self.name = images.permute(0, 2, 3, 1).contiguous().numpy(), labels, name
         self.group_sizes = [len(labels)]
 
     def read(self, index: int) -> Record:

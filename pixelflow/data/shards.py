@@ -127,6 +127,11 @@ class ShardStore:
         return np.load(saved, mmap_mode="r")
 
     def read(self, url: str, begin: int, size: int) -> bytes:
+        if url in self._files:
+            try:
+                return self._pread(url, begin, size)
+            except OSError:
+                pass
         return retried(lambda: self._pread(url, begin, size), url, self.retries)
 
     def _pread(self, url: str, begin: int, size: int) -> bytes:
@@ -192,10 +197,16 @@ class ShardStore:
 
 
 class ShardSource:
-    """The samples of shards. counts: of each; None lists them all (and fetches them, if they are behind URLs)."""
+    """The samples of shards.
 
-    def __init__(self, urls: Sequence[str], store: ShardStore, counts: Sequence[int] | None = None) -> None:
-        self.urls, self.store = list(urls), store
+    counts: of each; None lists them all (and fetches them, if they are behind URLs). texts: whether captions and
+    embeddings are read.
+    """
+
+    def __init__(
+        self, urls: Sequence[str], store: ShardStore, counts: Sequence[int] | None = None, *, texts: bool = True
+    ) -> None:
+        self.urls, self.store, self.texts = list(urls), store, texts
         self.group_sizes = list(counts) if counts is not None else [len(store.table(url)) for url in urls]
         self._ends = np.cumsum(self.group_sizes)
 
@@ -221,17 +232,17 @@ class ShardSource:
         image = member(IMAGE)
         if image is None:
             raise BadSample("missing image")
-        more = _json(member(JSON))
+        label, text = member(LABEL), member(TEXT) if self.texts else None
+        more = _json(member(JSON)) if self.texts or label is None else {}
         captions = {key: value for key, value in more.items() if isinstance(value, str)}
-        text = member(TEXT)
         if text is not None:
             captions["txt"] = text.decode("utf-8", "replace")
         return Record(
             key=f"{url.rpartition('/')[2].removesuffix('.tar')}/{row:06}",
             image=image,
-            label=_label(member(LABEL), more),
+            label=_label(label, more),
             captions=captions,
-            embedding=_embedding(member(EMBEDDING)),
+            embedding=_embedding(member(EMBEDDING)) if self.texts else None,
         )
 
 

@@ -93,7 +93,7 @@ def resize_short_side(pixels: np.ndarray, short: int) -> np.ndarray:
     else:
         height, width = int(short * height / width), short
     if not HAS_LANCZOS:
-        return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
+        return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     return F.interpolate(image, size=(height, width), mode="lanczos", antialias=True)[0].permute(1, 2, 0).numpy()
 
@@ -106,11 +106,11 @@ def center_crop(pixels: np.ndarray, size: int) -> np.ndarray:
     scale = size / min(image.size)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     left, top = (image.width - size) // 2, (image.height - size) // 2
-    return np.asarray(image.crop((left, top, left + size, top + size)))
+    return np.array(image.crop((left, top, left + size, top + size)))
 
 
 def to_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
     """(H, W, 3) uint8 to (H, W, channels): as it is, or grey by ITU-R 601."""
     if channels == pixels.shape[-1]:
         return pixels
-    return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+    return np.array(Image.fromarray(pixels).convert("L"))[..., None]

@@ -141,7 +141,8 @@ class WebDataset(ImageData):
             logger.info("listing %d shards that have no %s", len(shards.urls), INDEX)
         cache = Path(self.cache_dir).expanduser()
         store = ShardStore(cache=cache, cache_bytes=self.cache_gb * 1e9, retries=self.reading.retries)
-        source = ShardSource(shards.urls, store, shards.counts)
+        texts = bool(self.captions or self.embeddings)
+        source = ShardSource(shards.urls, store, shards.counts, texts=texts)
         if not sum(source.group_sizes):
             raise ValueError(f"root={self._root(split)}: the shards hold no samples")
         return source

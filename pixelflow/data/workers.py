@@ -26,7 +26,7 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 Fill = Callable[[int, Tensor, Callable[[int], None]], Any]
-"""`(position, slot (B, R, R, C) uint8, reading)` fills the slot and returns what belongs to it; it calls
+"""`(position, slot (B, C, R, R) uint8, reading)` fills the slot and returns what belongs to it; it calls
 `reading(index)` before each sample."""
 
 POLL_SECONDS = 1.0

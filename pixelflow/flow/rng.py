@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -18,6 +19,12 @@ from torch import Tensor
 
 THREADED_SIZE = 1_000_000
 """Values in a draw from which on threads are worth their start."""
+
+
+@lru_cache(maxsize=256)
+def _key(seed: int, purpose: str) -> np.ndarray:
+    digest = hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=16).digest()
+    return np.frombuffer(digest, dtype=np.uint64)
 
 
 @dataclass(frozen=True)
@@ -31,8 +38,7 @@ class KeyedRandom:
     seed: int
 
     def generator(self, purpose: str, image: int = 0, step: int = 0) -> np.random.Generator:
-        digest = hashlib.blake2b(f"{self.seed}/{purpose}".encode(), digest_size=16).digest()
-        key = np.frombuffer(digest, dtype=np.uint64)
+        key = _key(self.seed, purpose)
         # Philox advances the low words of its counter by itself; the high ones name the image and the step.
         counter = np.array([0, 0, image, step], dtype=np.uint64)
         return np.random.Generator(np.random.Philox(counter=counter, key=key))

@@ -78,7 +78,7 @@ def test_workers_and_ranks_change_nothing(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_samples_are_those_that_webdataset_reads(folder: Path, tmp_path: Path) -> None:
-    source = data(folder, tmp_path).source("train")
+    source = data(folder, tmp_path, captions={"txt": 1.0}).source("train")
     theirs = webdataset.WebDataset(sorted(map(str, folder.glob("*.tar"))), shardshuffle=False)
     for index, sample in enumerate(theirs):
         record = source.read(index)
