@@ -6,6 +6,7 @@ For each: the error against a fine solution of the same flow, the distance to th
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import time
 from pathlib import Path
@@ -116,7 +117,8 @@ def _write(config: Config, overrides: list[str], points: list[Point], step: int)
         f"# Steps against quality\n\n`python run.py {shlex.join(told)} checkpoint=...`: step {step}, {count} images, "
         f"guidance {config['guidance']['_target_'].rpartition('.')[2]}. The error is relative to {FINE_STEPS} steps of "
         "Adams-Bashforth 4 per stage from the same noise (root mean square); fd is the distance to the "
-        f"reference images ({config['metrics']['reference']}).\n\n"
+        f"reference images ({config['metrics']['reference']}). Seconds count where the load average "
+        f"({os.getloadavg()[1]:.1f}, on {os.cpu_count()} cores) is that of one job.\n\n"
     )
     write_text(folder / "quality.md", head + table)
     rows = [{"label": p.label, "forward_passes": p.cost, "error": p.quality, **p.more} for p in points]
