@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from pixelflow.nn.attention import HeadNormAttention
 from pixelflow.nn.embeddings import LabelEmbedder, TimeEmbedder, grid_sincos
+from pixelflow.nn.norms import RMSNorm
 from pixelflow.nn.pack import Layout
 from pixelflow.nn.patches import BottleneckPatchEmbed, patchify, unpatchify
 from pixelflow.nn.rope import Rope2D
@@ -57,9 +58,9 @@ class SwiGLU(nn.Module):
 class Block(nn.Module):
     def __init__(self, *, width: int, num_heads: int, mlp_ratio: float, drop: float) -> None:
         super().__init__()
-        self.norm1 = nn.RMSNorm(width, eps=1e-6)
+        self.norm1 = RMSNorm(width)
         self.attn = HeadNormAttention(width=width, num_heads=num_heads, drop=drop)
-        self.norm2 = nn.RMSNorm(width, eps=1e-6)
+        self.norm2 = RMSNorm(width)
         # Two thirds, so that three matrices hold as many weights as the two of a plain MLP.
         self.mlp = SwiGLU(width=width, hidden=int(int(mlp_ratio * width) * 2 / 3), drop=drop)
         self.adaLN_modulation = Modulation(width=width, parts=6)
@@ -76,7 +77,7 @@ class Block(nn.Module):
 class FinalLayer(nn.Module):
     def __init__(self, *, width: int, outputs: int) -> None:
         super().__init__()
-        self.norm_final = nn.RMSNorm(width, eps=1e-6)
+        self.norm_final = RMSNorm(width)
         self.linear = nn.Linear(width, outputs)
         self.adaLN_modulation = Modulation(width=width, parts=2)
 

@@ -41,8 +41,8 @@ class HeadNormAttention(nn.Module):
         self.num_heads = num_heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
-        self.q_norm = nn.RMSNorm(width // num_heads, eps=1e-6)
-        self.k_norm = nn.RMSNorm(width // num_heads, eps=1e-6)
+        self.q_norm = RMSNorm(width // num_heads)
+        self.k_norm = RMSNorm(width // num_heads)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor, layout: Layout, rope: Rope2D) -> Tensor:
