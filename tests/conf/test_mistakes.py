@@ -75,7 +75,7 @@ UNKNOWN = [
     ("cascade.num_stage=2", "unknown option cascade.num_stage; did you mean cascade.num_stages?"),
     ("bakbone=pixelflow_s", "unknown option bakbone; did you mean backbone?"),
     ("backbone=huge", "backbone=huge does not exist; one of: jit_b, jit_l"),
-    ("experiments=nope", "experiments=nope does not exist; one of: digits"),
+    ("experiments=nope", "experiments=nope does not exist; one of: "),
     ("a b=", "a b="),
 ]
 
