@@ -20,7 +20,6 @@ from pixelflow.data.workers import WorkerPool
 from pixelflow.flow.rng import KeyedRandom
 from pixelflow.types import Batch, Condition
 
-MINUS_ONE = torch.tensor(-1.0)
 SUBSTITUTES = 50
 """Samples that are tried for one position before the data are given up."""
 
@@ -278,7 +277,7 @@ class StreamLoader:
     def _batch(self, slot: Tensor, parts: _Parts, ids: Tensor) -> Batch:
         cuda = self.device.type == "cuda"
         pixels = (slot.pin_memory() if cuda else slot).to(self.device, non_blocking=cuda)
-        x = torch.add(MINUS_ONE, pixels, alpha=1 / 127.5)  # one pass; float() / 127.5 - 1 would be three
+        x = pixels.float().div_(127.5).sub_(1)
         condition = Condition(
             class_label=torch.tensor(parts.labels),
             caption=tuple(parts.captions) if self.maker.captions else None,
