@@ -22,7 +22,7 @@ from pixelflow.tracking.tracker import Tracker
 
 MakeFolder = Callable[..., Path]
 Stored = Callable[[Path], dict[str, list[tuple[int, float]]]]
-PATIENCE = 60.0
+PATIENCE = 240.0  # seconds; a busy machine starts a server in more than a minute
 """Seconds that a busy machine may take to start a process with MLflow."""
 
 

