@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,12 +56,8 @@ class HuggingFace(ImageData):
         self.captions, self.labelled = checked_weights(captions or {}), label_column is not None
 
     def check(self) -> None:
-        try:
-            import datasets  # noqa: F401
-        except ImportError:
-            raise ValueError(
-                "data=huggingface needs the package datasets: pip install 'pixelflow[huggingface]'"
-            ) from None
+        if importlib.util.find_spec("datasets") is None:
+            raise ValueError("data=huggingface needs the package datasets: pip install 'pixelflow[huggingface]'")
         if (self.repository is None) == (self.root is None):
             raise ValueError(
                 "repository: data=huggingface needs one of data.repository=NAME and data.root=PARQUET_FILES"

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler
 from torchvision import transforms
 from torchvision.datasets import ImageFolder as TorchvisionFolder
 
@@ -48,7 +48,7 @@ def run(config: Config, overrides: list[str]) -> None:
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(job["rounds"]):
             for name, way in ways.items():
-                seconds[name].append(cpu_seconds(way, job["images"] // job["batch_size"]))
+                seconds[name].append(cpu_seconds(way, job["batches"]))
     plain = seconds["torchvision"]
     record: dict[str, Any] = {
         "images": f"{job['height']} x {job['width']} JPEG, {kilobytes:.0f} kB each, to {job['image_size']} px",
@@ -121,8 +121,8 @@ def build_ways(root: Path, job: dict[str, Any]) -> dict[str, Way]:
     files = TorchvisionFolder(str(root / "photographs" / "train"), plain)
 
     def torchvision(count: int) -> int:
-        loader = DataLoader(files, batch_size, shuffle=True, num_workers=workers, drop_last=True)
-        return sum(len(x) for x, _ in itertools.islice(loader, count))
+        sampler = RandomSampler(files, replacement=True, num_samples=count * batch_size)
+        return sum(len(x) for x, _ in DataLoader(files, batch_size, sampler=sampler, num_workers=workers))
 
     def ours(data: ImageData) -> Way:
         def read(count: int) -> int:

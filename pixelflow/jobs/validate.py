@@ -66,8 +66,8 @@ DATA_JOBS: dict[str, dict[str, Any]] = {
     },
     "data": {"samples": int, "batches": int, "batch_size": int, "output": str},
     "benchmark_data": {
-        "images": int, "height": int, "width": int, "image_size": int, "quality": int, "batch_size": int,
-        "workers": int, "rounds": int, "output": str,
+        "images": int, "batches": int, "height": int, "width": int, "image_size": int, "quality": int,
+        "batch_size": int, "workers": int, "rounds": int, "output": str,
     },
 }  # fmt: skip
 """Jobs that need no model, and the types of their options."""
@@ -187,8 +187,6 @@ def _check_data_job(config: Config) -> None:
     for name, annotation in DATA_JOBS[job["name"]].items():
         if annotation is int and name != "workers" and job[name] < 1:
             raise ValueError(f"job.{name}={job[name]} must be at least 1")
-    if job["name"] == "benchmark_data" and job["batch_size"] > job["images"]:
-        raise ValueError(f"job.batch_size={job['batch_size']} must be at most job.images={job['images']}")
 
 
 def check_data(config: Config) -> None:
