@@ -20,6 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pixelflow.jobs.resolve import CONF, resolve
 from pixelflow.jobs.validate import check_data
+from pixelflow.launch.signals import CONTINUE, stop_signal
+from pixelflow.types import Interrupted
 
 
 def dispatch(config: DictConfig) -> Any:
@@ -52,6 +54,8 @@ def main(task: Callable[[], Any]) -> None:
 def explained(work: Callable[[], Any]) -> Any:
     """A user's mistake prints one or two lines and exits with 2, a failure of the work with 1.
 
+    Work that a signal interrupted exits with 75, "try again": the same command goes on.
+
     PIXELFLOW_TRACEBACK=1 shows the traceback of either.
     """
     if os.environ.get("PIXELFLOW_TRACEBACK"):
@@ -64,6 +68,9 @@ def explained(work: Callable[[], Any]) -> Any:
         fail(str(error), status=2)
     except OSError as error:
         fail(str(error), status=1)
+    except Interrupted as error:
+        name = signal.name if (signal := stop_signal()) else "a request"
+        fail(f"stopped by {name}: {error}; the same command goes on from there", status=CONTINUE)
     except KeyboardInterrupt:
         fail("interrupted; the same command goes on from the last checkpoint", status=130)
 

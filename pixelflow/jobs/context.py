@@ -11,9 +11,11 @@ from pathlib import Path
 from pixelflow.jobs.build import Config
 from pixelflow.launch.identity import slug
 from pixelflow.launch.run_folder import RunFolder, find_run_folder
+from pixelflow.launch.signals import stop_on_signals
 from pixelflow.reporting.runs import flatten
 from pixelflow.tracking import MLflowMirror, Tracker, sync
 from pixelflow.tracking.mlflow_state import count_unsent
+from pixelflow.types import Interrupted
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +60,8 @@ def catch_up(path: Path) -> None:
 
 @contextmanager
 def open_run(path: Path, config: Config) -> Iterator[Run]:
-    """Hold the run's folder, track it, and record how it ends."""
-    with RunFolder(path, config) as folder:
+    """Hold the run's folder, track it, and record how it ends. A signal to stop waits for a place to stop at."""
+    with stop_on_signals(), RunFolder(path, config) as folder:
         mirror = None
         if config["tracking"]["mlflow"]:
             mirror = MLflowMirror(
@@ -71,6 +73,6 @@ def open_run(path: Path, config: Config) -> Iterator[Run]:
             tracker.artifact(path / "config.yaml")
             yield Run(folder, tracker)
         except BaseException as error:
-            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt | Interrupted) else "FAILED")
             raise
         tracker.finish("FINISHED")

@@ -10,7 +10,7 @@ import fcntl
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
@@ -24,13 +24,14 @@ from pixelflow.launch.identity import SAMPLER_MACHINE_KEYS
 from pixelflow.launch.processes import World, processes
 from pixelflow.launch.provenance import versions
 from pixelflow.launch.run_folder import write_json
+from pixelflow.launch.signals import stop_on_signals, stop_signal
 from pixelflow.reporting.figures import image_grid
 from pixelflow.reporting.trajectories import Trajectories
 from pixelflow.sampling.outputs import PngOutput, make_output
 from pixelflow.sampling.produce import Made, labels_of, parse_classes, produce, share
 from pixelflow.sampling.sampler import Sampler
 from pixelflow.training.progress import Progress
-from pixelflow.types import Condition
+from pixelflow.types import Condition, Interrupted
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,8 @@ def sample(config: Config, checkpoint: str | Path, home: Path | None = None) -> 
     """
     home = run_of(checkpoint) if home is None else home
     folder = home / "samples" / f"{Path(checkpoint).name}-{settings_hash(config)}"
-    with processes(pick_device(config["trainer"]["device"])) as (world, device), _held(folder, world):
+    device = pick_device(config["trainer"]["device"])
+    with stop_on_signals(), processes(device) as (world, device), _held(folder, world):
         _sample(config, str(checkpoint), folder, world, device)
     return folder
 
@@ -85,7 +87,9 @@ def _sample(config: Config, checkpoint: str, folder: Path, world: World, device:
     if 0 < len(missing) < len(labels):
         logger.info("%d of %d images are there; the others follow", len(labels) - len(missing), len(labels))
     sampler, step = load_sampler(config, checkpoint, device)
-    made = _together(world, lambda: _make(config, sampler, output, missing, classes, world), output, len(labels))
+    made = _together(
+        world, lambda: _make(config, sampler, output, missing, classes, world), output, len(missing), len(labels)
+    )
     if world.rank == 0:
         left = output.store.missing(missing)
         if left:
@@ -126,23 +130,27 @@ def _make(
             batch_size=max(batch) if isinstance(batch, list) else batch,
             fixed_batch=settings["fixed_batch"],
             on_batch=on_batch,
+            stop=lambda: stop_signal() is not None,
         )
     finally:
         progress.close()
 
 
-def _together(world: World, work: Any, output: PngOutput, total: int) -> Made:
-    """Everyone's work summed; if one fails, all end with its message instead of waiting for it."""
+def _together(world: World, work: Callable[[], Made], output: PngOutput, wanted: int, total: int) -> Made:
+    """Everyone's work summed; if one fails or is stopped, all end with its message instead of waiting for it."""
     made, message = Made(), None
     try:
         made = work()
     except OSError as error:
         message = str(_unwritten(output, total, error))
-    results = world.gather((message, astuple(made)))
-    for rank, (failure, _) in enumerate(results):
+    results = world.gather((message, stop_signal() is not None, astuple(made)))
+    for rank, (failure, _, _) in enumerate(results):
         if failure is not None:
             raise OSError(failure if world.size == 1 else f"process {rank + 1} of {world.size}: {failure}")
-    return Made(*(sum(values) for values in zip(*(numbers for _, numbers in results), strict=True)))
+    everything = Made(*(sum(values) for values in zip(*(numbers for _, _, numbers in results), strict=True)))
+    if any(stopped for _, stopped, _ in results) and everything.images < wanted:
+        raise Interrupted(f"{total - wanted + everything.images} of {total} images are kept")
+    return everything
 
 
 def _unwritten(output: PngOutput, total: int, error: OSError) -> OSError:

@@ -20,6 +20,7 @@ from pixelflow.jobs.build import (
     require_assets,
 )
 from pixelflow.jobs.context import Run, open_run, run_path
+from pixelflow.launch.signals import stop_signal
 from pixelflow.reporting.figures import image_grid
 from pixelflow.sampling.sampler import to_uint8
 from pixelflow.training.checkpoint import CheckpointStore
@@ -113,6 +114,7 @@ def assemble_trainer(
         config=config,
         log=log,
         on_grid=None if grid is None else lambda backbone, step: grid(model, backbone, device, step),
+        stop=lambda: stop_signal() is not None,
     )
 
 

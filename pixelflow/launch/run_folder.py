@@ -16,6 +16,7 @@ import yaml
 
 from pixelflow.launch.identity import config_hash, scientific
 from pixelflow.launch.provenance import provenance
+from pixelflow.types import Interrupted
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +65,9 @@ class RunFolder:
     ) -> None:
         assert self._log is not None and self._lock is not None
         if error is not None:
-            interrupted = isinstance(error, KeyboardInterrupt)
-            message = "interrupted" if interrupted else (str(error) or type(error).__name__).splitlines()[0]
+            interrupted = isinstance(error, KeyboardInterrupt | Interrupted)
+            by_hand = isinstance(error, KeyboardInterrupt)
+            message = "interrupted" if by_hand else (str(error) or type(error).__name__).splitlines()[0]
             self.set_status("interrupted" if interrupted else "failed", message=message)
             # Into the file alone: the terminal gets a line from whoever catches the error.
             about = (type(error), error, trace)

@@ -95,11 +95,12 @@ def produce(
     batch_size: int,
     fixed_batch: int | None = None,
     on_batch: Callable[[int], None] = lambda images: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Made:
     """Makes the images `sample_ids` and gives them to `write(ids, (B, C, R, R) uint8)`, beside the computation.
 
-    on_batch: told how many images a batch had. Raises what `write` raises, and ValueError for
-    images that are not finite.
+    on_batch: told how many images a batch had. stop: asked after every batch; true ends it there. Raises what `write`
+    raises, and ValueError for images that are not finite.
     """
     made, start = Made(), time.perf_counter()
     with AsideWriter(write) as writer:
@@ -115,5 +116,7 @@ def produce(
             made.nfe += samples.nfe * len(images)
             made.passes += samples.passes * len(images)
             on_batch(len(images))
+            if stop():
+                break
     made.seconds = time.perf_counter() - start
     return made

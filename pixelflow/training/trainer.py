@@ -21,7 +21,7 @@ from pixelflow.training.checkpoint import CheckpointStore, flatten_optimizer, re
 from pixelflow.training.draw import draw_flow_samples, draw_stages, draw_times
 from pixelflow.training.ema import EMA
 from pixelflow.training.progress import Progress
-from pixelflow.types import Batch, Conditioning, Loader, Predicted, Prediction, Timesteps
+from pixelflow.types import Batch, Conditioning, Interrupted, Loader, Predicted, Prediction, Timesteps
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Trainer:
 
     objective: prepared; what it trains itself is in the optimizer and the checkpoints, but not in the average.
     config: stored in every checkpoint, as plain values. log: called as log(metrics, step). on_grid: called as
-    on_grid(model, step) every grid_every steps.
+    on_grid(model, step) every grid_every steps. stop: asked after every step; true ends `fit` with a checkpoint.
     """
 
     def __init__(
@@ -94,11 +94,12 @@ class Trainer:
         config: Mapping[str, Any],
         log: Callable[[dict[str, float], int], None],
         on_grid: Callable[[nn.Module, int], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.backbone, self.cascade, self.timesteps, self.prediction = backbone, cascade, timesteps, prediction
         self.conditioning, self.objective, self.optimizer, self.ema = conditioning, objective, optimizer, ema
         self.loader, self.checkpoints, self.settings = loader, checkpoints, settings
-        self.device, self.config, self.log, self.on_grid = device, config, log, on_grid
+        self.device, self.config, self.log, self.on_grid, self.stop = device, config, log, on_grid, stop
         self.random = KeyedRandom(seed)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
@@ -106,7 +107,10 @@ class Trainer:
         ema.attach(backbone)
 
     def fit(self) -> int:
-        """Train to the end; returns the step reached. Raises TrainingDiverged, or OSError if a save fails."""
+        """Train to the end; returns the step reached.
+
+        Raises Interrupted when it was asked to stop, TrainingDiverged, or OSError if a save fails.
+        """
         s = self.settings
         progress = Progress(total=s.max_steps, done=self.step)
         batches = iter(self.loader)
@@ -120,8 +124,11 @@ class Trainer:
                     progress.show(f"loss {metrics['loss']:.4f}")
                 if s.grid_every and self.step % s.grid_every == 0 and self.on_grid and self.ema.model is not None:
                     self.on_grid(self.ema.model, self.step)
-                if self.step == s.max_steps or (s.save_every and self.step % s.save_every == 0):
+                stop = self.stop() and self.step < s.max_steps
+                if stop or self.step == s.max_steps or (s.save_every and self.step % s.save_every == 0):
                     self.save()
+                if stop:
+                    raise Interrupted(f"saved at step {self.step} of {s.max_steps}")
         finally:
             progress.close()
         return self.step

@@ -183,17 +183,24 @@ def test_the_same_command_again_sends_what_mlflow_missed(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_kill_and_resume_gives_the_same_weights(finished: Finished, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2])
+def test_a_stop_and_a_resume_give_the_same_weights(number: signal.Signals, tmp_path: Path) -> None:
     longer = [*TINY, "trainer.max_steps=400", "trainer.save_every=10", "tracking=none", "job=train"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, str(ROOT / "run.py"), *longer], cwd=tmp_path, env=environment)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("runs/quickstart/*/checkpoints/step_*[1-9]0")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(number)
+    status = process.wait()
     (folder,) = tmp_path.glob("runs/quickstart/*")
-    assert not (folder / "checkpoints" / "step_00000400").exists(), "it ended before it was killed"
+    assert not (folder / "checkpoints" / "step_00000400").exists(), "it ended before it was stopped"
+    if number is not signal.SIGKILL:  # it saved, and says that it is to be continued
+        state = json.loads((folder / "status.json").read_text())
+        assert status == 75 and state["state"] == "interrupted"
+        assert state["message"] in [f"saved at step {step} of 400" for step in range(10, 400)]
+        step = int(state["message"].split()[3])
+        assert (folder / "checkpoints" / f"step_{step:08d}" / "state.json").exists()
     assert call(*longer, cwd=tmp_path).returncode == 0
     (tmp_path / "straight").mkdir()
     assert call(*longer, cwd=tmp_path / "straight").returncode == 0

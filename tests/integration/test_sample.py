@@ -83,7 +83,8 @@ def test_two_processes_make_the_same_images(checkpoint: Path, straight: Path, tm
 
 
 @pytest.mark.slow
-def test_a_killed_job_goes_on(checkpoint: Path, straight: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_stopped_job_goes_on(number: signal.Signals, checkpoint: Path, straight: Path, tmp_path: Path) -> None:
     mine = copy_of(checkpoint, tmp_path)
     # Many small steps: the job must still be at it when the first images are there.
     slow = ["sampler.fixed_batch=8", "solver.num_steps=40"]
@@ -92,11 +93,11 @@ def test_a_killed_job_goes_on(checkpoint: Path, straight: Path, tmp_path: Path) 
     deadline = time.monotonic() + 120
     while len(list(tmp_path.glob("samples/*/images/*.png"))) < 10 and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(number)
+    assert process.wait() == (-9 if number is signal.SIGKILL else 75)
     (folder,) = tmp_path.glob("samples/*")
     kept = {path.name: path.stat().st_mtime_ns for path in (folder / "images").glob("*.png")}
-    assert 10 <= len(kept) < 64, "it ended before it was killed"
+    assert 10 <= len(kept) < 64, "it ended before it was stopped"
     damaged = sorted((folder / "images").glob("*.png"))[1]
     damaged.write_bytes(damaged.read_bytes()[:50])
     done = call("job=sample", f"checkpoint={mine}", *SMALL, *slow)

@@ -74,6 +74,14 @@ def test_states_are_the_same_bits_with_fixed_batches() -> None:
     assert all(torch.equal(a[1], b[1]) for a, b in zip(results[2], results[0], strict=True))
 
 
+def test_a_stop_keeps_what_was_made() -> None:
+    kept: list[int] = []
+    answers = iter([False, True])
+    made = produce(make_sampler(tiny_pixelflow().eval()), lambda n, x: kept.extend(n), range(9), classes=[0], seed=0,
+                   batch_size=3, stop=lambda: next(answers))  # fmt: skip
+    assert kept == list(range(6)) and made.images == 6
+
+
 def test_plans() -> None:
     assert [p.sample_ids for p in plan_batches([1, 2, 5, 7, 9], batch_size=2)] == [[1, 2], [5, 7], [9]]
     assert list(plan_batches([1, 2, 9], batch_size=1, fixed_batch=4)) == [
