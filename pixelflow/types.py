@@ -241,6 +241,10 @@ class Guidance(Protocol):
 
 
 class Conditioning(Protocol):
+    """reads_captions: whether the condition is made from captions."""
+
+    reads_captions: bool
+
     def encode(self, batch: Batch) -> Condition: ...
     def null(self, n: int) -> Condition: ...
     def drop(self, condition: Condition, uniform: Tensor) -> Condition: ...

@@ -14,6 +14,8 @@ class ClassLabel:
     Raises ValueError for a drop_prob outside [0, 1].
     """
 
+    reads_captions = False
+
     def __init__(self, *, num_classes: int, drop_prob: float = 0.1) -> None:
         if not 0 <= drop_prob <= 1:
             raise ValueError(f"drop_prob={drop_prob} must be in [0, 1]")

@@ -164,6 +164,11 @@ def _check_parts(config: Config) -> None:
             f"cascade.num_stages={cascade.num_stages} needs a backbone for several resolutions, "
             f"but this one is fixed to {backbone.fixed_resolution} pixels: use cascade=single{free}"
         )
+    if config["data"].get("captions") and not _build(config, "conditioning").reads_captions:
+        raise ValueError(
+            f"data.captions={config['data']['captions']}: {config['conditioning']['_target_'].rpartition('.')[2]} does "
+            "not read captions, and there is no text conditioning yet; use data with classes and data.captions={}"
+        )
     if (deepest := max(objective.layers, default=0)) >= backbone.depth:
         raise ValueError(
             f"objective: a term wants the features of block {deepest}, but backbone.depth={backbone.depth}; "

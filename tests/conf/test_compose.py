@@ -21,15 +21,8 @@ OPTIONS = sorted(
 JOBS = sorted(path.stem for path in (ROOT / "conf" / "job").glob("*.yaml"))
 
 
-SMALL = ["data.image_size=32", "data.channels=3", "data.num_classes=10"]
-"""The digits in place of a recipe's large images."""
 NEEDS = {
-    ("experiments", "pixelgen_imagenet256"): SMALL,
-    ("experiments", "pixelgen_l_imagenet256"): SMALL,
-    ("experiments", "pixelgen_xl_imagenet256"): SMALL,
-    ("experiments", "pixelgen_losses"): SMALL,
-    ("experiments", "jit_l_baseline"): SMALL,
-    ("experiments", "cascade_perceptual"): SMALL,
+    ("data", "image_text"): ["job=data"],  # nothing is trained on captions yet
     ("backbone", "jit_b"): ["cascade=single", "data.image_size=16"],
     ("backbone", "jit_l"): ["cascade=single"],
     ("backbone", "jit_xl"): ["cascade=single"],
@@ -101,7 +94,7 @@ def test_the_arms_of_pixelgen_losses_add_one_loss_each() -> None:
     ]  # fmt: skip
     for arm, terms, gate in wanted:
         arms = ["experiments=pixelgen_losses", f"experiments/pixelgen_losses@_global_={arm}"]
-        objective = instantiate(composed(*arms, *SMALL)["objective"])
+        objective = instantiate(composed(*arms)["objective"])
         assert list(objective.terms) == terms
         assert {loss.min_t for name, loss in objective.terms.items() if name in ("lpips", "p_dino")} <= {gate}
         assert set(objective.encoders) == ({"dino"} if "repa" in terms else set())

@@ -65,6 +65,7 @@ INVALID = [
     ("solver=adams_bashforth solver.order=5", r"solver.order=5 must be in 1..4"),
     ("solver=fast solver.last_steps=0", r"solver.last_steps=0 must be at least 1"),
     ("guidance=stage_interval guidance.low=0.95", r"guidance.low=0.95, high=0.9"),
+    ("data=webdataset +data.captions.txt=1.0", r"data.captions=.*ClassLabel does not read captions"),
     ("+foo=1", r"unknown option foo"),
     ("+sampler.num_sample=1", r"unknown option sampler.num_sample; did you mean sampler.num_samples"),
     ("+solver.step=1", r"solver.step is not an option of pixelflow.solvers.Euler"),
