@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from pixelflow.reporting.figures import COLOR, FAINT, _figure, _save, _tidy
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LETTERS = string.ascii_uppercase
 MARKS = "osD^vP*X"
 SERIES_COLORS = ("#1f4e79", "#c0504d", "#6a994e", "#8064a2", "#d98e04", "#4a8f94", "#7f7f7f", "#a05195")
 
@@ -39,12 +41,15 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
 def quality_chart(
     points: Sequence[Point], path: Path, *, cost: str, quality: str, front: bool = True, lines: bool = False
 ) -> Path:
-    """Every point; the Pareto front as a line with labels. cost, quality: labels of the axes, both logarithmic.
+    """Every point; the Pareto front as a line with the letters of `quality_table`. cost, quality: labels of the axes,
+    both logarithmic.
 
     lines: join the points of a series. Raises ValueError without points.
     """
     if not points:
         raise ValueError("there is no setting to draw: was anything evaluated?")
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     figure = _figure(7.2, 4.8)
     panel = figure.subplots()
     for number, series in enumerate(dict.fromkeys(p.series for p in points)):
@@ -60,8 +65,11 @@ def quality_chart(
         )
     if front:
         _draw_front(panel, pareto_front(points))
-    panel.set_xscale("log")
-    panel.set_yscale("log")
+    for axis, scale in ((panel.xaxis, panel.set_xscale), (panel.yaxis, panel.set_yscale)):
+        scale("log")
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_minor_formatter(NullFormatter())
     panel.set_xlabel(cost)
     panel.set_ylabel(quality)
     panel.legend(fontsize=8, frameon=False)
@@ -71,19 +79,19 @@ def quality_chart(
 
 def _draw_front(panel: Axes, front: Sequence[Point]) -> None:
     panel.step([p.cost for p in front], [p.quality for p in front], where="post", color=FAINT, zorder=0)
-    for point in front:
+    for letter, point in zip(LETTERS, front, strict=False):
         panel.annotate(
-            point.label, (point.cost, point.quality), xytext=(4, 4), textcoords="offset points", fontsize=6, color=COLOR
+            letter, (point.cost, point.quality), xytext=(4, 4), textcoords="offset points", fontsize=9, color=COLOR
         )
 
 
 def quality_table(points: Sequence[Point], *, cost: str, quality: str) -> str:
-    """Markdown, by rising cost; settings on the Pareto front are marked."""
-    front = pareto_front(points)
+    """Markdown, by rising cost; settings on the Pareto front are marked by the letter that they have in the chart."""
+    front = {point.label: letter for letter, point in zip(LETTERS, pareto_front(points), strict=False)}
     more = list(dict.fromkeys(key for point in points for key in point.more))
     lines = ["| setting | " + " | ".join([cost, quality, *more]) + " | Pareto |", "|" + " --- |" * (4 + len(more))]
     for point in sorted(points, key=lambda p: p.cost):
         numbers = [point.cost, point.quality, *(point.more[key] for key in more)]
-        cells = [point.label, *(f"{number:.4g}" for number in numbers), "x" if point in front else ""]
+        cells = [point.label, *(f"{number:.4g}" for number in numbers), front.get(point.label, "")]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -30,7 +30,7 @@ def test_table() -> None:
     lines = quality_table(POINTS, cost="passes", quality="error").splitlines()
     assert lines[0] == "| setting | passes | error | fd | Pareto |"
     assert lines[2] == "| euler 10 | 20 | 0.3 | 9 |  |"
-    assert lines[-1] == "| dopri5 | 300 | 0.001 | 1.9 | x |"
+    assert lines[-1] == "| dopri5 | 300 | 0.001 | 1.9 | C |"
 
 
 @pytest.mark.parametrize("lines", [False, True])

@@ -49,6 +49,22 @@ def test_the_same_images_in_any_batch(batch_size: int) -> None:
     assert (part.int() - whole[:20].int()).abs().max() <= 1  # states agree to 1e-5, so rounding may differ
 
 
+def states(ids: Sequence[int], batch_size: int) -> Tensor:
+    """What the images are rounded from, and their classes as another channel."""
+    spy = Spy(**vars(make_sampler(tiny_pixelflow().eval(), StageWiseGuidance(scale=1.5, num_stages=3))))
+    produce(spy, lambda n, x: None, ids, classes=[0, 1, 2, 3, 4], seed=3, batch_size=batch_size)
+    return torch.cat([torch.cat([x, labels.view(-1, 1, 1, 1).expand_as(x)], dim=1) for labels, x in spy.states])
+
+
+def test_states_agree_in_any_batch_shared_by_two_processes_and_after_a_kill() -> None:
+    whole = states(range(N), 64)
+    assert whole[:, :1].std() > 0.1
+    shared = torch.cat([states(share(range(N), rank=rank, size=2), 7) for rank in range(2)])
+    killed = torch.cat([states(range(20), 10), states(range(20, N), 10)])
+    for other in (states(range(N), 1), states(range(N), 5), shared, killed):
+        torch.testing.assert_close(other, whole, atol=1e-5, rtol=0)
+
+
 def test_bit_for_bit_with_fixed_batches_whatever_is_missing() -> None:
     whole, _, _ = made(range(N), batch_size=64, fixed_batch=8)
     two = [made(share(range(N), rank=rank, size=2), batch_size=5, fixed_batch=8)[0] for rank in range(2)]

@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from pixelflow.backbones import JiT
 from pixelflow.flow import StageWiseGuidance
 from pixelflow.sampling.speed import GraphedBackbone, compile_blocks
+from pixelflow.types import Condition
 from tests.tiny import tiny_pixelflow
 from tests.unit.sampling.test_sampler import draw, make_sampler
 
@@ -26,6 +28,24 @@ def test_compiled_blocks_give_the_same_images_and_compile_once_for_each_shape() 
     for ids in ([0, 1, 2], [3, 4, 5]):
         draw(sampler, ids)
     assert counters["stats"]["unique_graphs"] == graphs
+
+
+@pytest.mark.slow
+def test_compiled_blocks_of_a_jit_give_the_same_numbers() -> None:
+    """Its first blocks see fewer tokens than those after the in-context ones."""
+    torch.manual_seed(0)
+    model = JiT(image_size=32, patch_size=8, width=32, depth=3, num_heads=2, bottleneck_dim=8, num_classes=5,
+                in_context_start=1, in_context_len=4).eval()  # fmt: skip
+    for parameter in model.parameters():
+        if parameter.eq(0).all():  # an output of zeros would always agree
+            nn.init.normal_(parameter, std=0.1)
+    x, timestep = torch.randn(2, 3, 32, 32), torch.tensor([0.3, 0.7])
+    with torch.inference_mode():
+        expected = model(x, timestep, Condition(torch.tensor([1, 4]))).output
+        compile_blocks(model, resolutions=[32], device=torch.device("cpu"))
+        got = model(x, timestep, Condition(torch.tensor([1, 4]))).output
+    assert expected.std() > 0.1
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_backbone_without_blocks_cannot_be_compiled() -> None:

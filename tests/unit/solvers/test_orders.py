@@ -189,6 +189,19 @@ def test_adaptive_meets_its_tolerance_and_scipy(method: Any, order: int, per_ima
     assert evaluations[1] / evaluations[0] == pytest.approx(1000 ** (1 / order), rel=0.5)
 
 
+@pytest.mark.parametrize(("method", "order"), [("dopri5", 5), ("bosh3", 3)])
+def test_order_of_the_adaptive_pairs(method: Any, order: int) -> None:
+    """With a tolerance that any step meets and intervals of one step each, they are methods of fixed steps."""
+    solver, steps, errors = AdaptiveRungeKutta(method=method, rtol=1.0, atol=1.0, per_image=True), [8, 16, 32, 64], []
+    for n in steps:
+        x = X0
+        for interval in uniform(n).unfold(0, 2, 1):
+            x, nfe = solver.integrate(Decay(), x, interval)
+            assert nfe == {"dopri5": 8, "bosh3": 5}[method]  # two to begin with, and those of one step
+        errors.append((x - EXACT).abs().max().item())
+    assert -np.polyfit(np.log(steps), np.log(errors), 1)[0] == pytest.approx(order, abs=0.2)
+
+
 def test_per_image_steps_do_not_depend_on_the_batch() -> None:
     solver = AdaptiveRungeKutta(method="dopri5", per_image=True)
     together, _ = solver.integrate(pendulum, PENDULUMS, solver.time_grid(0))
