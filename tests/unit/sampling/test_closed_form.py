@@ -7,6 +7,7 @@ x(tau) = x(0) * sqrt(V(tau) / V(0)).
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -87,7 +88,7 @@ def test_a_fine_solution_meets_the_closed_form() -> None:
 @pytest.mark.parametrize(("kind", "order"), [(Euler, 1), (AdamsBashforth, 2)])
 def test_the_cascade_keeps_a_solver_s_order(kind: Any, order: int) -> None:
     errors = [error(kind(num_steps=n, num_stages=3, grid="uniform")) for n in (100, 200, 400)]
-    for coarse, fine in zip(errors, errors[1:], strict=False):
+    for coarse, fine in itertools.pairwise(errors):
         assert coarse / fine == pytest.approx(2**order, rel=0.15)
 
 
