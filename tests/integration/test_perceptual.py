@@ -25,8 +25,9 @@ RANDOM_NETWORKS = [
 ]
 """Small, with seeded random weights, in place of DINOv2-B and the trained VGG."""
 DIGITS = [
-    *("data.image_size=16", "data.channels=1", "data.num_classes=10", "trainer.batch_size=8", "trainer.precision=fp32"),
-    *("trainer.save_every=0", "optimizer.lr=2e-3", "trainer.device=cpu"),
+    *("data=digits", "data.image_size=16", "data.channels=1", "data.num_classes=10"),
+    *("trainer.batch_size=8", "trainer.precision=fp32", "trainer.save_every=0"),
+    *("optimizer.lr=2e-3", "trainer.device=cpu"),
 ]
 
 
@@ -88,7 +89,7 @@ def test_pixelgen_trains_on_digits(tmp_path: Path) -> None:
 
 
 def test_a_missing_asset_is_named_before_anything_is_written(tmp_path: Path) -> None:
-    size = [override for override in DIGITS if override.startswith("data.")]
+    size = [override for override in DIGITS if override.startswith("data")]
     recipe = ["experiments=pixelgen_l_imagenet256", "backbone=jit_tiny", "objective.terms.repa.layer=2", *size]
     done = call(*recipe, "assets.root=weights", cwd=tmp_path)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
