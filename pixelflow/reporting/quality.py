@@ -13,7 +13,7 @@ from pixelflow.reporting.figures import COLOR, FAINT, _figure, _save, _tidy
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LETTERS = string.ascii_uppercase
+LETTERS = string.ascii_uppercase + string.ascii_lowercase
 MARKS = "osD^vP*X"
 SERIES_COLORS = ("#1f4e79", "#c0504d", "#6a994e", "#8064a2", "#d98e04", "#4a8f94", "#7f7f7f", "#a05195")
 
@@ -79,19 +79,28 @@ def quality_chart(
 
 def _draw_front(panel: Axes, front: Sequence[Point]) -> None:
     panel.step([p.cost for p in front], [p.quality for p in front], where="post", color=FAINT, zorder=0)
-    for letter, point in zip(LETTERS, front, strict=False):
+    for point in front:
         panel.annotate(
-            letter, (point.cost, point.quality), xytext=(4, 4), textcoords="offset points", fontsize=9, color=COLOR
+            _letter(front, point),
+            (point.cost, point.quality),
+            xytext=(4, 4),
+            textcoords="offset points",
+            fontsize=9,
+            color=COLOR,
         )
 
 
 def quality_table(points: Sequence[Point], *, cost: str, quality: str) -> str:
     """Markdown, by rising cost; settings on the Pareto front are marked by the letter that they have in the chart."""
-    front = {point.label: letter for letter, point in zip(LETTERS, pareto_front(points), strict=False)}
+    front = pareto_front(points)
     more = list(dict.fromkeys(key for point in points for key in point.more))
     lines = ["| setting | " + " | ".join([cost, quality, *more]) + " | Pareto |", "|" + " --- |" * (4 + len(more))]
     for point in sorted(points, key=lambda p: p.cost):
         numbers = [point.cost, point.quality, *(point.more[key] for key in more)]
-        cells = [point.label, *(f"{number:.4g}" for number in numbers), front.get(point.label, "")]
+        cells = [point.label, *(f"{number:.4g}" for number in numbers), _letter(front, point)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _letter(front: Sequence[Point], point: Point) -> str:
+    return LETTERS[front.index(point) % len(LETTERS)] if point in front else ""

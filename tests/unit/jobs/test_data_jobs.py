@@ -49,8 +49,8 @@ def test_captions_stand_beside_their_images(tmp_path: Path) -> None:
         ("data=imagefolder", r"data\.root is missing: data=imagefolder needs data\.root="),
         ("data=imagefolder data.root=nowhere", r"data\.root=nowhere is not a folder"),
         ("data=webdataset data.root=nowhere", r"data\.root=nowhere is not a folder of shards"),
-        ("data=huggingface", r"data\.repository: data=huggingface needs one of|data: repository"),
-        ("data=image_text", r"data\.root is missing"),
+        ("data=huggingface", r"^data\.repository: data=huggingface needs one of data\.repository=NAME"),
+        ("data=image_text job=data", r"data\.root is missing"),
     ],
 )
 def test_missing_data_are_reported_before_anything_is_written(overrides: str, message: str) -> None:

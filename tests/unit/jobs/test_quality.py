@@ -93,8 +93,8 @@ def test_search_chart(tmp_path: Path) -> None:
     lines = (tmp_path / "search.md").read_text().splitlines()
     assert "3 trials" in lines[0]
     assert lines[-3:] == [
-        "| method=euler scale=1.235 | 20 | 3 | x |",
-        "| method=heun scale=1.235 | 50 | 2 | x |",
+        "| method=euler scale=1.235 | 20 | 3 | A |",
+        "| method=heun scale=1.235 | 50 | 2 | B |",
         "| method=euler scale=1.235 | 60 | 4 |  |",
     ]
     assert (tmp_path / "search.png").exists()
