@@ -14,6 +14,17 @@ from typing import Any, Protocol
 from torch import Tensor
 
 
+def on(tensor: Tensor, device: Any) -> Tensor:
+    """The tensor on a device, without waiting for that device (an index on the host would make it wait)."""
+    import torch
+
+    device = torch.device(device)
+    if tensor.device.type == device.type:
+        return tensor
+    pinned = tensor.pin_memory() if device.type == "cuda" else tensor
+    return pinned.to(device, non_blocking=device.type == "cuda")
+
+
 class VelocityFn(Protocol):
     """`(x (B, C, H, W), tau in [0, 1]) -> velocity (B, C, H, W)`.
 
@@ -48,12 +59,14 @@ class Condition:
         if caption is not None:
             chosen = torch.arange(len(caption))[index.cpu() if isinstance(index, Tensor) else index]
             caption = tuple(caption[i] for i in chosen.tolist())
+        if isinstance(index, Tensor):
+            index = on(index, self.class_label.device)
         text = None if self.text is None else self.text[index]
         return Condition(self.class_label[index], caption, text)
 
     def to(self, device: Any) -> Condition:
-        text = None if self.text is None else self.text.to(device)
-        return Condition(self.class_label.to(device), self.caption, text)
+        text = None if self.text is None else on(self.text, device)
+        return Condition(on(self.class_label, device), self.caption, text)
 
     @staticmethod
     def cat(conditions: Sequence[Condition]) -> Condition:
@@ -74,8 +87,8 @@ class Batch:
 
     x: (B, C, H, W) float32 in [-1, 1].
     condition: one entry per image, never dropped here.
-    sample_id: (B,) int64, the position of each image in the endless training sequence. It keys
-        the image's random numbers, so it must not depend on batch size or number of processes.
+    sample_id: (B,) int64, the position of each image in the endless training sequence. It keys the image's random
+        numbers, so it must not depend on batch size or number of processes. It stays on the host.
     """
 
     x: Tensor
@@ -86,10 +99,12 @@ class Batch:
         return len(self.x)
 
     def __getitem__(self, index: Any) -> Batch:
-        return Batch(self.x[index], self.condition[index], self.sample_id[index])
+        there = on(index, self.x.device) if isinstance(index, Tensor) else index
+        here = on(index, self.sample_id.device) if isinstance(index, Tensor) else index
+        return Batch(self.x[there], self.condition[index], self.sample_id[here])
 
     def to(self, device: Any) -> Batch:
-        return Batch(self.x.to(device), self.condition.to(device), self.sample_id.to(device))
+        return Batch(on(self.x, device), self.condition.to(device), self.sample_id)
 
 
 class Path(Protocol):
@@ -122,9 +137,10 @@ class FlowSample:
     index: Tensor
 
     def __getitem__(self, rows: Tensor) -> FlowSample:
+        there = on(rows, self.x.device)
         return FlowSample(
-            self.path, self.x[rows], self.noise[rows], self.tau[rows], self.timestep[rows], self.x_t[rows],
-            self.index[rows.to(self.index.device)],
+            self.path, self.x[there], self.noise[there], self.tau[there], self.timestep[there], self.x_t[there],
+            self.index[on(rows, self.index.device)],
         )  # fmt: skip
 
     @cached_property
@@ -183,8 +199,9 @@ class Predicted:
     encoded: Encoded | None = None
 
     def __getitem__(self, rows: Tensor) -> Predicted:
-        features = {layer: tokens[rows] for layer, tokens in self.features.items()}
-        return Predicted(self.raw[rows], self.sample[rows], self.prediction, features)
+        there = on(rows, self.raw.device)
+        features = {layer: tokens[there] for layer, tokens in self.features.items()}
+        return Predicted(self.raw[there], self.sample[rows], self.prediction, features)
 
     @cached_property
     def velocity(self) -> Tensor:

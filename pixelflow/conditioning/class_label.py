@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pixelflow.types import Batch, Condition
+from pixelflow.types import Batch, Condition, on
 
 
 class ClassLabel:
@@ -29,5 +29,5 @@ class ClassLabel:
 
     def drop(self, condition: Condition, uniform: Tensor) -> Condition:
         """Replace by null where `uniform` (B,) in [0, 1) falls below drop_prob."""
-        dropped = (uniform < self.drop_prob).to(condition.class_label.device)
+        dropped = on(uniform < self.drop_prob, condition.class_label.device)
         return Condition(class_label=condition.class_label.masked_fill(dropped, self.num_classes))

@@ -9,7 +9,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from pixelflow.flow.path import StagePath, add_up, down
@@ -168,11 +167,3 @@ class Cascade:
 def stages_from_kickoff(image_size: int, kickoff: int) -> int:
     """Stages from `kickoff` to `image_size`, rounded down where no power of two leads there (Cascade refuses that)."""
     return max(1, (image_size // max(1, kickoff)).bit_length())
-
-
-def deal_stages(num_stages: int, order: torch.Tensor) -> torch.Tensor:
-    """The stage of each image of a batch: dealt round robin, then put into `order`, a permutation of the batch.
-
-    Every stage gets an equal share, the first ones one more where the batch does not divide. Returns (B,) int64.
-    """
-    return (torch.arange(len(order)) % num_stages)[order]

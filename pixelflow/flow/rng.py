@@ -67,6 +67,18 @@ class KeyedRandom:
                 list(pool.map(draw, range(len(images))))
         return torch.from_numpy(values).to(device, non_blocking=True)
 
+    def normal_on(self, device: torch.device, purpose: str, images: Iterable[int], shape: Sequence[int]) -> Tensor:
+        """As `normal` on a CPU; on a GPU drawn there, by its own Philox: other numbers, keyed in the same way."""
+        if device.type != "cuda":
+            return self.normal(purpose, images, shape)
+        drawn = []
+        for image in images:
+            name = f"{self.seed}/{purpose}/{int(image)}".encode()
+            generator = torch.Generator(device)
+            generator.manual_seed(int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big"))
+            drawn.append(torch.randn(*shape, generator=generator, device=device))
+        return torch.stack(drawn)
+
     def uniform(self, purpose: str, images: Iterable[int], *, step: int = 0) -> Tensor:
         """(B,) float64 in [0, 1)."""
         return torch.tensor([self.generator(purpose, int(i), step).random() for i in images], dtype=torch.float64)

@@ -12,13 +12,14 @@ from hydra.utils import instantiate
 from torch.nn.attention import SDPBackend
 
 from pixelflow.flow.cascade import Cascade
+from pixelflow.jobs.weights import read_weights
 from pixelflow.losses.objective import Objective
 from pixelflow.metrics.evaluator import Evaluator, Reference
 from pixelflow.sampling.attention import time_attention
 from pixelflow.sampling.feature_cache import FeatureCache
 from pixelflow.sampling.sampler import Sampler
 from pixelflow.sampling.speed import GraphedBackbone, compile_blocks
-from pixelflow.training.checkpoint import CheckpointError, load_checkpoint
+from pixelflow.training.checkpoint import CheckpointError
 from pixelflow.types import Backbone, Conditioning, Guidance, Prediction, Solver
 
 Config = Mapping[str, Any]
@@ -115,16 +116,15 @@ def load_sampler(config: Config, checkpoint: str, device: torch.device) -> tuple
     Raises CheckpointError if the checkpoint is damaged or its weights do not fit the config.
     """
     model = build_model(config)
-    stem = config["sampler"]["weights"]
-    loaded = load_checkpoint(checkpoint, stems=(stem,))  # type: ignore[arg-type]
+    weights, step = read_weights(checkpoint, config["sampler"]["weights"])
     try:
-        model.backbone.load_state_dict(loaded.tensors[stem])
+        model.backbone.load_state_dict(weights)
     except RuntimeError as error:
         lines = str(error).splitlines()
         raise CheckpointError(f"{checkpoint} does not fit this backbone: {' '.join(lines[1:3]).strip()}") from None
     backbone = model.backbone.to(device).eval().requires_grad_(False)
     fast = speed_up(config, backbone, device)
-    return build_sampler(config, model, fast, device), loaded.step  # type: ignore[arg-type]
+    return build_sampler(config, model, fast, device), step  # type: ignore[arg-type]
 
 
 def build_evaluator(config: Config, device: torch.device) -> Evaluator:

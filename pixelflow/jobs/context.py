@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pixelflow.jobs.build import Config
 from pixelflow.launch.identity import slug
+from pixelflow.launch.processes import World, after_first
 from pixelflow.launch.run_folder import RunFolder, find_run_folder
 from pixelflow.launch.signals import stop_on_signals
 from pixelflow.reporting.runs import flatten
@@ -19,13 +21,27 @@ from pixelflow.types import Interrupted
 
 logger = logging.getLogger(__name__)
 
+ALONE = World()
+
+
+class Onlooker:
+    """Folder and tracker of a run for the processes beside the first: they leave the writing to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def set_status(self, state: str, **more: Any) -> None: ...
+    def log(self, values: Any, step: int) -> None: ...
+    def artifact(self, path: Path) -> None: ...
+    def resume_from(self, step: int) -> None: ...
+
 
 @dataclass(frozen=True)
 class Run:
     """folder: held by this process. tracker: metrics.jsonl and its mirror."""
 
-    folder: RunFolder
-    tracker: Tracker
+    folder: RunFolder | Onlooker
+    tracker: Tracker | Onlooker
 
     @property
     def path(self) -> Path:
@@ -59,8 +75,16 @@ def catch_up(path: Path) -> None:
 
 
 @contextmanager
-def open_run(path: Path, config: Config) -> Iterator[Run]:
-    """Hold the run's folder, track it, and record how it ends. A signal to stop waits for a place to stop at."""
+def open_run(path: Path, config: Config, world: World = ALONE) -> Iterator[Run]:
+    """Hold the run's folder, track it, and record how it ends. A signal to stop waits for a place to stop at.
+
+    Of several processes the first does that; the others go on when the folder is open.
+    """
+    if world.rank:
+        after_first(world)
+        with stop_on_signals():
+            yield Run(Onlooker(path), Onlooker(path))
+        return
     with stop_on_signals(), RunFolder(path, config) as folder:
         mirror = None
         if config["tracking"]["mlflow"]:
@@ -71,6 +95,7 @@ def open_run(path: Path, config: Config) -> Iterator[Run]:
         try:
             tracker.params(flatten(config))
             tracker.artifact(path / "config.yaml")
+            after_first(world)
             yield Run(folder, tracker)
         except BaseException as error:
             tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt | Interrupted) else "FAILED")

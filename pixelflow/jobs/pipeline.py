@@ -7,16 +7,17 @@ import logging
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from pixelflow.jobs.build import Config, require_assets
+from pixelflow.jobs.build import Config, pick_device, require_assets
 from pixelflow.jobs.context import Run, catch_up, open_run, run_path, tracking_uri
 from pixelflow.jobs.evaluate import evaluate
 from pixelflow.jobs.sample import sample
 from pixelflow.jobs.train import train
+from pixelflow.launch.processes import World, processes, together
 from pixelflow.reporting.figures import loss_curve
 from pixelflow.reporting.runs import read_run_folders
 from pixelflow.reporting.table import build_table
@@ -26,19 +27,21 @@ logger = logging.getLogger(__name__)
 
 
 def run(config: Config, overrides: list[str]) -> None:
-    path = run_path(config, overrides)
-    if finished(path):
+    with processes(pick_device(config["trainer"]["device"])) as (world, device), together(world):
+        path = world.broadcast(run_path(config, overrides) if world.rank == 0 else None)
+        there = world.broadcast(finished(path))
+        if not there:
+            require_assets(config)
+            start = time.monotonic()
+            with open_run(path, config, world) as run, together(world):
+                work(config, run, world, device)
+            logger.info("finished in %.0f s", time.monotonic() - start)
+    if world.rank:
+        return
+    if there:
         print(f"This finished run is already there: {path}  (rerun=true starts it anew)\n")
         if config["tracking"]["mlflow"]:
             catch_up(path)
-    else:
-        require_assets(config)
-        start = time.monotonic()
-        with open_run(path, config) as run:
-            result = work(config, run)
-            evaluation = str(result["path"].relative_to(path))
-            run.folder.set_status("finished", job="pipeline", evaluation=evaluation)
-        logger.info("finished in %.0f s; step %s", time.monotonic() - start, result["record"]["step"])
     if HydraConfig.get().mode == RunMode.RUN:  # a sweep shows one table of all its runs
         show(config, path)
 
@@ -51,9 +54,17 @@ def finished(path: Path) -> bool:
     return status["state"] == "finished" and status.get("job") == "pipeline"
 
 
-def work(config: Config, run: Run) -> dict[str, Any]:
-    checkpoint = train(config, run)
+def work(config: Config, run: Run, world: World, device: torch.device) -> None:
+    """All processes train and sample; the first evaluates, and the others wait for it."""
+    checkpoint = train(config, run, world, device)
     folder = sample(config, checkpoint, home=run.path)
+    if world.rank == 0:
+        report(config, run, folder)
+    world.gather(None)
+
+
+def report(config: Config, run: Run, folder: Path) -> None:
+    """Measure the samples in `folder`, draw, and tell the tracker."""
     result = evaluate(config, folder, run.path / "evaluation" / f"{folder.name}.json")
     figures = run.path / "figures"
     figures.mkdir(exist_ok=True)
@@ -62,7 +73,7 @@ def work(config: Config, run: Run) -> dict[str, Any]:
     run.tracker.log({f"eval/{key}": value for key, value in result["metrics"].items()}, step=result["record"]["step"])
     for artifact in (figures / "samples.png", figures / "loss.png", result["path"]):
         run.tracker.artifact(artifact)
-    return result
+    run.folder.set_status("finished", job="pipeline", evaluation=str(result["path"].relative_to(run.path)))
 
 
 def show(config: Config, path: Path) -> None:

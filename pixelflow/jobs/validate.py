@@ -13,6 +13,8 @@ from hydra.utils import instantiate
 from pixelflow.jobs.build import Config, pick_device, speed_up
 from pixelflow.jobs.prepare import prepare_settings
 from pixelflow.jobs.schema import check_group, check_type
+from pixelflow.jobs.validate_training import check_training
+from pixelflow.jobs.weights import check_name
 from pixelflow.sampling.produce import parse_classes
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -36,11 +38,12 @@ TYPES: dict[str, Any] = {
     "seed": int,
     "runs_dir": str,
     "checkpoint": str | None,
+    "init_from": str | None,
     "samples": str | None,
     "rerun": bool,
     "sampler.num_samples": int,
     "sampler.seed": int,
-    "sampler.weights": Literal["ema", "model"],
+    "sampler.weights": str,
     "sampler.batch_size": int | list[int],
     "sampler.classes": str | list[int],
     "sampler.format": Literal["npz", "png", "shards"],
@@ -98,6 +101,7 @@ def validate(config: Config) -> None:
         return
     _check_inputs(config)
     _check_parts(config)
+    check_training(config)
     pick_device(config["trainer"]["device"])
 
 
@@ -115,6 +119,7 @@ def _check_names(config: Config) -> None:
 
 def _check_sampler(config: Config) -> None:
     sampler = config["sampler"]
+    check_name(sampler["weights"])
     for key, least in {"num_samples": 1, "per_shard": 1, "fixed_batch": 1, "cache_every": 1, "trajectories": 0}.items():
         if sampler[key] is not None and sampler[key] < least:
             raise ValueError(f"sampler.{key}={sampler[key]} must be at least {least}")

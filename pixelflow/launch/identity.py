@@ -20,6 +20,25 @@ SAMPLER_MACHINE_KEYS = (
 )
 """Keys of `sampler` that change how images are made and kept, but not (beyond rounding) the images."""
 
+TRAINER_MACHINE_KEYS = (
+    "device",
+    "log_every",
+    "save_every",
+    "grid_every",
+    "keep_checkpoints",
+    "keep_every",
+    "async_save",
+    "accumulate",
+    "parallel",
+    "shard_size",
+    "stall_seconds",
+    "compile",
+    "activation_checkpointing",
+    "attention",
+    "profile_steps",
+)
+"""Keys of `trainer` that change where and how fast a run trains, but not, beyond rounding, what it becomes."""
+
 MACHINE_KEYS = (
     "experiment",
     "job",
@@ -36,11 +55,7 @@ MACHINE_KEYS = (
     "data.cache_dir",
     "data.cache_gb",
     "data.reading",
-    "trainer.device",
-    "trainer.log_every",
-    "trainer.save_every",
-    "trainer.grid_every",
-    "trainer.keep_checkpoints",
+    *(f"trainer.{key}" for key in TRAINER_MACHINE_KEYS),
     *(f"sampler.{key}" for key in SAMPLER_MACHINE_KEYS),
 )
 """Keys that change where, how watched or how fast a run is, but not its results."""

@@ -1,9 +1,14 @@
-"""The processes of one job: torchrun's, SLURM's, or this one alone."""
+"""The processes of one job: torchrun's, SLURM's, or this one alone.
+
+What ends one process ends all, with its message: see `together`.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +18,18 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from pixelflow.types import Interrupted
+
 PATIENCE = timedelta(days=7)
 """How long a process waits for the others: they work on pieces of different cost, without a word in between."""
+
+
+LAST_WORDS = timedelta(seconds=10)
+"""How long a process that goes down waits for the others to hear why, or for another's reason."""
+
+
+class ProcessFailed(OSError):
+    """Another process of the job ended, and so must this one; the message is the other's."""
 
 
 @dataclass(frozen=True)
@@ -67,18 +82,90 @@ def _rendezvous(environment: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def processes(device: torch.device) -> Iterator[tuple[World, torch.device]]:
-    """The world, and this process's own device. Messages go over gloo on a CPU and NCCL on GPUs."""
+    """The world, and this process's own device. Messages go over gloo on a CPU and NCCL on GPUs.
+
+    Inside another of its kind, it is that one.
+    """
     world = world_of(os.environ)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", world.local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
-    if world.size == 1:
+    if world.size == 1 or dist.is_initialized():
         yield world, device
         return
+    if world.rank:  # one voice is enough
+        logging.getLogger("pixelflow").setLevel(logging.WARNING)
     os.environ.update(_rendezvous(os.environ))
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=PATIENCE)
     try:
         yield world, device
-    finally:
-        dist.destroy_process_group()
+    except BaseException:
+        _leave_last(world, device)
+        raise
+    dist.destroy_process_group()
+
+
+def job_store() -> dist.Store:
+    """Words that all processes of the job can read, for one thread."""
+    return dist.PrefixStore("pixelflow", dist.distributed_c10d._get_default_store().clone())
+
+
+@contextmanager
+def together(world: World) -> Iterator[None]:
+    """An error inside is told to the other processes, and theirs is raised here, as ProcessFailed."""
+    if world.size == 1:
+        yield
+        return
+    store = job_store()
+    try:
+        yield
+    except (Interrupted, ProcessFailed):
+        raise  # known to all
+    except BaseException as error:
+        if isinstance(error, RuntimeError) and not _told(store):  # perhaps no more than the echo of another's end
+            raise ProcessFailed(
+                f"process {world.rank + 1} of {world.size} lost touch with the others: {error}"
+            ) from None
+        mine = f"process {world.rank + 1} of {world.size}: {(str(error) or type(error).__name__).splitlines()[0]}"
+        first = store.compare_set("failure", "", mine).decode()
+        if first != mine:
+            raise ProcessFailed(first) from None
+        raise
+
+
+def after_first(world: World) -> None:
+    """All go on when rank 0 gets here; if it ends before, the others hear why instead of waiting."""
+    if world.size == 1:
+        return
+    store = job_store()
+    if world.rank == 0:
+        store.set("open", "")
+    while not store.check(["open"]):
+        if store.check(["failure"]):
+            raise ProcessFailed(store.get("failure").decode())
+        time.sleep(0.05)
+
+
+def _told(store: dist.Store) -> bool:
+    """Whether another process says, soon, why it ends."""
+    try:
+        store.wait(["failure"], LAST_WORDS)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _leave_last(world: World, device: torch.device) -> None:
+    """Rank 0 may hold the words of all; it goes when the others have gone, or have had the time."""
+    held = dist.distributed_c10d._get_default_store()  # until the end of this function, at least
+    try:
+        store = dist.PrefixStore("pixelflow", held.clone())
+        if device.type == "cpu":
+            dist.destroy_process_group()  # wakes those who wait for this process; with NCCL it would wait itself
+        if world.rank:
+            store.set(f"left {world.rank}", "")
+        else:
+            store.wait([f"left {rank}" for rank in range(1, world.size)], LAST_WORDS)
+    except RuntimeError:  # the store, or somebody, is gone already
+        return

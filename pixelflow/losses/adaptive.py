@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -54,9 +54,10 @@ class AdaptiveWeight(nn.Module):
         self._gradients = (old[0] + new[0], old[1] + new[1])
 
     @torch.no_grad()
-    def update(self) -> None:
-        """At the end of a step that was observed."""
+    def update(self, add: Callable[..., None] = lambda *tensors: None) -> None:
+        """At the end of a step that was observed. add: sums tensors, in place, over the processes that shared it."""
         assert self._gradients is not None
+        add(*self._gradients)
         reference, adapted = (g.norm() for g in self._gradients)
         self._gradients = None
         ratio = (reference / (adapted + 1e-4)).clamp(0, self.largest)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pixelflow.losses.adaptive import AdaptiveWeight
 from pixelflow.losses.gated import TrainedLoss
-from pixelflow.types import Batch, Encoded, Encoder, Loss, Predicted
+from pixelflow.types import Batch, Encoded, Encoder, Loss, Predicted, on
 
 Key = tuple[int, str]
 """Stage and term."""
@@ -133,24 +133,35 @@ class Objective(nn.Module):
                 loss.build(width=width, num_features=self.encoders[loss.encoder].num_features)
         self.to(device)
 
-    def forward(self, predicted: Sequence[Predicted], batch: Batch, step_tau: Tensor | None = None) -> ObjectiveValue:
-        """predicted: one per stage of the batch.
+    def forward(
+        self,
+        predicted: Sequence[Predicted],
+        batch: Batch,
+        step_tau: Tensor | None = None,
+        *,
+        tau: Tensor | None = None,
+    ) -> ObjectiveValue:
+        """predicted: one per stage of the batch. tau: (B,) of the batch's images on the host, where it is at hand: with
+        it nobody waits for the device to learn which images pass a gate.
 
         step_tau: tau of all images of the step where this batch is only a part of it (accumulation, or one of several
         processes): each loss is divided by the number of images of the whole step that pass, so losses and gradients
         of the parts must be added up, not averaged.
         """
-        taus = torch.cat([p.sample.tau for p in predicted])
-        step_tau = taus if step_tau is None else step_tau.to(taus)
+        taus = [p.sample.tau if tau is None else tau[p.sample.index] for p in predicted]
+        step_tau = torch.cat(taus) if step_tau is None else on(step_tau, taus[0].device)
         passing = {name: loss.gate(step_tau, step_tau).sum().clamp(min=1) for name, loss in self.terms.items()}
         sums: dict[Key, Tensor] = {}
         counts: dict[Key, int] = {}
         weighted = {name: batch.x.new_zeros(()) for name in self.terms}
-        for p in predicted:
-            for name, values in self._stage_losses(p, batch[p.sample.index], step_tau).items():
+        for p, tau_p in zip(predicted, taus, strict=True):
+            masks = {name: loss.gate(tau_p, step_tau) for name, loss in self.terms.items()}
+            for name, values in self._stage_losses(p, batch[p.sample.index], masks).items():
                 key = (p.sample.path.stage, name)
                 sums[key], counts[key] = values.sum().detach(), len(values)
-                weighted[name] = weighted[name] + self.terms[name].weight * values.sum() / passing[name]
+                weighted[name] = weighted[name] + self.terms[name].weight * values.sum() / on(
+                    passing[name], values.device
+                )
         images = {p.sample.path.stage: len(p.sample.index) for p in predicted}
         return self._value(weighted, sums, counts, images)
 
@@ -167,9 +178,8 @@ class Objective(nn.Module):
         reference = weighted[self.adaptive.reference]
         return ObjectiveValue(rest + w * adapted, sums, counts, weights, images, reference, adapted)
 
-    def _stage_losses(self, p: Predicted, batch: Batch, step_tau: Tensor) -> dict[str, Tensor]:
+    def _stage_losses(self, p: Predicted, batch: Batch, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The values of each term on the images of one stage that pass its gate; terms without any are left out."""
-        masks = {name: loss.gate(p.sample.tau, step_tau) for name, loss in self.terms.items()}
         encoded = self._encode(p, masks)
         values = {}
         for name, loss in self.terms.items():
@@ -206,7 +216,7 @@ class Objective(nn.Module):
         rows, n = self._rows(mask)
         if n == 0:
             return None
-        return encoder(images if n == len(mask) else images[rows])[:n]
+        return encoder(images if n == len(mask) else images[on(rows, images.device)])[:n]
 
     def _rows(self, mask: Tensor) -> tuple[Tensor, int]:
         """Where `mask` (b,) is true, filled up with the first of them, and how many there are without the filling."""
@@ -230,8 +240,8 @@ class Features:
     def at(self, rows: Tensor, *, prediction: bool) -> Encoded:
         """Those of the images `rows`, which are among them."""
         assert self.clean is not None
-        clean = self.clean[self.clean_mask.cumsum(0)[rows] - 1]
+        clean = self.clean[on(self.clean_mask.cumsum(0)[rows] - 1, self.clean.device)]
         if not prediction:
             return Encoded(clean)
         assert self.predicted is not None
-        return Encoded(clean, self.predicted[self.predicted_mask.cumsum(0)[rows] - 1])
+        return Encoded(clean, self.predicted[on(self.predicted_mask.cumsum(0)[rows] - 1, self.predicted.device)])

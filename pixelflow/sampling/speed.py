@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pixelflow.nn.blocks import blocks_of
 from pixelflow.types import BackboneOutput, Condition
 
 SHAPES = 64
@@ -20,9 +21,7 @@ def compile_blocks(backbone: nn.Module, *, resolutions: Sequence[int], device: t
     Shapes are fixed per resolution, so nothing is compiled again once every shape has been seen. resolutions: of the
     stages, in pixels. Raises ValueError for a backbone without a list of blocks.
     """
-    blocks = getattr(backbone, "transformer_blocks", None) or getattr(backbone, "blocks", None)
-    if not isinstance(blocks, nn.ModuleList):
-        raise ValueError("sampler.compile needs a backbone with a list of blocks")
+    blocks = blocks_of(backbone)
     # Compiled code is tied to the tables that exist: a table that came later would compile everything again.
     if hasattr(backbone, "rope"):
         for resolution in resolutions:

@@ -1,7 +1,11 @@
 """Checkpoints: a folder of safetensors and one JSON, never a pickle.
 
 A checkpoint is written aside and renamed, so a folder with the final name is whole; its `state.json` holds the size
-and SHA-256 of every other file, and loading verifies them.
+and SHA-256 of every other file and of its own content, and loading verifies them.
+
+Tensors are whole, whatever the number of processes: several share out the tensors, not their elements, and each writes
+its own files, `model.0-of-2.safetensors`. So a checkpoint goes on with any number of processes, and is read like any
+other by whoever samples from it.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,9 +24,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+PART = r"\.\d+-of-\d+$"
+
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, damaged, or does not fit; the message says what to do."""
+
+
+Tensors = Mapping[str, Mapping[str, Tensor]]
+"""By file stem, then by name."""
+
+REPLACED = ".replaced"
+"""Ends the name of a checkpoint that a new one of the same step takes the place of."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +49,13 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one run, `folder/step_00001000/`. keep: how many of the newest stay."""
+    """The checkpoints of one run, `folder/step_00001000/`, held by one writer (or the processes of one run).
 
-    def __init__(self, folder: Path, *, keep: int = 2) -> None:
-        self.folder, self.keep = Path(folder), keep
+    keep: how many of the newest stay, None for all. keep_every: those of multiples of so many steps stay, too.
+    """
+
+    def __init__(self, folder: Path, *, keep: int | None = 2, keep_every: int = 0) -> None:
+        self.folder, self.keep, self.keep_every = Path(folder), keep, keep_every
 
     def steps(self) -> list[int]:
         """Steps with a finished checkpoint, rising."""
@@ -48,48 +65,85 @@ class CheckpointStore:
     def path(self, step: int) -> Path:
         return self.folder / f"step_{step:08d}"
 
-    def save(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
+    def save(self, step: int, tensors: Tensors, state: Mapping[str, Any]) -> Path:
         """Write a checkpoint and drop those beyond `keep`. Raises OSError with what is kept if writing fails."""
-        final = self.path(step)
-        aside = self.folder / f".{final.name}.{os.getpid()}"
+        aside = self.aside(step)
         try:
-            for stale in self.folder.glob(".step_*"):
-                shutil.rmtree(stale)
-            aside.mkdir(parents=True)
-            files = {}
-            for stem, flat in tensors.items():
-                file = aside / f"{stem}.safetensors"
-                save_file({name: t.detach().contiguous() for name, t in flat.items()}, file)
-                files[file.name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
-                _sync(file)
-            text = json.dumps({"step": step, "files": files, **state}, indent=1)
-            (aside / "state.json").write_text(text, encoding="utf-8")
-            _sync(aside / "state.json")
-            if final.exists():
-                shutil.rmtree(final)
-            aside.rename(final)
-            _sync(self.folder)
+            self.begin(aside)
+            return self.commit(step, aside, write_tensors(aside, tensors), state)
         except Exception as error:  # safetensors wraps a full disk in its own exception
-            shutil.rmtree(aside, ignore_errors=True)
-            kept = self.steps()
-            whole = f"the checkpoint of step {kept[-1]} is whole" if kept else "there is no earlier checkpoint"
-            raise OSError(
-                f"checkpoint of step {step} could not be written to {self.folder}: {error}; {whole}"
-            ) from error
-        # Later steps are of checkpoints that did not verify: they must not push out the one just written.
-        for old in [s for s in self.steps() if s <= step][: -self.keep]:
-            shutil.rmtree(self.path(old))
+            raise self.failed(step, aside, error) from error
+
+    def aside(self, step: int) -> Path:
+        """Where this process prepares a checkpoint."""
+        return self.folder / f".{self.path(step).name}.{os.getpid()}"
+
+    def begin(self, aside: Path) -> None:
+        """Sweep what a killed process left, and make the folder."""
+        self.recover()
+        for stale in self.folder.glob(".step_*"):
+            shutil.rmtree(stale)
+        aside.mkdir(parents=True)
+
+    def commit(self, step: int, aside: Path, files: Mapping[str, Any], state: Mapping[str, Any]) -> Path:
+        """Give what lies in `aside` its name. files: of `write_tensors`, of all who wrote."""
+        content = {"step": step, "files": dict(sorted(files.items())), **state}
+        (aside / "state.json").write_text(
+            json.dumps(content | {"checksum": _checksum(content)}, indent=1), encoding="utf-8"
+        )
+        sync_to_disk(aside / "state.json")
+        sync_to_disk(aside)
+        final, replaced = self.path(step), self.folder / f".{self.path(step).name}{REPLACED}"
+        if final.exists():
+            final.rename(replaced)  # a crash before the next line is mended by `recover`
+        aside.rename(final)
+        shutil.rmtree(replaced, ignore_errors=True)
+        sync_to_disk(self.folder)
+        self._drop(step)
         return final
+
+    def recover(self) -> None:
+        """Give a checkpoint its name back that was to be replaced when the process died."""
+        for replaced in self.folder.glob(f".step_*{REPLACED}"):
+            final = self.folder / replaced.name.removeprefix(".").removesuffix(REPLACED)
+            if not final.exists():
+                replaced.rename(final)
+
+    def _drop(self, step: int) -> None:
+        # Later steps are of checkpoints that did not verify: they must not push out the one just written.
+        counted = [s for s in self.steps() if s <= step and not (self.keep_every and s % self.keep_every == 0)]
+        for old in counted[: -self.keep] if self.keep is not None else []:
+            if old != step:
+                shutil.rmtree(self.path(old))
+
+    def failed(self, step: int, aside: Path, error: Exception) -> OSError:
+        """What to raise when a checkpoint could not be written; nothing half written stays."""
+        shutil.rmtree(aside, ignore_errors=True)
+        kept = self.steps()
+        whole = f"the checkpoint of step {kept[-1]} is whole" if kept else "there is no earlier checkpoint"
+        return OSError(f"checkpoint of step {step} could not be written to {self.folder}: {error}; {whole}")
 
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest checkpoint that verifies, and a line for each newer one that does not."""
         problems: list[str] = []
+        self.recover()
         for step in reversed(self.steps()):
             try:
                 return load_checkpoint(self.path(step)), problems
             except CheckpointError as error:
                 problems.append(str(error))
         return None, problems
+
+
+def write_tensors(folder: Path, tensors: Tensors, *, part: str = "") -> dict[str, dict[str, Any]]:
+    """A file `<stem><part>.safetensors` for each stem; returns size and checksum by file name."""
+    files = {}
+    for stem, flat in tensors.items():
+        file = folder / f"{stem}{part}.safetensors"
+        save_file({name: t.detach().contiguous() for name, t in flat.items()}, file)
+        files[file.name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+        sync_to_disk(file)
+    return files
 
 
 def load_checkpoint(path: Path, stems: tuple[str, ...] | None = None) -> Checkpoint:
@@ -106,10 +160,14 @@ def load_checkpoint(path: Path, stems: tuple[str, ...] | None = None) -> Checkpo
         raise CheckpointError(f"{path / 'state.json'} cannot be read: {error}") from None
     if not isinstance(state, dict) or not {"step", "files"} <= state.keys():
         raise CheckpointError(f"{path / 'state.json'} is damaged; use another checkpoint in {path.parent}")
-    tensors = {}
+    if state.pop("checksum", None) != _checksum(state):
+        raise CheckpointError(
+            f"{path / 'state.json'} is damaged (checksum differs); use another checkpoint in {path.parent}"
+        )
+    tensors: dict[str, dict[str, Tensor]] = {}
     for name, expected in state.pop("files").items():
         file = path / name
-        stem = name.removesuffix(".safetensors")
+        stem = stem_of(file)
         if stems is not None and stem not in stems:
             continue
         if not file.exists():
@@ -122,8 +180,13 @@ def load_checkpoint(path: Path, stems: tuple[str, ...] | None = None) -> Checkpo
             )
         if sha256(file) != expected["sha256"]:
             raise CheckpointError(f"{file} is damaged (checksum differs); use another checkpoint in {path.parent}")
-        tensors[stem] = load_file(file)
+        tensors.setdefault(stem, {}).update(load_file(file))
     return Checkpoint(path, state["step"], tensors, state)
+
+
+def stem_of(file: Path) -> str:
+    """ "model" of model.safetensors and of model.0-of-2.safetensors."""
+    return re.sub(PART, "", file.name.removesuffix(".safetensors"))
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
@@ -148,7 +211,12 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def _checksum(state: Mapping[str, Any]) -> str:
+    """Of the values, not of how they are laid out."""
+    return hashlib.sha256(json.dumps(state, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def sync_to_disk(path: Path) -> None:
     """A rename must not reach the disk before the bytes that it names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

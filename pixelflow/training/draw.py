@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pixelflow.flow.cascade import Cascade, deal_stages
+from pixelflow.flow.cascade import Cascade
 from pixelflow.flow.rng import KeyedRandom
-from pixelflow.types import Batch, FlowSample, Timesteps
+from pixelflow.types import Batch, FlowSample, Timesteps, on
 
 
 def draw_stages(*, num_stages: int, batch_size: int, random: KeyedRandom, step: int) -> Tensor:
-    """(batch_size,) int64: a balanced, shuffled stage for every image of a step."""
-    order = torch.from_numpy(random.permutation("stage order", batch_size, step=step))
-    return deal_stages(num_stages, order)
+    """(batch_size,) int64: the stage of every image of a step.
+
+    Each block of num_stages images has every stage once, in an order of its own. So all parts of a step, of processes
+    or of accumulation, have equally many images of each stage wherever num_stages divides them: every forward pass
+    has the same shapes, and nobody waits for a larger part. A batch that num_stages does not divide is balanced as a
+    whole alone, with the first stages once more.
+    """
+    generator = random.generator("stage order", 0, step)
+    if batch_size % num_stages:
+        return torch.from_numpy(generator.permutation(np.arange(batch_size) % num_stages))
+    blocks = np.tile(np.arange(num_stages), (batch_size // num_stages, 1))
+    return torch.from_numpy(generator.permuted(blocks, axis=1).ravel())
 
 
 def draw_times(sample_id: Tensor, *, timesteps: Timesteps, random: KeyedRandom) -> Tensor:
@@ -33,8 +43,8 @@ def draw_flow_samples(
         index = (stages == stage).nonzero()[:, 0]
         if len(index) == 0:
             continue
-        x = batch.x[index.to(batch.x.device)]
+        x = batch.x[on(index, batch.x.device)]
         shape = (x.shape[1], cascade.resolution(stage), cascade.resolution(stage))
-        noise = random.normal("noise", batch.sample_id[index].tolist(), shape, device=x.device)
-        samples.append(cascade.flow_sample(x, stage=stage, tau=tau[index].to(x.device), noise=noise, index=index))
+        noise = random.normal_on(x.device, "noise", batch.sample_id[index].tolist(), shape)
+        samples.append(cascade.flow_sample(x, stage=stage, tau=on(tau[index], x.device), noise=noise, index=index))
     return samples

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pixelflow.flow import Cascade
-from pixelflow.flow.cascade import COVARIANCE_RIDGE, deal_stages, stages_from_kickoff
+from pixelflow.flow.cascade import COVARIANCE_RIDGE, stages_from_kickoff
 from pixelflow.flow.path import project, up
 
 GAMMAS = [-1 / 3, -0.2]
@@ -188,16 +188,6 @@ def test_renoise_is_up_plus_noise() -> None:
     x, noise = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 8, 8)
     alpha, beta = cascade.renoise_coefficients(1)
     torch.testing.assert_close(cascade.renoise(x, 1, noise), alpha * up(x) + beta * noise)
-
-
-@pytest.mark.parametrize(("num_stages", "batch_size"), [(1, 5), (2, 8), (3, 8), (4, 9), (4, 3), (5, 64)])
-def test_deal_stages_is_balanced(num_stages: int, batch_size: int) -> None:
-    order = torch.randperm(batch_size)
-    stages = deal_stages(num_stages, order)
-    counts = stages.bincount(minlength=num_stages).tolist()
-    expected = [batch_size // num_stages + (s < batch_size % num_stages) for s in range(num_stages)]
-    assert counts == expected
-    assert torch.equal(stages, order % num_stages)
 
 
 def test_the_timestep_of_one_stage_is_tau_itself_for_a_backbone_that_reads_0_to_1() -> None:

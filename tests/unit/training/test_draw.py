@@ -26,6 +26,15 @@ def test_stages_are_balanced_and_shuffled_by_step() -> None:
     assert torch.equal(drawn[3], draw_stages(num_stages=3, batch_size=64, random=KeyedRandom(0), step=3))
 
 
+@pytest.mark.parametrize("parts", [1, 2, 4, 8])
+def test_every_part_of_a_step_has_as_many_of_each_stage(parts: int) -> None:
+    """However many processes and parts there are, shapes are the same in all of them and in every step."""
+    for step in range(5):
+        stages = draw_stages(num_stages=4, batch_size=64, random=KeyedRandom(0), step=step)
+        assert all(part.bincount().tolist() == [64 // parts // 4] * 4 for part in stages.chunk(parts))
+        assert torch.equal(stages.view(-1, 4).sort(dim=1).values, torch.arange(4).expand(16, 4))
+
+
 def test_one_sample_per_stage_coarsest_first() -> None:
     stages = torch.tensor([2, 0, 1, 1, 0, 2, 2, 0, 1])
     samples = draw(BATCH, stages)

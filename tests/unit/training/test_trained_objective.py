@@ -14,7 +14,7 @@ from pixelflow.conditioning import ClassLabel
 from pixelflow.data.memory import MemoryLoader
 from pixelflow.flow import Cascade, LogitNormalTimesteps, XPrediction
 from pixelflow.losses import AdaptiveWeight, FlowMatching, Lpips, Objective, PDino, Repa
-from pixelflow.training.checkpoint import load_checkpoint
+from pixelflow.training.checkpoint import CheckpointError, load_checkpoint
 from pixelflow.training.ema import EMA
 from pixelflow.training.trainer import CheckpointStore, Trainer, TrainerSettings
 from tests.unit.losses.stand_ins import PatchEncoder
@@ -100,14 +100,15 @@ def test_a_checkpoint_without_the_projection_is_refused(twelve: Path, tmp_path: 
     loaded = load_checkpoint(twelve)
     del loaded.tensors["objective"]
     trainer.checkpoints.latest = lambda: (loaded, [])  # type: ignore[method-assign]
-    with pytest.raises(RuntimeError, match="projection"):
+    with pytest.raises(CheckpointError, match=r"does not fit this run: .*\n.*projection"):
         trainer.resume()
 
 
 def test_the_average_is_of_the_backbone_alone(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
-    assert trainer.ema.model is not None
-    assert set(trainer.ema.model.state_dict()) == set(trainer.backbone.state_dict())
+    assert [*trainer.network.names] == [name for name, _ in trainer.backbone.named_parameters()]
+    assert len(trainer.ema.averages["ema"]) == len(trainer.network.names)
+    assert len(trainer.others) == 6  # the projection's
 
 
 def test_what_is_logged(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ def make_trainer(folder: Path, *, init: int = 0, loss: Any = None, log: Any = No
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8, generator=generator)
     backbone = tiny_pixelflow(seed=init, depth=1, num_classes=NUM_CLASSES)
+    fused = settings.pop("fused", False)
     chosen = {"max_steps": 20, "batch_size": 8, "save_every": 0, "log_every": 1, "device": "cpu"} | settings
     return Trainer(
         backbone=backbone,
@@ -36,7 +37,7 @@ def make_trainer(folder: Path, *, init: int = 0, loss: Any = None, log: Any = No
         prediction=VelocityPrediction(),
         conditioning=ClassLabel(num_classes=NUM_CLASSES, drop_prob=0.4),
         objective=Objective(terms={"flow_matching": loss or FlowMatching()}),
-        optimizer=torch.optim.AdamW(backbone.parameters(), lr=LEARNING_RATE, weight_decay=0.1),
+        optimizer=torch.optim.AdamW(backbone.parameters(), lr=LEARNING_RATE, weight_decay=0.1, fused=fused),
         ema=EMA(decay=0.9),
         loader=MemoryLoader(images=images, labels=torch.arange(20) % NUM_CLASSES, batch_size=8, seed=1),
         checkpoints=CheckpointStore(folder, keep=chosen.get("keep_checkpoints", 2)),
@@ -68,19 +69,6 @@ def assert_same_checkpoint(a: Path, b: Path) -> None:
 
 class Stop(Exception):
     """Stands for a killed process."""
-
-
-class FailsAt(FlowMatching):
-    """Its value becomes `value` from the given call on."""
-
-    def __init__(self, *, call: int, value: float) -> None:
-        super().__init__()
-        self.calls, self.call, self.value = 0, call, value
-
-    def __call__(self, sample: FlowSample, predicted: Predicted, batch: Batch) -> Tensor:
-        self.calls += 1
-        loss = super().__call__(sample, predicted, batch)
-        return loss * self.value if self.calls >= self.call else loss
 
 
 # --- resuming -----------------------------------------------------------------------------------------------------
@@ -175,7 +163,7 @@ def test_stage_losses_do_not_depend_on_accumulation(tmp_path: Path) -> None:
     logged = []
     for parts in (1, 4):
         trainer = make_trainer(tmp_path / str(parts), accumulate=parts, max_steps=1)
-        value, _ = trainer.train_step(next(iter(trainer.loader)))
+        value = trainer.train_step(next(iter(trainer.loader)))
         logged.append({stage: loss.item() for stage, loss in value.stages.items()})
     assert logged[1] == pytest.approx(logged[0], rel=1e-5)
 
@@ -211,16 +199,18 @@ def test_gradients_are_clipped_and_their_norm_is_that_before(tmp_path: Path, cli
         norms.append(torch.stack([p.grad.norm() for p in trainer.backbone.parameters() if p.grad is not None]).norm())
 
     trainer.optimizer.register_step_pre_hook(stepping)
-    _, reported = trainer.train_step(next(iter(trainer.loader)))
+    trainer.train_step(next(iter(trainer.loader)))
+    trainer.guard.settle()
+    _, reported = trainer.guard.last
     assert reported > 0.02
-    assert norms[0].item() == pytest.approx(reported.item() if clip is None else clip, rel=1e-3)
+    assert norms[0].item() == pytest.approx(reported if clip is None else clip, rel=1e-3)
 
 
 def test_bf16_keeps_float32_weights(tmp_path: Path) -> None:
     losses = {}
     for precision in ("fp32", "bf16"):
         trainer = make_trainer(tmp_path, precision=precision)
-        value, _ = trainer.train_step(next(iter(trainer.loader)))
+        value = trainer.train_step(next(iter(trainer.loader)))
         losses[precision] = value.loss.item()
         assert all(p.dtype == torch.float32 for p in trainer.backbone.parameters())
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
@@ -236,8 +226,8 @@ def test_the_average_follows_the_weights(tmp_path: Path) -> None:
         expected = [
             decay * e + (1 - decay) * p.detach() for e, p in zip(expected, trainer.backbone.parameters(), strict=True)
         ]
-    assert trainer.ema.model is not None
-    for got, value in zip(trainer.ema.model.parameters(), expected, strict=True):
+    trainer.save()  # the average follows a step when its verdict is asked for
+    for got, value in zip(trainer.ema.averages["ema"], expected, strict=True):
         torch.testing.assert_close(got, value, atol=1e-6, rtol=0)
 
 
@@ -254,11 +244,11 @@ def test_what_is_logged_and_when(tmp_path: Path) -> None:
             "grad_norm",
             "lr",
             "images_per_second",
+            "skipped_steps",
             "loss/flow_matching",
             "loss/stage_0",
             "loss/stage_1",
         }
-        assert all(isinstance(value, float) for value in metrics.values())
         assert metrics["loss"] == pytest.approx((metrics["loss/stage_0"] + metrics["loss/stage_1"]) / 2)
         assert metrics["images_per_second"] > 0
 
@@ -266,9 +256,14 @@ def test_what_is_logged_and_when(tmp_path: Path) -> None:
 def test_grids_are_drawn_with_the_average(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, max_steps=7, grid_every=3)
     grids = []
-    trainer.on_grid = lambda model, step: grids.append((model is trainer.ema.model, step))
+    last = {}
+    trainer.on_grid = lambda weights, step: (grids.append(step), last.update(weights))
     trainer.fit()
-    assert grids == [(True, 3), (True, 6)]
+    assert grids == [3, 6]
+    averaged = dict(zip(trainer.network.names, trainer.ema.averages["ema"], strict=True))
+    assert set(last) == set(trainer.backbone.state_dict())
+    assert not all(torch.equal(last[name], p) for name, p in trainer.backbone.named_parameters())
+    assert all(last[name].shape == value.shape for name, value in averaged.items())
 
 
 def test_the_progress_line_is_plain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -281,31 +276,92 @@ def test_the_progress_line_is_plain(tmp_path: Path, capsys: pytest.CaptureFixtur
 # --- faults -------------------------------------------------------------------------------------------------------
 
 
+class BadCalls(FlowMatching):
+    """Its value becomes `value` in the given calls; there are two stages, so two calls a step."""
+
+    def __init__(self, *calls: int, value: float = float("nan")) -> None:
+        super().__init__()
+        self.count, self.calls, self.value = 0, calls, value
+
+    def __call__(self, sample: FlowSample, predicted: Predicted, batch: Batch) -> Tensor:
+        self.count += 1
+        loss = super().__call__(sample, predicted, batch)
+        return loss * self.value if self.count in self.calls else loss
+
+
+class RootOfZero(FlowMatching):
+    """Zero, with an infinite slope."""
+
+    def __call__(self, sample: FlowSample, predicted: Predicted, batch: Batch) -> Tensor:
+        return (0 * super().__call__(sample, predicted, batch)).sqrt()
+
+
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, value: float) -> None:
-    trainer = make_trainer(tmp_path, save_every=2, loss=FailsAt(call=2 * 5 + 1, value=value))  # two stages a step
+def test_steps_that_are_not_finite_are_skipped_and_end_the_run(tmp_path: Path, value: float, fused: bool) -> None:
+    bad = BadCalls(*range(11, 100), value=value)  # from step 6 on
+    trainer = make_trainer(tmp_path, save_every=2, loss=bad, max_bad_steps=3, fused=fused)
     with pytest.raises(TrainingDiverged) as error:
         trainer.fit()
     message = str(error.value)
-    assert "the loss is not finite at step 6" in message
+    assert "the loss is not finite at step 8" in message
+    assert "3 steps up to there" in message
     assert f"{tmp_path / 'step_00000004'} is kept" in message
     assert "Lower optimizer.lr" in message
-    assert CheckpointStore(tmp_path).steps() == [2, 4]
+    assert CheckpointStore(tmp_path).steps() == [2, 4]  # none while it goes wrong
     assert all(t.isfinite().all() for t in load_checkpoint(tmp_path / "step_00000004").tensors["model"].values())
     assert all(p.isfinite().all() for p in trainer.backbone.parameters())
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_skipped_step_changes_neither_weights_nor_averages_nor_moments(tmp_path: Path, fused: bool) -> None:
+    """Step 3 never was: with its data taken away, the run is the same but for the numbers keyed by the step."""
+    logged: dict[int, dict[str, float]] = {}
+    trainer = make_trainer(tmp_path, loss=BadCalls(5), max_steps=3, fused=fused,
+                           log=lambda metrics, step: logged.update({step: metrics}))  # fmt: skip
+    states = []
+    for batch in itertools.islice(trainer.loader, 3):
+        trainer.train_step(batch)
+        trainer._settle()
+        slots = [v.clone() for state in trainer.optimizer.state.values() for v in state.values()]
+        states.append(
+            [p.detach().clone() for p in (*trainer.backbone.parameters(), *trainer.ema.averages["ema"], *slots)]
+        )
+    assert all(torch.equal(a, b) for a, b in zip(states[1], states[2], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(states[0], states[1], strict=True))
+    assert (trainer.guard.skipped, trainer.guard.in_a_row, trainer.step) == (1, 1, 3)
+
+
+def test_a_skipped_step_is_counted_and_the_run_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logged: dict[int, dict[str, float]] = {}
+    train(tmp_path, loss=BadCalls(5, 11), max_steps=7, max_bad_steps=2,
+          log=lambda metrics, step: logged.update({step: metrics}))  # fmt: skip
+    assert [logged[step]["skipped_steps"] for step in range(1, 8)] == [0, 0, 1, 1, 1, 2, 2]
+    assert "loss" not in logged[3] and logged[4]["loss"] > 0  # no NaN in the records
+    assert [r.message.split(":")[0] for r in caplog.records if r.levelname == "WARNING"] == [
+        "step 3 is skipped",
+        "step 6 is skipped",
+    ]
+    assert load_checkpoint(tmp_path / "step_00000007").state["guard"] == {"in_a_row": 0, "skipped": 2}
+
+
 def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
-    class RootOfZero(FlowMatching):
-        """Zero, with an infinite slope."""
-
-        def __call__(self, sample: FlowSample, predicted: Predicted, batch: Batch) -> Tensor:
-            return (0 * super().__call__(sample, predicted, batch)).sqrt()
-
-    trainer = make_trainer(tmp_path, loss=RootOfZero())
+    trainer = make_trainer(tmp_path, loss=RootOfZero(), max_bad_steps=1)
     with pytest.raises(TrainingDiverged, match=r"the gradient is not finite at step 1 .*no checkpoint was saved yet"):
         trainer.fit()
     assert all(p.isfinite().all() for p in trainer.backbone.parameters())
+
+
+def test_rolling_back_takes_the_weights_of_the_checkpoint_and_the_data_that_follow(tmp_path: Path) -> None:
+    trainer = make_trainer(
+        tmp_path, loss=BadCalls(*range(13, 17)), save_every=4, max_steps=12, max_bad_steps=2, rollbacks=1
+    )
+    trainer.fit()  # steps 7 and 8 fail; on from step 4 with the ninth batch
+    state = load_checkpoint(tmp_path / "step_00000012").state
+    assert (state["rollbacks"], state["guard"]) == (1, {"in_a_row": 0, "skipped": 2})
+    assert state["loader"] == {"position": 8 * (12 + 4)}
+    with pytest.raises(TrainingDiverged):
+        make_trainer(tmp_path / "b", loss=BadCalls(*range(13, 100)), save_every=4, max_bad_steps=2, rollbacks=1).fit()
 
 
 def test_a_failed_save_ends_the_run_and_keeps_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,6 +385,9 @@ def test_a_failed_save_ends_the_run_and_keeps_the_checkpoint(tmp_path: Path, mon
         ({"keep_checkpoints": 0}, "keep_checkpoints=0 must be at least 1"),
         ({"save_every": -1}, "save_every=-1 must be 0 or more"),
         ({"warmup_steps": -1}, "warmup_steps=-1 must be 0 or more"),
+        ({"max_bad_steps": 0}, "max_bad_steps=0 must be at least 1"),
+        ({"keep_every": -1}, "keep_every=-1 must be 0 or more"),
+        ({"stall_seconds": 0.0}, "stall_seconds=0.0 must be above 0"),
         ({"batch_size": 10, "accumulate": 4}, "accumulate=4 must divide batch_size=10"),
         ({"grad_clip": 0.0}, "grad_clip=0.0 must be above 0, or null for none"),
     ],

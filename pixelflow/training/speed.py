@@ -1,0 +1,39 @@
+"""Faster steps with the same weights: compiled blocks, and activations that are computed again instead of kept."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from pixelflow.nn.blocks import blocks_of
+from pixelflow.training.settings import Checkpointing
+
+_ATEN = torch.ops.aten
+KEPT_OPS = {
+    _ATEN.mm.default,
+    _ATEN.addmm.default,
+    _ATEN.bmm.default,
+    _ATEN._scaled_dot_product_flash_attention.default,
+    _ATEN._scaled_dot_product_efficient_attention.default,
+    _ATEN._scaled_dot_product_cudnn_attention.default,
+    _ATEN._scaled_dot_product_flash_attention_for_cpu.default,
+}
+"""What selective checkpointing keeps: the results of matrix products, which are the work; the rest is elementwise."""
+
+
+def _policy(context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    kept = op in KEPT_OPS or "flash_attn" in str(op) or "varlen" in str(op)
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def checkpoint_blocks(backbone: nn.Module, mode: Checkpointing) -> None:
+    """In place, each block: keep all (none), the results of matrix products (selective), or its inputs alone (full)."""
+    if mode == "none":
+        return
+    selective = {"context_fn": partial(create_selective_checkpoint_contexts, _policy)} if mode == "selective" else {}
+    for block in blocks_of(backbone):
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, **selective)

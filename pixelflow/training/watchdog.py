@@ -1,0 +1,96 @@
+"""Ends a process whose company hangs or has failed, and says which process it was.
+
+A process that waits for another sits in a collective, where it can neither notice nor say anything. So a thread beside
+it tells the job's store how far its process has come, and looks how far the others have.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+GRACE = 15.0
+"""Seconds that a process has to end by itself after another one failed."""
+
+
+class Watchdog:
+    """seconds: without a move of this process until it is ended. on_end: told the message first.
+
+    Every process calls `mark` at the same places of its work, so that the one with the fewest marks is the one that
+    the others wait for.
+    """
+
+    def __init__(
+        self,
+        *,
+        rank: int,
+        size: int,
+        store: Any,
+        seconds: float,
+        on_end: Callable[[str], None] = lambda message: None,
+        end: Callable[[int], None] = os._exit,
+    ) -> None:
+        self.rank, self.size, self.seconds, self.on_end, self.end = rank, size, seconds, on_end, end
+        self._store = store.clone()
+        self._count, self._what, self._moved = 0, "starting", time.monotonic()
+        self._told = -1
+        self._failed_since: float | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> Watchdog:
+        self._tell()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def mark(self, what: str) -> None:
+        """what: this process begins to do."""
+        self._count, self._what, self._moved = self._count + 1, what, time.monotonic()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(min(1.0, self.seconds / 10)):
+            try:
+                self._tell()
+                message = self._look()
+            except RuntimeError as error:  # the store is gone, and with it the process that held it
+                message = self._since_failure(f"the job's first process is gone: {error}")
+            if message is not None and not self._stop.is_set():
+                logger.error("%s", message)
+                self.on_end(message)
+                self.end(1)
+                return
+
+    def _tell(self) -> None:
+        if self._told != self._count:
+            self._told = self._count
+            self._store.set(f"at {self.rank}", f"{self._count}|{self._what}, on {socket.gethostname()}")
+
+    def _look(self) -> str | None:
+        """The reason to end now, if there is one."""
+        if self._store.check(["failure"]):
+            return self._since_failure(self._store.get("failure").decode())
+        waited = time.monotonic() - self._moved
+        if waited < self.seconds:
+            return None
+        at = [self._store.get(f"at {rank}").decode().split("|", 1) for rank in range(self.size)]
+        least = min(int(count) for count, _ in at)
+        slow = [f"process {r + 1} of {self.size} ({what})" for r, (count, what) in enumerate(at) if int(count) == least]
+        return (
+            f"nothing has moved for {waited:.0f} s (trainer.stall_seconds={self.seconds:g}): "
+            f"the others wait for {', '.join(slow)}"
+        )
+
+    def _since_failure(self, message: str) -> str | None:
+        self._failed_since = self._failed_since or time.monotonic()
+        return message if time.monotonic() - self._failed_since > GRACE else None

@@ -1,0 +1,121 @@
+"""One process of a tiny training run: `python -m tests.distributed.worker FOLDER '{"max_steps": 4, ...}'`.
+
+With RANK and WORLD_SIZE in the environment it is one of several. Prints the logged metrics as JSON lines (rank 0), and
+exits as run.py does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pixelflow.conditioning import ClassLabel
+from pixelflow.data.memory import MemoryLoader
+from pixelflow.flow import Cascade, UniformTimesteps, VelocityPrediction
+from pixelflow.launch.processes import job_store, processes, together
+from pixelflow.launch.signals import CONTINUE, stop_on_signals, stop_signal
+from pixelflow.losses import FlowMatching, Objective
+from pixelflow.training.checkpoint import CheckpointStore
+from pixelflow.training.distributed import Network, Team
+from pixelflow.training.ema import EMA
+from pixelflow.training.settings import TrainerSettings
+from pixelflow.training.trainer import Trainer
+from pixelflow.training.watchdog import Watchdog
+from pixelflow.types import Batch, Interrupted
+from tests.tiny import tiny_pixelflow
+
+BATCH = 8
+
+
+class Faulty:
+    """A loader that does something to one process at one step."""
+
+    def __init__(self, loader: MemoryLoader, faults: dict[int, str]) -> None:
+        self.loader, self.faults = loader, faults
+        self.state_dict, self.load_state_dict = loader.state_dict, loader.load_state_dict
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.loader:
+            match self.faults.get(self.loader.position // BATCH):
+                case "hang":
+                    time.sleep(1000)
+                case "fail":
+                    raise ValueError("the data are gone")
+                case "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "stop":
+                    os.kill(os.getpid(), signal.SIGUSR2)
+                case "nan":
+                    batch = Batch(batch.x * float("nan"), batch.condition, batch.sample_id)
+                case "slow":
+                    time.sleep(0.3)
+            yield batch
+
+
+def trainer_of(folder: Path, options: dict[str, Any], team: Team, mark: Any) -> Trainer:
+    torch.manual_seed(0)
+    faults = {int(step): what for step, what in options.pop("faults", {}).get(str(team.rank), {}).items()}
+    stages, image_size = options.pop("num_stages", 2), 8
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (20, 1, image_size, image_size), dtype=torch.uint8, generator=generator)
+    settings = TrainerSettings(**{"max_steps": 6, "batch_size": BATCH, "save_every": 2, "log_every": 1} | options)
+    backbone = tiny_pixelflow(depth=2)
+    network = Network(backbone, team=team, parallel=settings.parallel, shard_size=settings.shard_size)
+    loader = MemoryLoader(
+        images=images, labels=torch.arange(20) % 5, batch_size=BATCH, seed=1, rank=team.rank, world_size=team.size
+    )
+    return Trainer(
+        backbone=network,
+        cascade=Cascade(image_size=image_size, num_stages=stages),
+        timesteps=UniformTimesteps(),
+        prediction=VelocityPrediction(),
+        conditioning=ClassLabel(num_classes=5, drop_prob=0.4),
+        objective=Objective(terms={"flow_matching": FlowMatching()}),
+        optimizer=torch.optim.AdamW(network.parameters, lr=2e-3, weight_decay=0.1, fused=True),
+        ema=EMA(decay=0.9, power=[0.1], snapshot_every=2),
+        loader=Faulty(loader, faults),
+        checkpoints=CheckpointStore(folder / "checkpoints", keep=settings.keep_checkpoints),
+        settings=settings,
+        seed=7,
+        device=torch.device("cpu"),
+        config={},
+        log=lambda metrics, step: print(json.dumps(metrics | {"step": step}), flush=True),
+        stop=lambda: stop_signal() is not None,
+        mark=mark,
+    )
+
+
+def main(folder: Path, options: dict[str, Any]) -> None:
+    torch.set_num_threads(1)
+    with stop_on_signals(), processes(torch.device("cpu")) as (world, _), together(world):
+        store = job_store() if world.size > 1 else None
+        team = Team(world.rank, world.size, store)
+        if world.size == 1:
+            trainer = trainer_of(folder, options, team, lambda what: None)
+            trainer.resume()
+            trainer.fit()
+            return
+        seconds = options.get("stall_seconds", 60.0)
+        with Watchdog(rank=world.rank, size=world.size, store=store, seconds=seconds) as watchdog:
+            trainer = trainer_of(folder, options, team, watchdog.mark)
+            trainer.resume()
+            trainer.fit()
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        sys.exit(CONTINUE)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
