@@ -39,7 +39,7 @@ def run(config: Config, overrides: list[str]) -> None:
             evaluation = str(result["path"].relative_to(path))
             run.folder.set_status("finished", job="pipeline", evaluation=evaluation)
         logger.info("finished in %.0f s; step %s", time.monotonic() - start, result["record"]["step"])
-    if HydraConfig.get().mode == RunMode.RUN:  # a sweep shows one table of all its runs
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN:  # a sweep shows one table of all its runs
         show(config, path)
 
 

@@ -28,6 +28,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "trainer": (),
     "solver": (),
     "guidance": (),
+    "site": (),
 }
 """Groups with a `_target_`, and the arguments that the code passes to it itself."""
 
@@ -54,6 +55,12 @@ TYPES: dict[str, Any] = {
     "metrics.reference": Literal["train", "held_out"],
     "assets.root": str,
     "axes": list[str],
+    "sweep": str | None,
+    "run_folder": str | None,
+    "dry_run": bool,
+    "watch": bool,
+    "seeds": int | list[int] | None,
+    "settings": list[dict[str, Any]],
     "tracking.mlflow": bool,
     "tracking.uri": str | None,
 }
