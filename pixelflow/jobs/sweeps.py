@@ -15,7 +15,9 @@ from omegaconf import DictConfig
 
 from pixelflow.jobs.build import Config, require_assets
 from pixelflow.jobs.context import run_path, tracking_uri
+from pixelflow.jobs.end_sweep import sweep_table
 from pixelflow.jobs.resolve import resolve
+from pixelflow.jobs.status import verdict
 from pixelflow.jobs.validate import check_data
 from pixelflow.jobs.waiting import follow
 from pixelflow.launch.attempts import read_claim
@@ -24,6 +26,7 @@ from pixelflow.launch.run_folder import ROOT
 from pixelflow.launch.site import Site
 from pixelflow.launch.slurm import require_slurm
 from pixelflow.launch.snapshot import take_snapshot
+from pixelflow.launch.states import sweep_states
 from pixelflow.launch.submission import RUN_JOBS, Planned, plan, submit
 from pixelflow.launch.sweep import Sweep, SweepJob, submitting, sweep_digest
 from pixelflow.tracking.mlflow_sweep import schedule
@@ -68,7 +71,24 @@ def launch(
         from pixelflow.launch.local import run_batch
 
         run_batch(sweep)
-    return follow(sweep, [job.name for job, _ in jobs], trials) if wait else []
+    results = follow(sweep, [job.name for job, _ in jobs], trials) if wait else []
+    if not trials and (wait or not due):
+        show_end(sweep)
+    return results
+
+
+def show_end(sweep: Sweep) -> None:
+    """The table, once nothing is at work any more; leaves with 1 if a run is missing from it."""
+    states = sweep_states(sweep)
+    if any(state.active for state in states):
+        return
+    if table := sweep_table(sweep):
+        print(f"\n{table.to_markdown()}\ntable: {sweep.folder / 'table.md'} (and .csv, .tex, .png)")
+    for state in states:
+        if state.state not in ("finished", "pruned"):
+            print(f"{state.state}: {state.job.name}: {state.message}")
+    if verdict(states):
+        sys.exit(1)
 
 
 def start(sweep: Sweep, planned: Sequence[Planned], site: Site, launcher: str) -> None:

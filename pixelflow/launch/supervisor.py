@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -62,7 +61,14 @@ def supervise(batch: Mapping[str, Any], job: Mapping[str, Any]) -> int:
     if attempts.restarts >= site.max_restarts:
         return give_up(folder, f"started again {attempts.restarts} times, the limit of site.max_restarts")
     before = step_of(folder)
-    record(folder, "start", token=batch["token"], step=before, job=job_name(os.environ), node=platform.node())
+    record(
+        folder,
+        "start",
+        token=batch["token"],
+        step=before,
+        job=job_name(os.environ),
+        node=os.environ.get("SLURMD_NODENAME", ""),
+    )
     write_status(folder, "starting")
     code = run_task(batch, job, site)
     outcome = outcome_of(folder, batch["job"], code)
@@ -146,7 +152,8 @@ def free(folder: Path) -> bool:
 
 
 def say(message: str) -> None:
-    print(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {platform.node()} {message}", file=sys.stderr, flush=True)
+    node = os.environ.get("SLURMD_NODENAME", "")
+    print(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {node} {message}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -78,12 +78,20 @@ class Cluster:
         (folder / "state").mkdir(parents=True, exist_ok=True)
         folder.chmod(0o755)
         port = free_ports(nodes + 1)
-        text = SETTINGS.format(
+        self.text = SETTINGS.format(
             host=socket.gethostname().split(".")[0], port=port, first=port + 1, last=port + nodes, folder=folder,
             nodes=nodes, cpus=cpus, kill_wait=kill_wait, grace=grace, max_array_size=max_array_size,
-            extra="SlurmctldParameters=preempt_send_user_signal" if warn_preempted else "",
+            extra="{extra}",
         )  # fmt: skip
-        (folder / "slurm.conf").write_text(text)
+        self._write(warn_preempted)
+
+    def _write(self, warn_preempted: bool) -> None:
+        extra = "SlurmctldParameters=preempt_send_user_signal" if warn_preempted else ""
+        (self.folder / "slurm.conf").write_text(self.text.replace("{extra}", extra))
+
+    def configure(self, *, warn_preempted: bool) -> None:
+        self._write(warn_preempted)
+        self.run("scontrol", "reconfigure")
 
     @property
     def environment(self) -> dict[str, str]:
