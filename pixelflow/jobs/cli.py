@@ -9,19 +9,24 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pixelflow.jobs.resolve import CONF, resolve
-from pixelflow.jobs.validate import check_data
+from pixelflow.jobs.launchers import register
 from pixelflow.launch.signals import CONTINUE, stop_signal
-from pixelflow.types import Interrupted
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+ABOUT_SWEEPS = ("status", "retry", "cancel", "sync")
+"""Jobs that build no model: they read a few keys, and start at once."""
+THEIR_KEYS = ("job", "sweep", "watch", "dry_run", "runs_dir", "experiment", "tracking", "site")
 
 
 def dispatch(config: DictConfig) -> Any:
@@ -32,6 +37,13 @@ def dispatch(config: DictConfig) -> Any:
     overrides = list(HydraConfig.get().overrides.task)
 
     def work() -> Any:
+        if config.job.name in ABOUT_SWEEPS:
+            plain = {key: config[key] for key in THEIR_KEYS}
+            resolved = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)
+            return importlib.import_module(f"pixelflow.jobs.{config.job.name}").run(resolved, overrides)
+        from pixelflow.jobs.resolve import resolve  # torch: seconds
+        from pixelflow.jobs.validate import check_data
+
         resolved = resolve(config, overrides)
         check_data(resolved)
         job = importlib.import_module(f"pixelflow.jobs.{resolved['job']['name']}")
@@ -48,6 +60,9 @@ def main(task: Callable[[], Any]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors to us instead of printing them
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger().handlers[0].addFilter(lambda record: record.name.startswith("pixelflow"))
+    register()
+    if {"hydra/launcher=slurm", "hydra/launcher=local"} & set(sys.argv) and not {"-m", "--multirun"} & set(sys.argv):
+        sys.argv.insert(1, "--multirun")  # Hydra's launchers know nothing but sweeps; a single run is a sweep of one
     explained(task)
 
 
@@ -68,11 +83,15 @@ def explained(work: Callable[[], Any]) -> Any:
         fail(str(error), status=2)
     except OSError as error:
         fail(str(error), status=1)
-    except Interrupted as error:
-        name = signal.name if (signal := stop_signal()) else "a request"
-        fail(f"stopped by {name}: {error}; the same command goes on from there", status=CONTINUE)
     except KeyboardInterrupt:
         fail("interrupted; the same command goes on from the last checkpoint", status=130)
+    except Exception as error:
+        from pixelflow.types import Interrupted  # torch: seconds, for nothing where all goes well
+
+        if not isinstance(error, Interrupted):
+            raise
+        name = signal.name if (signal := stop_signal()) else "a request"
+        fail(f"stopped by {name}: {error}; the same command goes on from there", status=CONTINUE)
 
 
 def fail(message: str, *, status: int) -> None:

@@ -50,6 +50,8 @@ class Run:
 
 def run_path(config: Config, overrides: list[str]) -> Path:
     """Where this config's run lies. `rerun=true` finds the first free name beside it."""
+    if config["run_folder"]:  # of a job of a sweep, chosen when it was submitted
+        return Path(config["run_folder"])
     name = slug(overrides)
     path = find_run_folder(config, name)
     if not config["rerun"]:

@@ -42,7 +42,7 @@ def run(config: Config, overrides: list[str]) -> None:
         print(f"This finished run is already there: {path}  (rerun=true starts it anew)\n")
         if config["tracking"]["mlflow"]:
             catch_up(path)
-    if HydraConfig.get().mode == RunMode.RUN:  # a sweep shows one table of all its runs
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN:  # a sweep shows one table of all its runs
         show(config, path)
 
 

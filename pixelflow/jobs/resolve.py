@@ -24,12 +24,13 @@ OmegaConf.register_new_resolver("stages_from_kickoff", stages_from_kickoff, repl
 FIXED_BY_TRAINING = ("data", "backbone", "conditioning", "prediction", "cascade", "timesteps", "objective", "optimizer",
                      "ema", "seed", "experiments")  # fmt: skip
 """Sections that a checkpoint brings with it."""
-OF_THE_CALL = ("job", "checkpoint", "samples", "runs_dir", "assets", "tracking", "rerun", "axes")
+OF_THE_CALL = ("job", "checkpoint", "samples", "runs_dir", "assets", "tracking", "rerun", "axes", "site", "sweep",
+               "run_folder", "dry_run", "watch", "seeds", "settings")  # fmt: skip
 """Sections that never come from a checkpoint."""
 
 
-def resolve(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
-    """The resolved, valid config. overrides: what the user typed.
+def resolve(config: DictConfig, overrides: list[str], *, elsewhere: bool = False) -> dict[str, Any]:
+    """The resolved, valid config. overrides: what the user typed. elsewhere: for a machine with GPUs, whatever is here.
 
     With checkpoint=PATH it is the config that the checkpoint was trained with, changed by the overrides. Raises
     ValueError for anything invalid, CheckpointError (one, too) if the checkpoint cannot be read.
@@ -38,8 +39,14 @@ def resolve(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
         config = _with_checkpoint(config, overrides)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     _drop_leftovers(plain, typed={override.key_or_group for override in parse(overrides)})
-    validate(plain)
+    validate(without_gpu(plain) if elsewhere else plain)
     return plain
+
+
+def without_gpu(config: dict[str, Any]) -> dict[str, Any]:
+    """What can be checked on a machine without a GPU, such as a login node."""
+    off = {"cuda_graphs": False, "tune_attention": False}
+    return config | {"trainer": {**config["trainer"], "device": "cpu"}, "sampler": {**config["sampler"], **off}}
 
 
 def parse(overrides: list[str]) -> list[Override]:

@@ -53,6 +53,8 @@ class SweepTable(Callback):
             self._table(config)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if "pixelflow.Slurm" in config.hydra.launcher._target_ or "pixelflow.Local" in config.hydra.launcher._target_:
+            return  # they show the table of their own sweep, when there is one
         if config.job.name == "pipeline" and (table := self._table(config)):
             print(f"\n{table.to_markdown()}\ntable: {self._folder(config) / 'table.md'} (and .csv, .tex, .png)")
 

@@ -30,6 +30,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "trainer": (),
     "solver": (),
     "guidance": (),
+    "site": (),
 }
 """Groups with a `_target_`, and the arguments that the code passes to it itself."""
 
@@ -57,6 +58,12 @@ TYPES: dict[str, Any] = {
     "metrics.reference": Literal["train", "held_out"],
     "assets.root": str,
     "axes": list[str],
+    "sweep": str | None,
+    "run_folder": str | None,
+    "dry_run": bool,
+    "watch": bool,
+    "seeds": int | list[int] | None,
+    "settings": list[dict[str, Any]],
     "tracking.mlflow": bool,
     "tracking.uri": str | None,
 }

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pixelflow.launch.snapshot import snapshot_record
+
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "mlflow", "torch-fidelity", "scikit-learn", "safetensors")
 
 
@@ -27,12 +29,13 @@ def versions() -> dict[str, str]:
 
 def provenance(root: Path) -> dict[str, Any]:
     """A record of this process. root: the checkout whose commit is recorded; null where it is none."""
+    copied = snapshot_record(root)
     return {
         "command": shlex.join([Path(sys.executable).name, *sys.argv]),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "host": platform.node(),
-        "commit": _git(root, "rev-parse", "HEAD"),
-        "diff": _git(root, "diff", "HEAD"),
+        "commit": copied["commit"] if copied else _git(root, "rev-parse", "HEAD"),
+        "diff": copied["diff"].strip() if copied else _git(root, "diff", "HEAD"),
         "versions": versions(),
     }
 

@@ -16,7 +16,6 @@ import yaml
 
 from pixelflow.launch.identity import config_hash, scientific
 from pixelflow.launch.provenance import provenance
-from pixelflow.types import Interrupted
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +64,8 @@ class RunFolder:
     ) -> None:
         assert self._log is not None and self._lock is not None
         if error is not None:
+            from pixelflow.types import Interrupted  # torch, which what only looks at runs does without
+
             interrupted = isinstance(error, KeyboardInterrupt | Interrupted)
             by_hand = isinstance(error, KeyboardInterrupt)
             message = "interrupted" if by_hand else (str(error) or type(error).__name__).splitlines()[0]

@@ -1,12 +1,13 @@
-"""MLflow's SQLite file, where there is no server."""
+"""Where runs go in MLflow: the experiment, and the SQLite file where there is no server."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from pixelflow.tracking.mlflow_state import lock_file
+from pixelflow.tracking.mlflow_state import MirrorState, lock_file
 
 
 def create_database(database: Path) -> None:
@@ -39,3 +40,21 @@ def create_database(database: Path) -> None:
 
 def artifacts_beside(database: Path) -> str:
     return (database.parent / "mlartifacts").as_uri()
+
+
+def experiment_of(client: Any, state: MirrorState) -> str:
+    """The id of the experiment, made where it is missing."""
+    from mlflow.exceptions import MlflowException
+
+    root = state.artifact_root
+    if root is None and state.database is not None:
+        root = artifacts_beside(state.database)
+    found = client.get_experiment_by_name(state.experiment)
+    if found is None:
+        try:
+            return client.create_experiment(state.experiment, artifact_location=root)
+        except MlflowException:  # another process may have been quicker
+            found = client.get_experiment_by_name(state.experiment)
+            if found is None:
+                raise
+    return found.experiment_id

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pixelflow.tracking.jsonl import FILE_NAME, read_records
-from pixelflow.tracking.mlflow_database import artifacts_beside, create_database
+from pixelflow.tracking.mlflow_database import create_database, experiment_of
 from pixelflow.tracking.mlflow_state import LOCK_NAME, MirrorState, lock_file
 
 logger = logging.getLogger(__name__)
@@ -164,30 +164,13 @@ class MLflowSender:
         if self.state.database is not None:
             create_database(self.state.database)
         self._client = MlflowClient(tracking_uri=self.state.uri)
-        experiment_id = self._experiment()
+        experiment_id = experiment_of(self._client, self.state)
         run_id = self._find_run(experiment_id) or self._create_run(experiment_id)
         if run_id != self.state.run_id:
             self.state = replace(self.state, experiment_id=experiment_id, run_id=run_id, offset=0)
             self.state.save(self.folder)
         if self.session_start is not None:
             self._client.update_run(run_id, status="RUNNING")
-
-    def _experiment(self) -> str:
-        from mlflow.exceptions import MlflowException
-
-        name, root = self.state.experiment, self.state.artifact_root
-        if root is None and self.state.database is not None:
-            root = artifacts_beside(self.state.database)
-        experiment = self._client.get_experiment_by_name(name)
-        if experiment is None:
-            try:
-                return self._client.create_experiment(name, artifact_location=root)
-            except MlflowException:
-                # Another process may have been quicker.
-                experiment = self._client.get_experiment_by_name(name)
-                if experiment is None:
-                    raise
-        return experiment.experiment_id
 
     def _find_run(self, experiment_id: str) -> str | None:
         known = self.state.run_id if self._is_known() else None

@@ -73,7 +73,9 @@ def store_settings(
         # The process that sends must find the file wherever it runs.
         uri = f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}"
     settings = {"uri": uri, "experiment": experiment, "run_name": run_name}
-    settings |= {"parent_run_id": parent_run_id, "artifact_root": artifact_root}  # type: ignore[dict-item]
+    settings |= {"artifact_root": artifact_root}  # type: ignore[dict-item]
+    if parent_run_id is not None:  # a sweep names the parent once, before its runs start
+        settings["parent_run_id"] = parent_run_id
     if not (folder / STATE_NAME).exists():
         MirrorState(folder_id=uuid.uuid4().hex, **settings).save(folder)  # type: ignore[arg-type]
         return

@@ -1,0 +1,28 @@
+"""job=cancel: take runs of a sweep from the queue. Those at work save; the same command goes on from there."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+from pixelflow.jobs.retry import chosen_runs
+from pixelflow.launch import slurm
+from pixelflow.launch.attempts import read_claim
+from pixelflow.launch.states import sweep_states
+from pixelflow.launch.sweep import find_sweep
+
+
+def run(config: Mapping[str, Any], overrides: list[str]) -> None:
+    sweep = find_sweep(config["sweep"])
+    chosen = [state for state in chosen_runs(sweep_states(sweep), config["job"]["runs"]) if state.active]
+    ids: list[str] = []
+    for state in chosen:
+        if claim := read_claim(state.job.path):
+            ids += [job for job in (claim.job, claim.then) if job]
+        print(f"cancelled {state.job.name}  {state.slurm}")
+    for pid in {job for job in ids if job.startswith("pid ")}:
+        os.kill(int(pid[4:]), signal.SIGTERM)  # the launcher here: its jobs belong together
+    slurm.cancel([job for job in ids if not job.startswith("pid ")])
+    print(f"{len(chosen)} of {len(sweep.jobs)} runs")

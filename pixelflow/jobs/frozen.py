@@ -1,0 +1,66 @@
+"""A job of a sweep as it was frozen: python -m pixelflow.jobs.frozen FILE. Composes nothing: conf/ does not matter.
+
+Leaves with 0 when the work is done, with 75 when it was interrupted and saved, and with 1, after a traceback, when it
+failed. Only rank 0 says 75: as soon as one process of a step leaves with another status than 0, SLURM ends the others,
+and rank 0 must not be ended while it writes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from pixelflow.jobs.validate import check_data
+from pixelflow.launch.attempts import read_status, write_status
+from pixelflow.launch.processes import world_of
+from pixelflow.launch.run_folder import write_json
+from pixelflow.launch.signals import CONTINUE
+from pixelflow.launch.submission import RUN_JOBS
+from pixelflow.types import Interrupted
+
+RESULT = "result.json"
+"""In the run folder: what the job returned."""
+
+
+def main() -> None:
+    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    logging.getLogger().handlers[0].addFilter(lambda record: record.name.startswith("pixelflow"))
+    first = world_of(os.environ).rank == 0
+    try:
+        work(job["config"], job["overrides"], Path(job["folder"]), first)
+    except Interrupted as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        end(job, first, "interrupted", str(error))
+        sys.exit(CONTINUE if first else 0)
+    except Exception as error:
+        traceback.print_exc()
+        end(job, first, "failed", (str(error) or type(error).__name__).splitlines()[0])
+        sys.exit(1)
+
+
+def work(config: dict[str, Any], overrides: list[str], folder: Path, first: bool) -> None:
+    check_data(config)
+    job = config["job"]["name"]
+    result = importlib.import_module(f"pixelflow.jobs.{job}").run(config, overrides)
+    if first:
+        write_json(folder / RESULT, result)
+        if job not in RUN_JOBS:
+            write_status(folder, "finished", job=job)
+
+
+def end(job: dict[str, Any], first: bool, state: str, message: str) -> None:
+    """What holds the run folder has said so itself, unless it failed before it held it."""
+    folder = Path(job["folder"])
+    if first and read_status(folder).get("state") not in ("failed", "interrupted", "finished"):
+        write_status(folder, state, message)
+
+
+if __name__ == "__main__":
+    main()

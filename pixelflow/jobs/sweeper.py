@@ -1,0 +1,78 @@
+"""More than products: lists of settings, seeds, and Optuna trials that are given up early."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper
+from omegaconf import DictConfig
+
+
+def expand(
+    grid: Sequence[Sequence[str]], settings: Sequence[Mapping[str, Any]], seeds: int | Sequence[int] | None
+) -> list[list[str]]:
+    """Every job of `grid` (overrides) with each of `settings` and each of `seeds`, which replace what it says itself.
+
+    Raises ValueError for a setting that is no mapping, or for no seeds.
+    """
+    for number, setting in enumerate(settings):
+        if not isinstance(setting, Mapping) or not setting:
+            raise ValueError(f"settings[{number}]={setting!r} must be a mapping of keys to values")
+    if (isinstance(seeds, int) and seeds < 1) or seeds == []:
+        raise ValueError(f"seeds={seeds} must be at least 1, or a list")
+    chosen = [None] if seeds is None else range(seeds) if isinstance(seeds, int) else seeds
+    jobs: list[list[str]] = []
+    for job in grid:
+        for setting in settings or [{}]:
+            for seed in chosen:
+                given = {key: _spelled(value) for key, value in setting.items()}
+                given |= {} if seed is None else {"seed": str(seed)}
+                kept = [override for override in job if override.partition("=")[0] not in given]
+                combined = [*kept, *(f"{key}={value}" for key, value in given.items())]
+                if combined not in jobs:
+                    jobs.append(combined)
+    return jobs
+
+
+def _spelled(value: Any) -> str:
+    """As Hydra's command line takes it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+class PruningSweeper(Sweeper):
+    """hydra-optuna-sweeper, whose trials can be given up while they run. The launcher watches what they report.
+
+    pruning: null, or `metric` (a name in metrics.jsonl), and the target and arguments of an optuna pruner. The other
+    arguments are hydra-optuna-sweeper's.
+    """
+
+    def __init__(self, pruning: DictConfig | None = None, **arguments: Any) -> None:
+        self.pruning = pruning
+        self.sweeper = OptunaSweeper(**arguments).sweeper
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.sweeper.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        if self.pruning is None:
+            return
+        from hydra.utils import instantiate
+
+        arguments = {key: value for key, value in self.pruning.items() if key != "metric"}
+        pruner, metric, configure = instantiate(arguments), self.pruning.metric, self.sweeper._configure_trials
+
+        def configure_and_watch(trials: list[Any], *rest: Any) -> Any:
+            for trial in trials:
+                trial.study.pruner = pruner
+                # The launcher says PRUNED first, and the sweeper's own word after it must not be an error.
+                trial.study.tell = functools.partial(type(trial.study).tell, trial.study, skip_if_finished=True)
+            self.sweeper.launcher.trials = [(trial, metric) for trial in trials]  # type: ignore[union-attr]
+            return configure(trials, *rest)
+
+        self.sweeper._configure_trials = configure_and_watch  # type: ignore
+
+    def sweep(self, arguments: list[str]) -> Any:
+        return self.sweeper.sweep(arguments)

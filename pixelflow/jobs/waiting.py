@@ -1,0 +1,60 @@
+"""Waiting for the runs of a sweep, and giving up trials that promise nothing."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from pixelflow.launch import slurm
+from pixelflow.launch.attempts import write_status
+from pixelflow.launch.states import RunState, sweep_states
+from pixelflow.launch.sweep import Sweep
+from pixelflow.tracking.jsonl import FILE_NAME, history
+
+logger = logging.getLogger(__name__)
+
+POLL = 5.0
+RESULT = "result.json"
+
+
+def follow(sweep: Sweep, names: Sequence[str], trials: Sequence[Any]) -> list[dict[str, Any]]:
+    """Until none of the runs is at work. Each one's value, or its error.
+
+    trials: (optuna trial, metric) of each run, to be given up when their pruner says so.
+    """
+    known = Sweep.load(sweep.folder)
+    watched = dict(zip(names, trials, strict=True)) if trials else {}
+    while True:
+        states = {state.job.name: state for state in sweep_states(known)}
+        for name, (trial, metric) in watched.items():
+            if states[name].active and promises_nothing(trial, metric, states[name]):
+                give_up(trial, states[name])
+        if not any(states[name].active for name in names):
+            return [result_of(states[name]) for name in names]
+        time.sleep(POLL)
+
+
+def promises_nothing(trial: Any, metric: str, state: RunState) -> bool:
+    file = state.job.path / FILE_NAME
+    for step, value in history(file).get(metric, []) if file.exists() else []:
+        trial.report(value, step)  # what was reported before is passed over
+    return trial.should_prune()
+
+
+def give_up(trial: Any, state: RunState) -> None:
+    from optuna.trial import TrialState
+
+    logger.info("%s is given up: its pruner expects nothing of it", state.job.name)
+    slurm.cancel([state.slurm])
+    write_status(state.job.path, "pruned", "given up by the search")
+    trial.study.tell(trial, state=TrialState.PRUNED)
+
+
+def result_of(state: RunState) -> dict[str, Any]:
+    if state.state != "finished":
+        return {"error": f"{state.job.name} is {state.state}: {state.message} ({state.job.folder})"}
+    file = state.job.path / RESULT
+    return {"value": json.loads(file.read_text(encoding="utf-8")) if file.exists() else None}

@@ -1,0 +1,185 @@
+"""run.py on a real SLURM, as a user calls it: submitted, edited behind its back, submitted twice, looked at, cancelled."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from pixelflow.launch import slurm
+from tests.slurm.cluster import Cluster, wait_for
+
+pytestmark = pytest.mark.slurm
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = [
+    *("trainer.max_steps=6", "trainer.batch_size=8", "trainer.save_every=2", "trainer.log_every=2"),
+    *("trainer.grid_every=0", "trainer.warmup_steps=0", "backbone.depth=1", "solver.num_steps=2"),
+    *("sampler.num_samples=20", "sampler.batch_size=10"),
+]
+SLURM = ["hydra/launcher=slurm", "site=virtual", "site.array_parallelism=2"]
+
+
+class Checkout:
+    """A copy of the project that may be edited, and a folder for its runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root, self.cwd = folder / "checkout", folder / "work"
+        self.cwd.mkdir()
+        listed = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"]
+        for name in subprocess.run(listed, capture_output=True, text=True, check=True).stdout.splitlines():
+            if not name.startswith("tests/") and os.path.lexists(ROOT / name):
+                (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, self.root / name, follow_symlinks=False)
+        for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "copy"]):
+            subprocess.run(
+                ["git", "-C", str(self.root), "-c", "user.name=a", "-c", "user.email=a@b", *command], check=True
+            )
+
+    def start(self, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        given = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(self.root)} | (environment or {})
+        command = [sys.executable, str(self.root / "run.py"), *arguments]
+        return subprocess.Popen(command, cwd=self.cwd, env=given, text=True, stdout=-1, stderr=-1)
+
+    def run(self, *arguments: str, status: int | None = 0, environment: dict[str, str] | None = None) -> str:
+        process = self.start(*arguments, environment=environment)
+        output, errors = process.communicate(timeout=400)
+        assert status is None or process.returncode == status, output + errors
+        return output + errors
+
+    def sweep(self) -> Path:
+        (manifest,) = self.cwd.glob("runs/*/sweep-*/manifest.json")
+        return manifest.parent
+
+    def wait(self, seconds: float = 400) -> str:
+        """Until no job of the user is in the queue; what job=status says then."""
+        wait_for(lambda: not [e for e in slurm.queue({"root"}).values() if e.active], seconds, every=1)
+        return self.run("job=status", f"sweep={self.sweep()}", status=None)
+
+
+@pytest.fixture
+def checkout(cluster: Cluster, tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path)
+
+
+@pytest.fixture
+def closed(cluster: Cluster) -> Iterator[Cluster]:
+    """Jobs wait until `open_queue`."""
+    cluster.run("scontrol", "update", "partitionname=main", "state=down")
+    yield cluster
+    open_queue(cluster)
+
+
+def open_queue(cluster: Cluster) -> None:
+    cluster.run("scontrol", "update", "partitionname=main", "state=up")
+
+
+def test_what_is_edited_while_jobs_wait_changes_none_and_a_second_command_finds_all_done(
+    closed: Cluster, checkout: Checkout
+) -> None:
+    sweep = [*SLURM, "seed=0,1", *TINY, "tracking=none"]
+    plan = checkout.run(*sweep, "dry_run=true")
+    assert "2 of 2 jobs" in plan and not slurm.queue({"root"})
+    first = checkout.run(*sweep)
+    assert first.startswith("2 new") and len([e for e in slurm.queue({"root"}).values() if e.active]) == 3
+    with open(checkout.root / "conf" / "run.yaml", "a") as config:
+        config.write("\nseed: 77\n")
+    (checkout.root / "pixelflow" / "training" / "trainer.py").write_text("raise RuntimeError('edited')\n")
+    open_queue(closed)
+    assert "2 finished of 2" in checkout.wait()
+    configs = [path.read_text() for path in checkout.cwd.glob("runs/quickstart/*/config.yaml")]
+    assert sorted(re.findall(r"^seed: (\d+)$", text, re.M)[0] for text in configs) == ["0", "1"]
+    (sweep_folder,) = checkout.cwd.glob("runs/quickstart/sweep-*")
+    assert "| quickstart | 2 |" in (sweep_folder / "table.md").read_text()  # by the sweep's last job
+    subprocess.run(["git", "-C", str(checkout.root), "checkout", "-q", "."], check=True)
+    before = {path: path.stat().st_mtime_ns for path in checkout.cwd.glob("runs/quickstart/*-*/*.json*")}
+    again = checkout.run(*sweep)
+    assert "2 left as they are" in again and "| quickstart | 2 |" in again
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_two_submitters_at_once(closed: Cluster, checkout: Checkout) -> None:
+    sweep = [*SLURM, "job=train", "seed=0,1,2", *TINY, "tracking=none"]
+    both = [checkout.start(*sweep) for _ in range(2)]
+    outputs = [process.communicate(timeout=300) for process in both]
+    assert sorted(output.split()[1] for output, _ in outputs) == ["left", "new"], outputs
+    active = [job for job, entry in slurm.queue({"root"}).items() if entry.active]
+    assert len(active) == 3
+    assert "3 queued of 3" in checkout.run("job=status", "sweep=runs/quickstart")
+    cancelled = checkout.run("job=cancel", "sweep=runs/quickstart", "job.runs=['seed-0*',1]")
+    assert "2 of 3 runs" in cancelled
+    assert "2 cancelled" in checkout.run("job=status", "sweep=runs/quickstart", status=1)
+    assert "2 runs" not in checkout.run("job=retry", "sweep=runs/quickstart", "job.runs=['seed-0*']")
+    assert "1 cancelled" in checkout.run("job=status", "sweep=runs/quickstart", status=1)
+    checkout.run("job=cancel", "sweep=runs/quickstart")
+
+
+def test_a_preempted_training_equals_an_undisturbed_one(cluster: Cluster, checkout: Checkout) -> None:
+    longer = ["job=train", *TINY, "trainer.max_steps=300", "trainer.save_every=100", "tracking=none"]
+    checkout.run(*SLURM, *longer)
+    wait_for(lambda: list(checkout.cwd.glob("runs/quickstart/*/checkpoints/step_*")), 200)
+    (job,) = [job for job, entry in slurm.queue({"root"}).items() if entry.active]
+    cluster.run("scancel", "--signal=USR2", job)
+    assert "1 finished of 1" in checkout.wait()
+    checkout.run(*longer, "runs_dir=straight")
+    (ours,) = checkout.cwd.glob("runs/quickstart/*/checkpoints/step_00000300")
+    (theirs,) = checkout.cwd.glob("straight/quickstart/*/checkpoints/step_00000300")
+    for name in ("model", "ema", "optimizer"):
+        a, b = load_file(ours / f"{name}.safetensors"), load_file(theirs / f"{name}.safetensors")
+        assert a.keys() == b.keys() and all((a[key] == b[key]).all() for key in a)
+    attempts = (ours.parents[1] / "attempts.jsonl").read_text()
+    assert attempts.count('"start"') == 2 and "interrupted" in attempts
+
+
+def test_two_nodes_with_two_tasks_each(cluster: Cluster, checkout: Checkout) -> None:
+    """Four processes that meet over gloo share the images of one checkpoint."""
+    checkout.run("job=train", *TINY, "tracking=none")
+    (checkpoint,) = checkout.cwd.glob("runs/quickstart/*/checkpoints/step_00000006")
+    checkout.run(*SLURM, "site.nodes=2", "site.tasks_per_node=2", "job=sample", f"checkpoint={checkpoint}")
+    checkout.wait()
+    (record,) = checkout.cwd.glob("runs/quickstart/*/samples/*/record.json")
+    assert json.loads(record.read_text())["processes"] == 4
+    assert "1 finished of 1" in checkout.run("job=status", f"sweep={checkout.sweep()}")
+
+
+def test_a_hundred_jobs(closed: Cluster, checkout: Checkout) -> None:
+    """Seconds of processor time, which a busy machine does not stretch: 30 to submit, 5 for the status."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    checkout.run(*SLURM, "job=train", "seeds=100", *TINY)
+    middle = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert "100 queued of 100" in checkout.run("job=status", "sweep=runs/quickstart")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    submitting = middle.ru_utime + middle.ru_stime - before.ru_utime - before.ru_stime
+    status = after.ru_utime + after.ru_stime - middle.ru_utime - middle.ru_stime
+    print(f"submission of 100 jobs {submitting:.1f} s, status {status:.1f} s")
+    assert submitting <= 30 and status <= 5
+    assert "100 of 100 runs" in checkout.run("job=cancel", "sweep=runs/quickstart")
+
+
+def test_mistakes_end_in_a_line_and_submit_nothing(closed: Cluster, checkout: Checkout, tmp_path: Path) -> None:
+    command = [*SLURM, "job=train", *TINY, "tracking=none"]
+    (tmp_path / "bin").mkdir()
+    for tool in ("git", "env"):
+        (tmp_path / "bin" / tool).symlink_to(shutil.which(tool) or tool)
+    no_slurm = checkout.run(*command, status=2, environment={"PATH": str(tmp_path / "bin")})
+    assert "there is no sbatch on this machine: submit from a login node" in no_slurm
+    unknown = checkout.run(*command, "site.partition=nowhere", status=2)
+    assert re.search(r"partition.*nothing was submitted", unknown, re.I), unknown
+    invalid = checkout.run(*command, "backbone.patch_size=4,3", status=2)
+    assert "run 1 (" in invalid and "nothing was submitted" in invalid
+    assert not list(checkout.cwd.glob("runs/quickstart/*-*")) and not slurm.queue({"root"})
+    checkout.run(*command)
+    foreign = checkout.run(*command, "seed=5", f"sweep={checkout.sweep()}", status=2)
+    assert "belongs to another config" in foreign and len(foreign.splitlines()) == 1
+    checkout.run("job=cancel", "sweep=runs/quickstart")
+    shutil.rmtree(checkout.root / ".git")
+    assert "is no git checkout" in checkout.run(*command, "seed=6", status=2)
