@@ -49,10 +49,20 @@ def dispatch(config: DictConfig) -> Any:
         job = importlib.import_module(f"pixelflow.jobs.{resolved['job']['name']}")
         return job.run(resolved, overrides)
 
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
+    if HydraConfig.get().mode == RunMode.RUN:
+        explained(lambda: check_single(overrides))
+    else:
         print(f"\n[{HydraConfig.get().job.num}] {' '.join(overrides)}", file=sys.stderr)
         return work()
     return explained(work)
+
+
+def check_single(overrides: list[str]) -> None:
+    """Raise ValueError for what only a sweep understands."""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key in ("dry_run", "seeds", "settings") and value not in ("false", "null", "[]"):
+            raise ValueError(f"{override} belongs to a sweep: add -m, or hydra/launcher=slurm or local")
 
 
 def main(task: Callable[[], Any]) -> None:

@@ -45,12 +45,21 @@ class _SweepLauncher(Launcher):
         setup_globals()
         composed = [self._compose(index, list(job)) for index, job in enumerate(job_overrides, initial_job_idx)]
         axes = list(self.config.axes) or swept(self.config, job_overrides)
-        results = launch(composed, axes=axes, launcher=self.name, wait=self._wait(), trials=self.trials)
+        results = launch(
+            composed, axes=axes, launcher=self.name, wait=self._wait(), search=self._search(), trials=self.trials
+        )
         return [_job_return(result, list(job)) for result, job in zip(results, job_overrides, strict=False)]
 
+    def _search(self) -> str | None:
+        """The name of a search; None for a product."""
+        sweeper = self.config.hydra.sweeper
+        if sweeper._target_ == "hydra_plugins.pixelflow.SettingsSweeper":
+            return None
+        return sweeper.get("study_name") or "search"
+
     def _wait(self) -> bool:
-        """Sweepers that choose what to try next need results; a product does not."""
-        return self.config.hydra.sweeper._target_ != "hydra_plugins.pixelflow.SettingsSweeper"
+        """What chooses the next trials needs the results of the last."""
+        return self._search() is not None
 
     def _compose(self, number: int, overrides: list[str]) -> tuple[DictConfig, list[str]]:
         config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)

@@ -45,7 +45,7 @@ def _spelled(value: Any) -> str:
 
 
 class PruningSweeper(Sweeper):
-    """hydra-optuna-sweeper, whose trials can be given up while they run. The launcher watches what they report.
+    """hydra-optuna-sweeper for trials that SLURM runs and that can be given up: the launcher watches what they report.
 
     pruning: null, or `metric` (a name in metrics.jsonl), and the target and arguments of an optuna pruner. The other
     arguments are hydra-optuna-sweeper's.
@@ -59,6 +59,8 @@ class PruningSweeper(Sweeper):
         self.sweeper.setup(hydra_context=hydra_context, task_function=task_function, config=config)
         if self.pruning is None:
             return
+        if config.hydra.launcher._target_ != "hydra_plugins.pixelflow.SlurmLauncher":
+            raise ValueError("hydra.sweeper.pruning needs hydra/launcher=slurm; or set it to null")
         from hydra.utils import instantiate
 
         arguments = {key: value for key, value in self.pruning.items() if key != "metric"}

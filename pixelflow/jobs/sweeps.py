@@ -38,10 +38,17 @@ JOBS = (*RUN_JOBS, "sample", "evaluate", "quality", "benchmark")
 
 
 def launch(
-    composed: Sequence[tuple[DictConfig, list[str]]], *, axes: list[str], launcher: str, wait: bool, trials: list[Any]
+    composed: Sequence[tuple[DictConfig, list[str]]],
+    *,
+    axes: list[str],
+    launcher: str,
+    wait: bool,
+    search: str | None = None,
+    trials: Sequence[Any] = (),
 ) -> list[dict[str, Any]]:
     """Check every run, and submit what is due. Returns nothing, or with `wait` each run's value or error.
 
+    search: the name of one that submits trial after trial to the same folder. trials: see `waiting.follow`.
     Raises ValueError for the first run that is invalid, before anything is written.
     """
     configs = [_checked(config, overrides, launcher, number) for number, (config, overrides) in enumerate(composed)]
@@ -51,7 +58,7 @@ def launch(
         require_slurm()
     experiment = Path(first["runs_dir"]).absolute() / first["experiment"]
     names = [config_hash(config) + config["job"]["name"] for config, _ in configs]
-    digest = sweep_digest(names)
+    digest = sweep_digest([search] if search else names)
     folder = Path(first["sweep"]).absolute() if first["sweep"] else experiment / f"sweep-{digest}"
     sweep = _sweep(folder, first, digest, axes)
     if first["dry_run"]:
@@ -65,14 +72,14 @@ def launch(
         planned = plan(list({job.folder: (job, config) for job, config in jobs}.values()), site)
         due = [entry for entry in planned if entry.due]
         if due:
-            start(sweep, planned, site, launcher)
+            start(sweep, planned, site, launcher, table=search is None)
     report(sweep, planned, launcher)
     if launcher == "local" and due:
         from pixelflow.launch.local import run_batch
 
         run_batch(sweep)
     results = follow(sweep, [job.name for job, _ in jobs], trials) if wait else []
-    if not trials and (wait or not due):
+    if search is None and (wait or not due):
         show_end(sweep)
     return results
 
@@ -91,11 +98,14 @@ def show_end(sweep: Sweep) -> None:
         sys.exit(1)
 
 
-def start(sweep: Sweep, planned: Sequence[Planned], site: Site, launcher: str) -> None:
+def start(sweep: Sweep, planned: Sequence[Planned], site: Site, launcher: str, *, table: bool) -> None:
     """Freeze the code, announce the runs to MLflow, submit."""
     snapshot = take_snapshot(ROOT, sweep.folder.parent.parent / ".code", uncommitted=site.uncommitted)
     due = [entry for entry in planned if entry.due]
-    submit(sweep, planned, site, snapshot, launcher=launcher, cwd=Path.cwd(), announce=lambda: announce(sweep, due))
+    submit(
+        sweep, planned, site, snapshot, launcher=launcher, cwd=Path.cwd(), table=table,
+        announce=lambda: announce(sweep, due),
+    )  # fmt: skip
 
 
 def announce(sweep: Sweep, due: Sequence[Planned]) -> None:

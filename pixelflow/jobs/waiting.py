@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pixelflow.launch import slurm
-from pixelflow.launch.attempts import write_status
-from pixelflow.launch.states import RunState, sweep_states
+from pixelflow.launch.states import PRUNED, RunState, sweep_states
 from pixelflow.launch.sweep import Sweep
 from pixelflow.tracking.jsonl import FILE_NAME, history
 
@@ -48,13 +47,25 @@ def give_up(trial: Any, state: RunState) -> None:
     from optuna.trial import TrialState
 
     logger.info("%s is given up: its pruner expects nothing of it", state.job.name)
+    (state.job.path / PRUNED).touch()
     slurm.cancel([state.slurm])
-    write_status(state.job.path, "pruned", "given up by the search")
     trial.study.tell(trial, state=TrialState.PRUNED)
 
 
 def result_of(state: RunState) -> dict[str, Any]:
     if state.state != "finished":
         return {"error": f"{state.job.name} is {state.state}: {state.message} ({state.job.folder})"}
-    file = state.job.path / RESULT
-    return {"value": json.loads(file.read_text(encoding="utf-8")) if file.exists() else None}
+    return {"value": objective(state)}
+
+
+def objective(state: RunState) -> Any:
+    """What a search minimises: of a pipeline the distance to the reference, of a training its last loss; else what
+    the job returned."""
+    folder = state.job.path
+    if state.job.job == "pipeline":
+        status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+        metrics = json.loads((folder / status["evaluation"]).read_text(encoding="utf-8"))["metrics"]
+        return next(value for name, value in metrics.items() if name.startswith(("fd_", "fid")))
+    if state.job.job == "train":
+        return history(folder / FILE_NAME)["loss"][-1][1]
+    return json.loads((folder / RESULT).read_text(encoding="utf-8"))

@@ -14,6 +14,8 @@ from pixelflow.launch.sweep import Sweep, SweepJob
 
 OVER = ("finished", "failed", "cancelled", "pruned")
 """States that nothing will change by itself."""
+PRUNED = "pruned"
+"""In the run folder of a trial that its search gave up."""
 TAIL = 1 << 16
 """Bytes at the end of metrics.jsonl in which the newest loss is looked for."""
 
@@ -87,8 +89,8 @@ def _state(job: SweepJob, status: Mapping[str, object], claim: Claim | None, ent
             return "starting" if status.get("state") in ("queued", "starting", None) else "running"
         return "stopping" if entry.state == "COMPLETING" else "queued"
     state = str(status.get("state", "new"))
-    if state == "pruned":
-        return state
+    if (job.path / PRUNED).exists():
+        return "pruned"
     if entry is not None and entry.state == "CANCELLED":
         return "cancelled"
     if state in ("queued", "starting", "running", "finished"):  # finished: another part of the job than was asked for

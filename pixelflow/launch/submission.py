@@ -29,7 +29,7 @@ from pixelflow.launch.attempts import CLAIM_NAME, Claim, read_claim, read_status
 from pixelflow.launch.run_folder import write_json, write_text
 from pixelflow.launch.site import Site
 from pixelflow.launch.snapshot import Snapshot
-from pixelflow.launch.states import RunState, live_jobs, run_state
+from pixelflow.launch.states import PRUNED, RunState, live_jobs, run_state
 from pixelflow.launch.sweep import Submission, Sweep, SweepJob, new_token
 
 TABLE_MINUTES = 30
@@ -87,12 +87,14 @@ def submit(
     *,
     launcher: str,
     cwd: Path,
+    table: bool = True,
     announce: Callable[[], None] = lambda: None,
 ) -> Submission:
     """Claim and freeze what is due, and give it to SLURM (launcher "slurm"); locally the caller runs it.
 
-    announce: called when all is claimed and nothing submitted. The caller holds `submitting`. Raises OSError or
-    SlurmError; then nothing is left behind that was not submitted, and the message says what was.
+    table: whether a last job makes the sweep's table. announce: called when all is claimed and nothing submitted. The
+    caller holds `submitting`. Raises OSError or SlurmError; then nothing is left behind that was not submitted, and
+    the message says what was.
     """
     due = [entry for entry in planned if entry.due]
     submission = Submission(
@@ -118,7 +120,7 @@ def submit(
         for part in chunks(due, min(site.max_array_size, slurm.array_limit() or site.max_array_size)):
             submission = _submit_part(sweep, part, site, snapshot, submission, cwd)
             keep(part)
-    if due[0].job.job == "pipeline":
+    if table and due[0].job.job == "pipeline":
         _submit_table(sweep, site, snapshot, submission, cwd)
     return sweep.submissions[-1]
 
@@ -129,7 +131,8 @@ def _claim(sweep: Sweep, entry: Planned, submission: Submission, tags: dict[str,
     if entry.job.job in RUN_JOBS and not (path / "config.yaml").exists():
         write_text(path / "config.yaml", yaml.safe_dump(dict(entry.config), sort_keys=False))
     Claim(str(sweep.folder), submission.token, submission.user, submission.time, job, tags=tags).save(path)
-    if read_status(path).get("state") in (None, "cancelled", "pruned"):
+    (path / PRUNED).unlink(missing_ok=True)
+    if read_status(path).get("state") in (None, "cancelled"):
         write_status(path, "queued")
 
 

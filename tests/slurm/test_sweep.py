@@ -1,4 +1,4 @@
-"""run.py on a real SLURM, as a user calls it: submitted, edited behind its back, submitted twice, looked at, cancelled."""
+"""run.py on a real SLURM, as a user calls it: submitted, edited behind its back, submitted twice, cancelled."""
 
 from __future__ import annotations
 
@@ -91,13 +91,15 @@ def test_what_is_edited_while_jobs_wait_changes_none_and_a_second_command_finds_
     assert "2 of 2 jobs" in plan and not slurm.queue({"root"})
     first = checkout.run(*sweep)
     assert first.startswith("2 new") and len([e for e in slurm.queue({"root"}).values() if e.active]) == 3
-    with open(checkout.root / "conf" / "run.yaml", "a") as config:
-        config.write("\nseed: 77\n")
+    config = checkout.root / "conf" / "run.yaml"
+    config.write_text(config.read_text().replace("  seed: 0 ", "  seed: 77 "))
     (checkout.root / "pixelflow" / "training" / "trainer.py").write_text("raise RuntimeError('edited')\n")
     open_queue(closed)
     assert "2 finished of 2" in checkout.wait()
     configs = [path.read_text() for path in checkout.cwd.glob("runs/quickstart/*/config.yaml")]
-    assert sorted(re.findall(r"^seed: (\d+)$", text, re.M)[0] for text in configs) == ["0", "1"]
+    assert sorted(re.findall(r"^( *seed): (\d+)$", text, re.M) for text in configs) == [
+        [("seed", seed), ("  seed", "0")] for seed in "01"
+    ]
     (sweep_folder,) = checkout.cwd.glob("runs/quickstart/sweep-*")
     assert "| quickstart | 2 |" in (sweep_folder / "table.md").read_text()  # by the sweep's last job
     subprocess.run(["git", "-C", str(checkout.root), "checkout", "-q", "."], check=True)
