@@ -15,6 +15,7 @@ from hydra.types import RunMode
 from pixelflow.jobs.build import Config, require_assets
 from pixelflow.jobs.context import Run, catch_up, open_run, run_path, tracking_uri
 from pixelflow.jobs.evaluate import evaluate
+from pixelflow.jobs.metrics import require_metrics
 from pixelflow.jobs.sample import sample
 from pixelflow.jobs.train import train
 from pixelflow.reporting.figures import loss_curve
@@ -33,6 +34,7 @@ def run(config: Config, overrides: list[str]) -> None:
             catch_up(path)
     else:
         require_assets(config)
+        require_metrics(config, config["sampler"]["num_samples"])
         start = time.monotonic()
         with open_run(path, config) as run:
             result = work(config, run)
