@@ -11,10 +11,10 @@ import torch
 from hydra.utils import instantiate
 from torch.nn.attention import SDPBackend
 
+from pixelflow.assets import COMMAND
 from pixelflow.flow.cascade import Cascade
 from pixelflow.jobs.weights import read_weights
 from pixelflow.losses.objective import Objective
-from pixelflow.metrics.evaluator import Evaluator, Reference
 from pixelflow.sampling.attention import time_attention
 from pixelflow.sampling.feature_cache import FeatureCache
 from pixelflow.sampling.sampler import Sampler
@@ -75,7 +75,8 @@ def require_assets(config: Config) -> None:
     """Raise ValueError naming every file that training needs and the assets folder lacks."""
     objective: Objective = instantiate(config["objective"])
     if problems := objective.missing(assets_root(config)):
-        raise ValueError("; ".join(problems) + f" (assets.root={config['assets']['root']})")
+        told = f"; `{COMMAND}`, with the options of this command, fetches them"
+        raise ValueError("; ".join(problems) + f"{told} (assets.root={config['assets']['root']})")
 
 
 def build_sampler(config: Config, model: Model, backbone: Backbone, device: torch.device) -> Sampler:
@@ -125,15 +126,6 @@ def load_sampler(config: Config, checkpoint: str, device: torch.device) -> tuple
     backbone = model.backbone.to(device).eval().requires_grad_(False)
     fast = speed_up(config, backbone, device)
     return build_sampler(config, model, fast, device), step  # type: ignore[arg-type]
-
-
-def build_evaluator(config: Config, device: torch.device) -> Evaluator:
-    """With the reference that the config names."""
-    data, split = instantiate(config["data"]), config["metrics"]["reference"]
-    features = instantiate(config["metrics"]["features"], device=device)
-    images, _ = data.images(split)
-    name = f"{data.name} {split}, {data.image_size} px, {len(images)} images"
-    return Evaluator(features=features, reference=Reference.from_images(features, images.split(500), name=name))
 
 
 def pick_device(name: str) -> torch.device:

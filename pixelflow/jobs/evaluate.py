@@ -1,134 +1,194 @@
-"""job=evaluate: metrics of a checkpoint's samples, or of given images, with the record of how they came about."""
+"""job=evaluate: metrics of a checkpoint or of given images, with the record of how they came about.
+
+A checkpoint's samples are measured as they are made and written only when asked for (job.images=true). Started by
+torchrun or by srun with several tasks, the processes share the work; given again, the command goes on.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import time
+from dataclasses import astuple
 from math import nan
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-
-from pixelflow.jobs.build import Config, build_evaluator, pick_device
-from pixelflow.jobs.sample import run_of, sample
+from pixelflow.data.image_files import open_images
+from pixelflow.jobs.accumulate import Accumulator, Parts, accumulate, open_parts, together
+from pixelflow.jobs.build import Config, load_sampler, pick_device
+from pixelflow.jobs.metrics import Suite, build_suite, metrics_hash, require_metrics
+from pixelflow.jobs.sample import run_of, sample, sampling_record, settings_hash
+from pixelflow.launch.processes import World, processes, world_of
 from pixelflow.launch.provenance import versions
 from pixelflow.launch.run_folder import write_json
-from pixelflow.sampling.produce import labels_of
+from pixelflow.launch.signals import stop_on_signals, stop_signal
+from pixelflow.sampling.produce import Made, labels_of, parse_classes, produce, share
+from pixelflow.training.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-FEATURE_BATCH = 250
+READ_BATCH = 250
+UINT8 = "clamp(x / 2 + 1 / 2, 0, 1) * 255, rounded to the nearest"
+"""What `pixelflow.sampling.to_uint8` does."""
 
 
-def run(config: Config, overrides: list[str]) -> tuple[float, float]:
-    """Returns what a search minimises: the distance to the reference, and the seconds per image (nan if unknown)."""
-    if config["checkpoint"] is not None:
-        folder = sample(config, config["checkpoint"])
-        result = evaluate(config, folder, run_of(config["checkpoint"]) / "evaluation" / f"{folder.name}.json")
-    else:
+class Outcome(tuple[float, float]):
+    """What a search minimises: the distance to the reference, and the seconds per image (nan if unknown).
+
+    path: of the evaluation's record.
+    """
+
+    path: Path
+
+
+def run(config: Config, overrides: list[str]) -> Outcome:
+    if config["checkpoint"] is None:
         source = Path(config["samples"])
         result = evaluate(config, source, source.with_name(f"{source.name}.evaluation.json"))
-    print("\n".join(f"{name:24} {value:.6g}" for name, value in result["metrics"].items()))
-    print(f"record: {result['path']}")
+    elif config["job"]["images"]:
+        require_metrics(config, config["sampler"]["num_samples"])
+        folder = sample(config, config["checkpoint"])
+        name = f"{folder.name}-{metrics_hash(config)}.json"
+        result = evaluate(config, folder, run_of(config["checkpoint"]) / "evaluation" / name)
+    else:
+        result = evaluate_checkpoint(config, config["checkpoint"])
+    if result["rank"] == 0:
+        print("\n".join(f"{name:24} {value:.6g}" for name, value in result["metrics"].items()))
+        print(f"record: {result['path']}")
     metrics = result["metrics"]
-    return next(value for name, value in metrics.items() if name.startswith(("fd_", "fid"))), metrics.get(
-        "seconds_per_image", nan
-    )
+    distance = next(value for name, value in metrics.items() if name.startswith(("fd_", "fid")))
+    outcome = Outcome((distance, metrics.get("seconds_per_image", nan)))
+    outcome.path = result["path"]
+    return outcome
 
 
 def evaluate(config: Config, samples: Path, path: Path) -> dict[str, Any]:
-    """Measure the images in `samples` (a folder or an .npz) and write metrics and record to `path`.
+    """Measure the images in `samples` (a folder, shards or an .npz) and write metrics and record to `path`.
 
-    Raises ValueError for images that cannot be read or do not fit the reference.
+    Raises ValueError for images that cannot be read or do not fit the reference; nothing is written then.
     """
-    images, labels = read_images(samples)
-    evaluator = build_evaluator(config, pick_device(config["trainer"]["device"]))
-    size = config["data"]["image_size"]
-    if images.shape[-1] != size:
-        raise ValueError(f"{samples} has images of {images.shape[-1]} px, the reference of data.image_size={size}")
-    for start in range(0, len(images), FEATURE_BATCH):
-        part = slice(start, start + FEATURE_BATCH)
-        evaluator.update(images[part], None if labels is None else labels[part])
-    metrics = evaluator.compute()
-    record: dict[str, Any] = {"samples": str(samples)}
-    if samples.is_dir() and (samples / "record.json").exists():
-        record = json.loads((samples / "record.json").read_text(encoding="utf-8"))
-        if "seconds_per_image" in record:
-            metrics["seconds_per_image"] = record["seconds_per_image"]
-    record |= {
-        "num_samples": len(images),
-        "features": evaluator.features.name,
-        "reference": evaluator.reference.name,
-        "versions": versions(),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-    write_json(path, {"metrics": metrics, "record": record})
-    return {"metrics": metrics, "record": record, "path": path}
+    files = open_images(samples)
+    require_metrics(config, files.count)
+    device = pick_device(config["trainer"]["device"])
+    state = path.with_name(f".{path.stem}-{metrics_hash(config)}-{files.listing()[:8]}.state")
+    with stop_on_signals(), processes(device) as (world, device), open_parts(state, world) as parts:
+        suite = together(world, lambda: build_suite(config, device))
+        suite.evaluator.reference.check_resolution(files.side())
+        missing = world.broadcast(parts.missing(files.count) if world.rank == 0 else None)
+        mine = share(missing, rank=world.rank, size=world.size)
+        feeder = Accumulator(suite, parts, files.labels)
+
+        def work() -> None:
+            progress = Progress(total=len(mine), unit="image")
+            for start in range(0, len(mine), READ_BATCH):
+                ids = mine[start : start + READ_BATCH]
+                feeder.write(ids, files.read(ids))
+                progress.advance(len(ids), images=len(ids))
+                if world.rank == 0 and len(mine) > READ_BATCH * 10:
+                    progress.show("measured")
+                if stop_signal() is not None and start + READ_BATCH < len(mine):
+                    break
+            progress.close()
+
+        accumulate(world, suite, parts, files.count, work)
+        record: dict[str, Any] = {"samples": str(samples)}
+        if samples.is_dir() and (samples / "record.json").exists():
+            record = json.loads((samples / "record.json").read_text(encoding="utf-8"))
+        return _finish(world, suite, parts, path, record)
 
 
-def read_images(source: Path) -> tuple[Tensor, Tensor | None]:
-    """(N, C, H, W) uint8 and labels, if there are any, from our samples folder, an .npz, or a folder of images.
+def evaluate_checkpoint(config: Config, checkpoint: str, home: Path | None = None) -> dict[str, Any]:
+    """Sample, measure and forget; metrics and record go to `home`/evaluation. What is there already is not done again.
 
-    Raises ValueError naming the file that cannot be used.
+    home: the run folder; by default the checkpoint's. Raises Interrupted with what is measured, ValueError for anything
+    that is missing or does not fit, before sampling starts.
     """
-    if source.is_dir() and (source / "images.npz").exists():
-        source = source / "images.npz"
-    if source.is_dir() and list(source.glob("shard_*.tar")):
-        return _read_shards(source)
-    if source.is_dir() and (source / "images").is_dir():
-        images = _read_folder(source / "images")
-        return images, _recorded_labels(source, len(images))
-    if source.is_dir():
-        return _read_folder(source), None
+    home = run_of(checkpoint) if home is None else home
+    count = config["sampler"]["num_samples"]
+    require_metrics(config, count)
+    name = f"{Path(checkpoint).name}-{settings_hash(config)}-{metrics_hash(config)}"
+    path = home / "evaluation" / f"{name}.json"
+    if path.exists() and not config["rerun"]:
+        logger.info("this evaluation is there already (rerun=true does it anew)")
+        return json.loads(path.read_text(encoding="utf-8")) | {"path": path, "rank": world_of(os.environ).rank}
+    device = pick_device(config["trainer"]["device"])
+    state = path.with_name(f".{name}.state")
+    with stop_on_signals(), processes(device) as (world, device), open_parts(state, world) as parts:
+        suite = together(world, lambda: build_suite(config, device))
+        suite.evaluator.reference.check_resolution(config["data"]["image_size"])
+        missing = world.broadcast(parts.missing(count) if world.rank == 0 else None)
+        if 0 < len(missing) < count:
+            logger.info("%d of %d images are measured; the others follow", count - len(missing), count)
+        sampler, step = load_sampler(config, checkpoint, device)
+        classes = parse_classes(config["sampler"]["classes"], config["data"]["num_classes"])
+        feeder = Accumulator(suite, parts, labels_of(classes, count))
+
+        def work() -> Made:
+            return _sample(config, sampler, feeder, missing, classes, world)
+
+        results = accumulate(world, suite, parts, count, work)
+        made = Made(*(sum(values) for values in zip(*map(astuple, results), strict=True)))
+        record = sampling_record(config, checkpoint, step, world, device) | _costs(made)
+        return _finish(world, suite, parts, path, record)
+
+
+def _sample(
+    config: Config, sampler: Any, feeder: Accumulator, missing: list[int], classes: list[int], world: World
+) -> Made:
+    settings = config["sampler"]
+    mine = share(missing, rank=world.rank, size=world.size, fixed_batch=settings["fixed_batch"])
+    progress = Progress(total=len(mine), unit="image")
+
+    def on_batch(images: int) -> None:
+        progress.advance(images, images=images)
+        if world.rank == 0:
+            progress.show(f"process 1 of {world.size}" if world.size > 1 else "")
+
+    batch = settings["batch_size"]
     try:
-        with np.load(source, allow_pickle=False) as archive:
-            if "arr_0" not in archive:
-                raise ValueError(f"{source} has no arr_0 (it has {', '.join(archive) or 'nothing'})")
-            pixels = archive["arr_0"]
-            labels = archive.get("arr_1")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{source} cannot be read as an .npz of images: {error}") from None
-    if pixels.dtype != np.uint8 or pixels.ndim != 4:
-        raise ValueError(f"{source}: arr_0 must be uint8 (N, H, W, C), got {pixels.dtype} {pixels.shape}")
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    return images, None if labels is None else torch.from_numpy(labels).long()
+        return produce(
+            sampler, feeder.write, mine, classes=classes, seed=settings["seed"],
+            batch_size=max(batch) if isinstance(batch, list) else batch, fixed_batch=settings["fixed_batch"],
+            on_batch=on_batch, stop=lambda: stop_signal() is not None, aside=False,
+        )  # fmt: skip
+    finally:
+        progress.close()
 
 
-def _recorded_labels(folder: Path, count: int) -> Tensor | None:
-    """The labels that job=sample gave to a folder of PNGs."""
-    if not (folder / "record.json").exists():
-        return None
-    record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    return labels_of(record["class_list"], count)
+def _costs(made: Made) -> dict[str, Any]:
+    """Per image, over the images of this call; seconds are the sampler's alone."""
+    if not made.images:
+        return {}
+    costs = {"nfe": made.nfe, "forward_passes_per_image": made.passes, "seconds_per_image": made.seconds}
+    return {key: cost / made.images for key, cost in costs.items()} | {"images_timed": made.images}
 
 
-def _read_shards(folder: Path) -> tuple[Tensor, Tensor]:
-    import webdataset
-
-    urls = [str(path) for path in sorted(folder.glob("shard_*.tar"))]
-    images, labels = [], []
-    for item in webdataset.WebDataset(urls, shardshuffle=False, empty_check=False).decode("rgb8"):
-        images.append(item["png"])
-        labels.append(int(item["cls"]))
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), torch.tensor(labels)
-
-
-def _read_folder(folder: Path) -> Tensor:
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
-    if not files:
-        raise ValueError(f"samples={folder} holds no .png, .jpg or .webp images")
-    images: list[np.ndarray] = []
-    for file in files:
+def _finish(world: World, suite: Suite, parts: Parts, path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Rank 0 computes and writes, all return it."""
+    result: dict[str, Any] | None = None
+    message = None
+    if world.rank == 0:
         try:
-            pixels = np.array(Image.open(file).convert("RGB"))
-        except OSError as error:
-            raise ValueError(f"{file} cannot be read: {error}") from None
-        if images and pixels.shape != images[0].shape:
-            raise ValueError(f"{file} has {pixels.shape[:2]} pixels, {files[0].name} has {images[0].shape[:2]}")
-        images.append(pixels)
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+            metrics = suite.compute()
+            count, width = suite.num_samples, suite.evaluator.features.num_features
+            if count <= width:
+                logger.warning(
+                    "%d images for %d features: a biased number, only to be set beside others of %d images",
+                    count, width, count,
+                )  # fmt: skip
+            if "seconds_per_image" in record:
+                metrics["seconds_per_image"] = record["seconds_per_image"]
+            record = record | suite.record() | {
+                "num_samples": count, "uint8": UINT8, "processes": world.size, "versions": versions(),
+                "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            }  # fmt: skip
+            result = {"metrics": metrics, "record": record}
+            write_json(path, result)
+            parts.remove()
+        except ValueError as error:
+            message = str(error)
+    if (message := world.broadcast(message)) is not None:
+        raise ValueError(message)
+    return world.broadcast(result) | {"path": path, "rank": world.rank}

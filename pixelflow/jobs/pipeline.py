@@ -7,6 +7,7 @@ import logging
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -15,6 +16,7 @@ from hydra.types import RunMode
 from pixelflow.jobs.build import Config, pick_device, require_assets
 from pixelflow.jobs.context import Run, catch_up, open_run, run_path, tracking_uri
 from pixelflow.jobs.evaluate import evaluate
+from pixelflow.jobs.metrics import require_metrics
 from pixelflow.jobs.sample import sample
 from pixelflow.jobs.train import train
 from pixelflow.launch.processes import World, processes, together
@@ -32,6 +34,7 @@ def run(config: Config, overrides: list[str]) -> None:
         there = world.broadcast(finished(path))
         if not there:
             require_assets(config)
+            require_metrics(config, config["sampler"]["num_samples"])
             start = time.monotonic()
             with open_run(path, config, world) as run, together(world):
                 work(config, run, world, device)
@@ -55,17 +58,17 @@ def finished(path: Path) -> bool:
 
 
 def work(config: Config, run: Run, world: World, device: torch.device) -> None:
-    """All processes train and sample; the first evaluates, and the others wait for it."""
+    """All processes train, sample and measure; the first draws and tells, and the others wait for it."""
     checkpoint = train(config, run, world, device)
     folder = sample(config, checkpoint, home=run.path)
+    result = evaluate(config, folder, run.path / "evaluation" / f"{folder.name}.json")
     if world.rank == 0:
-        report(config, run, folder)
+        report(run, folder, result)
     world.gather(None)
 
 
-def report(config: Config, run: Run, folder: Path) -> None:
-    """Measure the samples in `folder`, draw, and tell the tracker."""
-    result = evaluate(config, folder, run.path / "evaluation" / f"{folder.name}.json")
+def report(run: Run, folder: Path, result: dict[str, Any]) -> None:
+    """Draw, and tell the tracker what came of the samples in `folder`."""
     figures = run.path / "figures"
     figures.mkdir(exist_ok=True)
     shutil.copyfile(folder / "grid.png", figures / "samples.png")

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from pixelflow.jobs.build import (
     Config,
-    build_evaluator,
     build_model,
     build_sampler,
     load_sampler,
     pick_device,
     speed_up,
 )
+from pixelflow.jobs.metrics import build_evaluator
 from pixelflow.jobs.resolve import CONF
 from pixelflow.jobs.validate import validate
 from pixelflow.launch.provenance import versions
@@ -100,7 +100,7 @@ def _point(config: Config, setting: dict[str, Any], reference: Sampler, exact: T
     evaluator = Evaluator(features=measure.features, reference=measure.reference)
     for images in to_uint8(x).split(500):
         evaluator.update(images)
-    distance = evaluator.compute()[f"fd_{evaluator.features.short}"]
+    distance = next(value for name, value in evaluator.compute().items() if name.startswith(("fd_", "fid")))
     error = ((x - exact).square().mean().sqrt() / exact.square().mean().sqrt()).item()
     label = " ".join([setting["solver"], *(f"{key}={value}" for key, value in setting.items() if key != "solver")])
     series = setting["solver"] + (" cached" if setting.get("cache_every", 1) > 1 else "")

@@ -86,8 +86,10 @@ def checkpoint_config(path: str) -> dict[str, Any]:
 
 def _with_checkpoint(config: DictConfig, overrides: list[str]) -> DictConfig:
     merged = OmegaConf.create(checkpoint_config(config.checkpoint))
-    for key, default in config.sampler.items():
-        OmegaConf.update(merged, f"sampler.{key}", OmegaConf.select(merged, f"sampler.{key}", default=default))
+    for section in ("sampler", "metrics"):
+        for key, default in config[section].items():  # those that came up after the checkpoint was written
+            name = f"{section}.{key}"
+            OmegaConf.update(merged, name, OmegaConf.select(merged, name, default=default), force_add=True)
     changed = list(OF_THE_CALL)
     for override in parse(overrides):
         key = override.key_or_group.split("@")[0].strip("/").replace("/", ".")

@@ -67,7 +67,7 @@ def sample(config: Config, checkpoint: str | Path, home: Path | None = None) -> 
     home = run_of(checkpoint) if home is None else home
     folder = home / "samples" / f"{Path(checkpoint).name}-{settings_hash(config)}"
     device = pick_device(config["trainer"]["device"])
-    with stop_on_signals(), processes(device) as (world, device), _held(folder, world):
+    with stop_on_signals(), processes(device) as (world, device), held(folder, world):
         _sample(config, str(checkpoint), folder, world, device)
     return folder
 
@@ -101,7 +101,7 @@ def _sample(config: Config, checkpoint: str, folder: Path, world: World, device:
             output.finish()
         except OSError as error:
             raise _unwritten(output, len(labels), error) from error
-        record = _record(config, checkpoint, step, made, world, device) | {"output": output.path.name}
+        record = sampling_record(config, checkpoint, step, world, device) | {"output": output.path.name}
         write_json(folder / "record.json", record | _timing(folder / "record.json", made))
     world.gather(None)  # nobody reads before the record is there
 
@@ -162,7 +162,7 @@ def _unwritten(output: PngOutput, total: int, error: OSError) -> OSError:
 
 
 @contextmanager
-def _held(folder: Path, world: World) -> Iterator[None]:
+def held(folder: Path, world: World) -> Iterator[None]:
     """One job at a time works on a folder; rank 0 holds it for all processes of the job."""
     if world.rank:
         yield
@@ -176,9 +176,8 @@ def _held(folder: Path, world: World) -> Iterator[None]:
         yield
 
 
-def _record(
-    config: Config, checkpoint: str, step: int, made: Made, world: World, device: torch.device
-) -> dict[str, Any]:
+def sampling_record(config: Config, checkpoint: str, step: int, world: World, device: torch.device) -> dict[str, Any]:
+    """What a reader must know about how the images came about."""
     settings = config["sampler"]
     return {
         "checkpoint": checkpoint,

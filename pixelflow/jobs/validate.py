@@ -11,6 +11,7 @@ import torch
 from hydra.utils import instantiate
 
 from pixelflow.jobs.build import Config, pick_device, speed_up
+from pixelflow.jobs.metrics import WITH_FEATURES
 from pixelflow.jobs.prepare import prepare_settings
 from pixelflow.jobs.schema import check_group, check_type
 from pixelflow.jobs.validate_training import check_training
@@ -55,7 +56,9 @@ TYPES: dict[str, Any] = {
     "sampler.tune_attention": bool,
     "sampler.cache_every": int,
     "sampler.trajectories": int,
-    "metrics.reference": Literal["train", "held_out"],
+    "metrics.reference": str,
+    "metrics.also": list[str],
+    "metrics.prompts": str | None,
     "assets.root": str,
     "axes": list[str],
     "sweep": str | None,
@@ -93,13 +96,18 @@ def validate(config: Config) -> None:
         check_type(_select(config, key), annotation, key)
     for name, given in GROUPS.items():
         check_group(config[name], name, given=given)
-    check_group(config["metrics"]["features"], "metrics.features", given=("device",))
+    _check_metrics(config)
     _check_sampler(config)
     if config["job"]["name"] == "benchmark":
         for key in ("images", "repeats"):
             check_type(config["job"][key], int, f"job.{key}")
             if config["job"][key] < 1:
                 raise ValueError(f"job.{key}={config['job'][key]} must be at least 1")
+    if config["job"]["name"] == "fetch_assets":
+        check_type(config["job"]["files"], list[str], "job.files")
+        return
+    if config["job"]["name"] == "evaluate":
+        check_type(config["job"]["images"], bool, "job.images")
     if config["job"]["name"] == "table":
         check_type(config["job"]["source"], Literal["folders", "mlflow"], "job.source")
         return
@@ -114,7 +122,7 @@ def validate(config: Config) -> None:
 
 def _check_names(config: Config) -> None:
     """`+key=value` can add what nothing reads."""
-    known = {*GROUPS, *TYPES, "job", "paper", "metrics.features"}
+    known = {*GROUPS, *TYPES, "job", "paper", "metrics.features", "metrics.extractors"}
     sections = {key.split(".")[0] for key in known if "." in key}
     present = [key for key in config if key not in sections]
     present += [f"{section}.{key}" for section in sections for key in config[section]]
@@ -122,6 +130,17 @@ def _check_names(config: Config) -> None:
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
             raise ValueError(f"unknown option {key}" + (f"; did you mean {close[0]}?" if close else ""))
+
+
+def _check_metrics(config: Config) -> None:
+    metrics = config["metrics"]
+    check_group(metrics["features"], "metrics.features", given=("device",))
+    for name, node in metrics["extractors"].items():
+        check_group(node, f"metrics.extractors.{name}")
+    accepted = [*WITH_FEATURES, *metrics["extractors"]]
+    for name in metrics["also"]:
+        if name not in accepted:
+            raise ValueError(f"metrics.also={metrics['also']}: {name} is none of {', '.join(accepted)}")
 
 
 def _check_sampler(config: Config) -> None:

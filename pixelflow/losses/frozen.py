@@ -9,25 +9,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pixelflow.assets import missing_line
+
 
 class Frozen:
     """Holds a network that is built and loaded by `load` and not before.
 
     file: of the weights, in the assets folder; None for seeded random weights, for tests and benchmarks.
-    source: where the file comes from, for the message when it is missing.
     """
-
-    source = ""
 
     def __init__(self, *, file: str | None) -> None:
         self.file, self.bf16 = file, False
         self.model: nn.Module | None = None
 
     def missing(self, folder: Path) -> list[str]:
-        """A line for the file if it is not there: its name, its place, its source."""
-        if self.file is None or (folder / self.file).is_file():
-            return []
-        return [f"{folder / self.file} is missing: put {self.source} there under this name"]
+        """A line for the file if it is not there: its name, its size, its place, its source."""
+        return [line for file in self.needs() if (line := missing_line(folder, file))]
+
+    def needs(self) -> list[str]:
+        """The files that it reads from the assets folder."""
+        return [] if self.file is None else [self.file]
 
     def load(self, folder: Path, device: Any, *, bf16: bool = False) -> None:
         """bf16: compute under autocast. Raises ValueError if the file is missing or does not fit."""
@@ -68,8 +69,6 @@ class DinoV2(Frozen):
     of any size are resized to, bicubic; a multiple of 14.
     num_features: the model's width. Raises ValueError for an image_size that is no multiple of the patch.
     """
-
-    source = "model.safetensors of huggingface.co/timm/vit_base_patch14_dinov2.lvd142m"
 
     def __init__(
         self,

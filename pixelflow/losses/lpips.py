@@ -20,8 +20,6 @@ class VGGDistance(Frozen):
     image_size: what images of another size are resized to, bicubic; None leaves them as they are.
     """
 
-    source = "download.pytorch.org/models/vgg16-397923af.pth"
-
     def __init__(self, *, file: str | None = "vgg16-397923af.pth", image_size: int | None = None) -> None:
         super().__init__(file=file)
         self.image_size = image_size

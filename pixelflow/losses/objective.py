@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pixelflow.losses.adaptive import AdaptiveWeight
+from pixelflow.losses.frozen import Frozen
 from pixelflow.losses.gated import TrainedLoss
 from pixelflow.types import Batch, Encoded, Encoder, Loss, Predicted, on
 
@@ -118,6 +119,10 @@ class Objective(nn.Module):
 
     def _frozen(self) -> list[Any]:
         return [*self.encoders.values(), *(network for loss in self.terms.values() for network in loss.networks)]
+
+    def needs(self) -> list[str]:
+        """The files that the terms read from the assets folder."""
+        return [file for network in self._frozen() if isinstance(network, Frozen) for file in network.needs()]
 
     def missing(self, assets: Path) -> list[str]:
         """A line for each file that the terms need and the assets folder lacks."""

@@ -1,54 +1,47 @@
 """One pass over generated images, every feature metric at the end.
 
-Names carry the extractor (`fd_digits`, `kid_digits`): none of these is an FID, which is defined on Inception.
+Names carry the extractor (`fd_digits`, `kid_digits`); only Inception's distance is called `fid`.
 
-Shape legend: B images of a batch, N all of them, C channels, H and W pixels, D features, K classes.
+Shape legend: B images of a batch, N all of them, C channels, H and W pixels, D features, K classes, S spatial features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pixelflow.metrics.features import FeatureExtractor, Features
-from pixelflow.metrics.frechet import GaussianStatistics, frechet_distance, require_finite
+from pixelflow.metrics.features import FeatureExtractor
+from pixelflow.metrics.fid_infinity import frechet_at_infinity
+from pixelflow.metrics.frechet import GaussianStatistics, frechet_distance
+from pixelflow.metrics.inception_score import inception_score
 from pixelflow.metrics.kid import kernel_distance
 from pixelflow.metrics.precision_recall import precision_recall
+from pixelflow.metrics.reference import Reference, extract, in_canonical_order
 
-
-@dataclass(frozen=True)
-class Reference:
-    """What samples are compared with.
-
-    name: goes into the record, such as "digits train, 16 px, 1500 images". extractor: name of the extractor.
-    pool: (N, D) float32 on the CPU, in an order that does not depend on that of the images. statistics: of pool.
-    """
-
-    name: str
-    extractor: str
-    pool: Tensor
-    statistics: GaussianStatistics
-
-    @classmethod
-    def from_images(cls, extractor: FeatureExtractor, batches: Iterable[Tensor], *, name: str) -> Reference:
-        """batches: (B, C, H, W) uint8 each. Raises ValueError for other types, no images or non-finite features."""
-        pools = [_extract(extractor, images).pool.cpu() for images in batches]
-        if not pools:
-            raise ValueError(f"reference {name!r} has no images")
-        pool = _in_canonical_order(torch.cat(pools))
-        return cls(name=name, extractor=extractor.name, pool=pool, statistics=_statistics(pool))
+METRICS = (
+    "frechet",
+    "spatial_frechet",
+    "inception_score",
+    "kid",
+    "precision_recall",
+    "fid_infinity",
+    "accuracy",
+)
 
 
 class Evaluator:
     """Collects the features of samples and compares them with a reference.
 
-    features: the extractor. reference: made with the same extractor. k: neighbours of precision and recall.
-    kid_subset_size, kid_num_subsets, seed: see `kernel_distance`.
-    What it computes does not depend on the order, the batches or the parts in which images came.
-    Raises ValueError where the reference was made with another extractor.
+    features: the extractor. reference: made with the same extractor. metrics: some of METRICS; by default the
+    extractor's. k: neighbours of precision and recall. kid_subset_size, kid_num_subsets, seed: see `kernel_distance`.
+    split_size: of the Inception score.
+    What it computes does not depend on the order, the batches or the parts in which images came; the Inception score
+    goes by their numbers.
+    Raises ValueError where the reference was made with another extractor, or lacks what a metric needs.
     """
 
     def __init__(
@@ -56,35 +49,51 @@ class Evaluator:
         *,
         features: FeatureExtractor,
         reference: Reference,
+        metrics: Collection[str] | None = None,
         k: int = 3,
         kid_subset_size: int = 1000,
         kid_num_subsets: int = 100,
+        split_size: int = 5000,
         seed: int = 0,
     ) -> None:
-        if reference.extractor != features.name:
-            raise ValueError(
-                f"reference {reference.name!r} holds features of {reference.extractor!r}, "
-                f"but samples would be measured with {features.name!r}: make the reference anew"
-            )
+        reference.check(features)
+        self.metrics = tuple(features.metrics if metrics is None else metrics)
+        if unknown := set(self.metrics) - set(METRICS):
+            raise ValueError(f"metrics={sorted(unknown)} are none of {', '.join(METRICS)}")
+        if reference.pool is None and (lacking := {"kid", "precision_recall"} & set(self.metrics)):
+            raise ValueError(f"reference {reference.name!r} has statistics but no images: {sorted(lacking)} need them")
+        if reference.spatial is None and "spatial_frechet" in self.metrics:
+            raise ValueError(f"reference {reference.name!r} has no mu_s and sigma_s: sFID needs them")
         self.features, self.reference, self.k, self.seed = features, reference, k, seed
-        self.kid_subset_size, self.kid_num_subsets = kid_subset_size, kid_num_subsets
+        self.kid_subset_size, self.kid_num_subsets, self.split_size = kid_subset_size, kid_num_subsets, split_size
         self.num_labelled = self.num_correct = 0
+        self._ids: list[Tensor] = []
         self._pool: list[Tensor] = []
+        self._logits: list[Tensor] = []
+        self._spatial = GaussianStatistics(num_features=features.num_spatial)
 
     @property
     def num_samples(self) -> int:
-        return sum(len(pool) for pool in self._pool)
+        return sum(map(len, self._ids))
 
-    def update(self, images: Tensor, labels: Tensor | None = None) -> None:
-        """images: (B, C, H, W) uint8. labels: (B,) what each was asked to show, or None.
+    def update(self, images: Tensor, labels: Tensor | None = None, ids: Sequence[int] | None = None) -> None:
+        """images: (B, C, H, W) uint8. labels: (B,) what each was asked to show, or None. ids: their numbers; by
+        default they go on from the last.
 
         Raises ValueError for images of another type, non-finite features and labels that name no class.
         """
-        features = _extract(self.features, images)
-        require_finite(features.pool)
-        if labels is not None and features.logits is not None:
+        if len(images):
+            self.reference.check_resolution(images.shape[-1])
+        features = extract(self.features, images)
+        if labels is not None and features.logits is not None and "accuracy" in self.metrics:
             self._count_correct(features.logits, labels)
+        start = self.num_samples
+        self._ids.append(torch.arange(start, start + len(images)) if ids is None else torch.tensor(list(ids)))
         self._pool.append(features.pool.cpu())
+        if "inception_score" in self.metrics:
+            self._logits.append(features.logits.cpu())
+        if "spatial_frechet" in self.metrics:
+            self._spatial.update(features.spatial)
 
     def _count_correct(self, logits: Tensor, labels: Tensor) -> None:
         num_classes = logits.shape[1]
@@ -99,62 +108,122 @@ class Evaluator:
     def merge(self, other: Evaluator) -> None:
         """Takes in the samples of another evaluator. Raises ValueError unless it has the same reference."""
         ours, theirs = self.reference, other.reference
-        if ours.extractor != theirs.extractor or not torch.equal(ours.pool, theirs.pool):
+        same = torch.equal(ours.statistics.mean, theirs.statistics.mean)
+        if ours.extractor != theirs.extractor or self.metrics != other.metrics or not same:
             raise ValueError(
-                f"cannot merge samples for reference {theirs.name!r} ({theirs.extractor}, {len(theirs.pool)} images) "
-                f"into those for {ours.name!r} ({ours.extractor}, {len(ours.pool)} images)"
+                f"cannot merge samples for reference {theirs.name!r} ({theirs.extractor}) "
+                f"into those for {ours.name!r} ({ours.extractor})"
             )
-        self._pool.extend(other._pool)
-        self.num_labelled += other.num_labelled
-        self.num_correct += other.num_correct
+        self.add_state(other.state())
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the samples left behind, for `add_state`; empty without samples."""
+        if not self._ids:
+            return {}
+        state = {"ids": torch.cat(self._ids), "pool": torch.cat(self._pool)}
+        state["counts"] = torch.tensor([self.num_labelled, self.num_correct])
+        if self._logits:
+            state["logits"] = torch.cat(self._logits)
+        if "spatial_frechet" in self.metrics:
+            state |= {f"spatial.{key}": value for key, value in self._spatial.state().items()}
+        return state
+
+    def add_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes in what another evaluator of the same metrics has seen."""
+        if not state:
+            return
+        self._ids.append(state["ids"])
+        self._pool.append(state["pool"])
+        self.num_labelled += int(state["counts"][0])
+        self.num_correct += int(state["counts"][1])
+        if "logits" in state:
+            self._logits.append(state["logits"])
+        spatial = {key.removeprefix("spatial."): value for key, value in state.items() if key.startswith("spatial.")}
+        if spatial:
+            self._spatial.merge(GaussianStatistics.from_state(spatial))
+
+    def clear(self) -> None:
+        """Forget the samples."""
+        self._ids, self._pool, self._logits, self.num_labelled, self.num_correct = [], [], [], 0, 0
+        self._spatial = GaussianStatistics(num_features=self.features.num_spatial)
 
     def compute(self) -> dict[str, float]:
-        """fd_*, kid_*, kid_*_std (* the extractor's short name), precision, recall, num_samples, and accuracy, the
-        share of samples whose predicted class is their label, where all of them came with labels.
+        """By name: fid, sfid, inception_score, kid, kid_std and kid_se, fid_infinity, precision, recall (with another
+        extractor fd_*, kid_* and so on, * its short name), num_samples, and accuracy, the share of samples whose
+        predicted class is their label, where all of them came with labels.
 
         Raises ValueError for no more than k samples or references.
         """
-        for what, count in (("samples", self.num_samples), ("reference images", len(self.reference.pool))):
-            if count <= self.k:
-                raise ValueError(f"{count} {what} are too few: precision and recall need at least {self.k + 1}")
-        pool = _in_canonical_order(torch.cat(self._pool))
-        short = self.features.short
-        kid, kid_std = kernel_distance(
-            pool,
-            self.reference.pool,
-            subset_size=self.kid_subset_size,
-            num_subsets=self.kid_num_subsets,
-            seed=self.seed,
-        )
-        precision, recall = precision_recall(pool, self.reference.pool, k=self.k)
-        metrics = {
-            f"fd_{short}": frechet_distance(_statistics(pool), self.reference.statistics),
-            f"kid_{short}": kid,
-            f"kid_{short}_std": kid_std,
-            "precision": precision,
-            "recall": recall,
-            "num_samples": float(self.num_samples),
-        }
-        if self.num_labelled == self.num_samples:
+        self._check_counts()
+        pool, wanted = in_canonical_order(torch.cat(self._pool)), self.metrics
+        metrics: dict[str, float] = {}
+        if "frechet" in wanted:
+            metrics[self._name("fid")] = frechet_distance(_statistics(pool), self.reference.statistics)
+        if "spatial_frechet" in wanted:
+            assert self.reference.spatial is not None
+            metrics["sfid"] = frechet_distance(self._spatial, self.reference.spatial)
+        if "inception_score" in wanted:
+            metrics["inception_score"] = self._inception_score()
+        if "fid_infinity" in wanted:
+            metrics[self._name("fid_infinity")] = frechet_at_infinity(pool, self.reference.statistics, seed=self.seed)
+        if "kid" in wanted:
+            metrics |= self._kid(pool)
+        if "precision_recall" in wanted:
+            assert self.reference.pool is not None
+            device = getattr(self.features, "device", "cpu")
+            metrics["precision"], metrics["recall"] = precision_recall(
+                pool, self.reference.pool, k=self.k, device=device
+            )
+        metrics["num_samples"] = float(self.num_samples)
+        if "accuracy" in wanted and self.num_labelled == self.num_samples:
             metrics["accuracy"] = self.num_correct / self.num_samples
         return metrics
 
+    def _check_counts(self) -> None:
+        counted: list[tuple[str, int]] = [("samples", self.num_samples)]
+        if self.reference.pool is not None:
+            counted.append(("reference images", len(self.reference.pool)))
+        for what, count in counted:
+            if count <= self.k:
+                raise ValueError(f"{count} {what} are too few: precision and recall need at least {self.k + 1}")
 
-def _extract(extractor: FeatureExtractor, images: Tensor) -> Features:
-    if images.dtype != torch.uint8 or images.ndim != 4:
-        raise ValueError(
-            f"images must be uint8 (B, C, H, W), got {images.dtype} {tuple(images.shape)}; "
-            "pixelflow.sampling.to_uint8 converts images in [-1, 1]"
-        )
-    return extractor(images)
+    def _name(self, name: str) -> str:
+        """fid -> fd_digits, for another extractor than Inception."""
+        short = self.features.short
+        return f"{name.replace('fid', 'fd')}_{short}" if short else name
+
+    def _inception_score(self) -> float:
+        order = torch.cat(self._ids).argsort(stable=True)
+        probabilities = torch.cat(self._logits)[order].double().softmax(dim=1)
+        return inception_score(probabilities, split_size=self.split_size)
+
+    def _kid(self, pool: Tensor) -> dict[str, float]:
+        assert self.reference.pool is not None
+        mean, deviation = kernel_distance(
+            pool, self.reference.pool,
+            subset_size=self.kid_subset_size, num_subsets=self.kid_num_subsets, seed=self.seed,
+        )  # fmt: skip
+        name = self._name("kid")
+        metrics = {name: mean, f"{name}_std": deviation}
+        if self.kid_num_subsets > 1:
+            metrics[f"{name}_se"] = deviation / math.sqrt(self.kid_num_subsets - 1)
+        return metrics
+
+    def record(self) -> dict[str, Any]:
+        """What a reader must know about the numbers, beside how the images were made."""
+        reference = self.reference
+        return {
+            "features": self.features.name,
+            "weights_of_features": self.features.fingerprint,
+            "preprocessing": self.features.preprocessing,
+            "reference": reference.name,
+            "reference_content": reference.content,
+            "reference_images": reference.num_images,
+            "reference_images_of_precision_recall": None if reference.pool is None else len(reference.pool),
+        }
 
 
 def _statistics(pool: Tensor) -> GaussianStatistics:
     statistics = GaussianStatistics(num_features=pool.shape[1])
     statistics.update(pool)
     return statistics
-
-
-def _in_canonical_order(pool: Tensor) -> Tensor:
-    """pool (N, D) sorted by the sum of each row: the subsets of the kernel distance are drawn by position."""
-    return pool[pool.double().sum(dim=1).argsort(stable=True)]

@@ -15,6 +15,8 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """Mean and standard deviation (not N-1) over random subsets; it may fall slightly below 0.
 
+    The mean's standard error, over the draw of the subsets, is the deviation / sqrt(num_subsets - 1).
+
     features: (N, D). reference: (M, D). subset_size: at most; a smaller set is used whole, which keeps the estimate
     unbiased. The subsets are drawn as torch-fidelity draws them, so equal seeds give its numbers.
     Raises ValueError for fewer than two samples in a subset or for different widths.

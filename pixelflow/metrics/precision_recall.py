@@ -18,10 +18,18 @@ ROUNDING = 1e-12
 """Slack on squared distances, as a share of the squared norms: |x|^2 - 2x.y + |y|^2 of equal points is not quite 0."""
 
 
-def precision_recall(samples: Tensor, reference: Tensor, *, k: int = 3, block: int = 4096) -> tuple[float, float]:
+def precision_recall(
+    samples: Tensor,
+    reference: Tensor,
+    *,
+    k: int = 3,
+    block: int = 2048,
+    device: torch.device | str | None = None,
+) -> tuple[float, float]:
     """Precision and recall, in float64.
 
-    samples: (N, D). reference: (M, D). block: rows whose distances are held at once; memory is O(block^2).
+    samples: (N, D). reference: (M, D). block: rows whose distances are held at once; beyond the features themselves
+    memory is O(block (block + D)). device: where to compute; by default where the features are.
     Raises ValueError for k < 1 or where a set has no more than k points.
     """
     if k < 1:
@@ -31,34 +39,53 @@ def precision_recall(samples: Tensor, reference: Tensor, *, k: int = 3, block: i
             raise ValueError(f"{name} has {len(points)} points; k={k} neighbours need at least {k + 1}")
     # Distances do not change with the origin, and near the data their expansion cancels less.
     origin = reference.double().mean(dim=0)
-    samples, reference = samples.double() - origin, reference.double() - origin
-    precision = _share_inside(samples, reference, squared_radii(reference, k=k, block=block), block)
-    recall = _share_inside(reference, samples, squared_radii(samples, k=k, block=block), block)
-    return precision, recall
+    ours, theirs = (Blocks(points, block, origin, device) for points in (samples, reference))
+    return (
+        _share_inside(ours, theirs, squared_radii(theirs, k=k)),
+        _share_inside(theirs, ours, squared_radii(ours, k=k)),
+    )
 
 
-def squared_radii(points: Tensor, *, k: int, block: int) -> Tensor:
-    """(N,) squared distance of each of points (N, D) to its k-th nearest other point."""
+class Blocks:
+    """Rows in float64 about an origin, a block at a time: the features stay in the form they came in."""
+
+    def __init__(self, points: Tensor, block: int, origin: Tensor, device: torch.device | str | None) -> None:
+        self.points, self.block, self.origin = points, block, origin
+        self.device = points.device if device is None else torch.device(device)
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
+        for start in range(0, len(self.points), self.block):
+            rows = self.points[start : start + self.block].double() - self.origin
+            yield start, rows.to(self.device)
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+
+def squared_radii(points: Blocks, *, k: int) -> Tensor:
+    """(N,) squared distance of each point to its k-th nearest other point."""
     radii = []
-    for row, x in _blocks(points, block):
+    for row, x in points:
         nearest = x.new_full((len(x), k), torch.inf)
-        for column, y in _blocks(points, block):
+        for column, y in points:
             distances = _squared_distances(x, y)
             if row == column:
                 distances.fill_diagonal_(torch.inf)
-            nearest = torch.cat([nearest, distances], dim=1).topk(k, largest=False).values
+            closest = distances.topk(min(k, len(y)), largest=False).values
+            nearest = torch.cat([nearest, closest], dim=1).topk(k, largest=False).values
         radii.append(nearest.amax(dim=1))
     return torch.cat(radii)
 
 
-def _share_inside(points: Tensor, centres: Tensor, radii: Tensor, block: int) -> float:
-    """Share of points (N, D) within any ball around centres (M, D) of squared radii (M,)."""
+def _share_inside(points: Blocks, centres: Blocks, radii: Tensor) -> float:
+    """Share of points within any ball around centres of squared radii (M,)."""
     count = 0
-    for _, x in _blocks(points, block):
+    for _, x in points:
         inside = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        for column, y in _blocks(centres, block):
-            slack = ROUNDING * (x.square().sum(dim=1)[:, None] + y.square().sum(dim=1))
-            inside |= (_squared_distances(x, y) <= radii[column : column + len(y)] + slack).any(dim=1)
+        norms = x.square().sum(dim=1)[:, None]
+        for column, y in centres:
+            slack = (norms + y.square().sum(dim=1)).mul_(ROUNDING)
+            inside |= (_squared_distances(x, y).sub_(slack) <= radii[column : column + len(y)]).any(dim=1)
         count += int(inside.sum())
     return count / len(points)
 
@@ -67,8 +94,3 @@ def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """(N, D), (M, D) -> (N, M)."""
     norms = x.square().sum(dim=1)[:, None] + y.square().sum(dim=1)
     return norms.sub_(x @ y.T, alpha=2).clamp_(min=0)
-
-
-def _blocks(points: Tensor, block: int) -> Iterator[tuple[int, Tensor]]:
-    for start in range(0, len(points), block):
-        yield start, points[start : start + block]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,7 +13,14 @@ from pixelflow.metrics.features import DigitsFeatures, Features
 class MeanFeatures:
     """Mean of each quarter of the image; names no classes."""
 
-    name, short, num_features = "quarters", "quarters", 4
+    name = short = fingerprint = "quarters"
+    num_features, num_spatial, preprocessing = 4, 0, "none"
+    metrics = ("frechet", "kid", "precision_recall", "accuracy")
+
+    def needs(self) -> list[str]:
+        return []
+
+    def load(self, folder: Path, device: torch.device | str) -> None: ...
 
     def __call__(self, images: Tensor) -> Features:
         pool = torch.nn.functional.adaptive_avg_pool2d(images.float().mean(dim=1), 2).flatten(1)
@@ -35,7 +44,7 @@ def test_real_digits_are_near_and_spoiled_ones_are_not(extractor, reference, dig
     images, labels = digits[1].images, digits[1].labels
     real = evaluate(extractor, reference, images, labels)
     assert set(real) == {
-        "fd_digits", "kid_digits", "kid_digits_std", "precision", "recall", "num_samples", "accuracy",
+        "fd_digits", "kid_digits", "kid_digits_std", "kid_digits_se", "precision", "recall", "num_samples", "accuracy",
     }  # fmt: skip
     assert real["num_samples"] == 297 and real["accuracy"] >= 0.97
     assert real["fd_digits"] < 1 and real["precision"] > 0.7 and real["recall"] > 0.7
@@ -98,7 +107,7 @@ def test_the_subsets_of_the_kernel_distance_are_seeded(extractor, reference, dig
 
 
 def test_a_reference_of_another_extractor_is_refused(reference) -> None:
-    with pytest.raises(ValueError, match=r"features of 'digits-cnn'.*measured with 'quarters'"):
+    with pytest.raises(ValueError, match=r"64 features of 'digits-cnn'.*measured with 'quarters'"):
         Evaluator(features=MeanFeatures(), reference=reference)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pixelflow.metrics.precision_recall import precision_recall, squared_radii
+from pixelflow.metrics.precision_recall import Blocks, precision_recall, squared_radii
 
 
 def draw(n: int, d: int = 3, *, seed: int = 0, scale: float = 1.0) -> Tensor:
@@ -43,8 +43,9 @@ def test_it_equals_brute_force(k: int, block: int) -> None:
 
 def test_a_point_is_not_its_own_neighbour() -> None:
     points = column(0, 1, 3, 7)
-    assert squared_radii(points, k=1, block=3).tolist() == [1, 1, 4, 16]
-    assert squared_radii(points, k=3, block=3).tolist() == [49, 36, 16, 49]
+    blocks = Blocks(points, 3, torch.zeros(points.shape[1], dtype=torch.float64), None)
+    assert squared_radii(blocks, k=1).tolist() == [1, 1, 4, 16]
+    assert squared_radii(blocks, k=3).tolist() == [49, 36, 16, 49]
 
 
 def test_an_example_by_hand() -> None:

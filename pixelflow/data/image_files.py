@@ -1,0 +1,216 @@
+"""Finished images on disk, read as they are: a folder of files, an .npz as the ADM suite has it, tar shards.
+
+They come in the order of their names, a few at a time, so that 50,000 images need no more memory than 100.
+
+Shape legend: B images asked for, N all of them, C channels, H and W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pixelflow.data.shards import ABSENT, IMAGE, LABEL, scan
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+EIGHT_BIT = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
+THREADS = 8
+
+
+class ImageFiles(ABC):
+    """path: where they are. count: N. labels: (N,) int64, or None."""
+
+    path: Path
+    count: int
+    labels: Tensor | None = None
+
+    @abstractmethod
+    def read(self, ids: Sequence[int]) -> Tensor:
+        """(B, C, H, W) uint8. Raises ValueError naming a file that cannot be read or has another size."""
+
+    @abstractmethod
+    def files(self) -> list[Path]:
+        """What the images lie in."""
+
+    def side(self) -> int:
+        """Width of the first image in pixels."""
+        return self.read([0]).shape[-1]
+
+    def listing(self) -> str:
+        """Names, sizes and times of the files, hashed: cheap, and another one as soon as a file changes."""
+        digest = hashlib.sha256()
+        for path in self.files():
+            stat = path.stat()
+            digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
+
+    def content(self) -> str:
+        """A hash of the names and bytes of the files, wherever they lie: reads them all."""
+        digest = hashlib.sha256()
+        for path in self.files():
+            with open(path, "rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+            name = path.relative_to(self.path).as_posix() if path != self.path else ""
+            digest.update(f"{name} {found}\n".encode())
+        return digest.hexdigest()
+
+
+def open_images(path: Path) -> ImageFiles:
+    """The images of a folder that job=sample wrote, of any folder, of an .npz, or of tar shards.
+
+    Raises ValueError if there are none or they cannot be used.
+    """
+    if path.is_dir() and (path / "images.npz").exists():
+        path = path / "images.npz"
+    if not path.is_dir():
+        return NpzImages(path)
+    if shards := sorted(path.glob("*.tar")):
+        return ShardImages(path, shards)
+    if (path / "images").is_dir() and (path / "record.json").exists():
+        return FolderImages(path / "images", labels=path / "record.json")
+    return FolderImages(path)
+
+
+class FolderImages(ImageFiles):
+    """labels: the record of job=sample, whose classes go round."""
+
+    def __init__(self, path: Path, *, labels: Path | None = None) -> None:
+        self.path = path
+        found = [p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
+        self._files = sorted(found, key=lambda p: p.relative_to(path).as_posix())
+        if not self._files:
+            raise ValueError(f"{path} holds no .png, .jpg or .webp images, no .npz and no tar shards")
+        self.count = len(self._files)
+        if labels is not None:
+            classes = json.loads(labels.read_text(encoding="utf-8"))["class_list"]
+            self.labels = torch.tensor(classes)[torch.arange(self.count) % len(classes)]
+        self._first = decode(self._files[0].read_bytes(), self._files[0]).shape
+
+    def files(self) -> list[Path]:
+        return self._files
+
+    def read(self, ids: Sequence[int]) -> Tensor:
+        def one(i: int) -> np.ndarray:
+            file = self._files[i]
+            pixels = decode(file.read_bytes(), file)
+            if pixels.shape != self._first:
+                raise ValueError(f"{file} has {pixels.shape[:2]} pixels, {self._files[0].name} has {self._first[:2]}")
+            return pixels
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            return as_tensor(list(pool.map(one, ids)))
+
+
+class NpzImages(ImageFiles):
+    """`arr_0` uint8 (N, H, W, C) and perhaps `arr_1`, the labels. Read in pieces, compressed or not."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = [name.removesuffix(".npy") for name in archive.namelist()]
+                if "arr_0" not in names:
+                    raise ValueError(f"it has no arr_0 (it has {', '.join(names) or 'nothing'})")
+                with archive.open("arr_0.npy") as stream:
+                    self.shape, self.dtype = _header(stream)
+                    self._offset = stream.tell()
+            with np.load(path, allow_pickle=False) as arrays:
+                labels = arrays.get("arr_1")
+        except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+            raise ValueError(f"{path} cannot be read as an .npz of images: {error}") from None
+        if self.dtype != np.uint8 or len(self.shape) != 4 or self.shape[3] not in (1, 3) or not self.shape[0]:
+            raise ValueError(f"{path}: arr_0 must be uint8 (N, H, W, C), got {self.dtype} {self.shape}")
+        self.count = self.shape[0]
+        if labels is not None and labels.shape == (self.count,):
+            self.labels = torch.from_numpy(labels).long()
+
+    def files(self) -> list[Path]:
+        return [self.path]
+
+    def read(self, ids: Sequence[int]) -> Tensor:
+        size = int(np.prod(self.shape[1:]))
+        images = []
+        try:
+            with zipfile.ZipFile(self.path) as archive, archive.open("arr_0.npy") as stream:
+                for i in ids:
+                    stream.seek(self._offset + i * size)
+                    content = stream.read(size)
+                    images.append(np.frombuffer(content, np.uint8).reshape(self.shape[1:]))
+        except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+            raise ValueError(f"{self.path} is damaged at image {len(images)} of those asked for: {error}") from None
+        return as_tensor(images)
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], Any]:
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(stream)
+    if fortran:
+        raise ValueError("arr_0 lies in Fortran order; save it with numpy.ascontiguousarray")
+    return shape, dtype
+
+
+class ShardImages(ImageFiles):
+    """Tar shards in the order of their names, as job=sample and job=prepare write them."""
+
+    def __init__(self, path: Path, shards: list[Path]) -> None:
+        self.path, self._shards = path, shards
+        self._tables = [scan(shard) for shard in shards]
+        for shard, table in zip(shards, self._tables, strict=True):
+            if len(table) and (table[:, IMAGE, 0] == ABSENT).any():
+                raise ValueError(f"{shard} holds samples without an image")
+        self._ends = np.cumsum([len(table) for table in self._tables])
+        self.count = int(self._ends[-1])
+        if not self.count:
+            raise ValueError(f"{path}: the shards hold no images")
+        if all((table[:, LABEL, 0] != ABSENT).all() for table in self._tables):
+            texts = [self._member(i, LABEL) for i in range(self.count)]
+            self.labels = torch.tensor([int(text) for text in texts])
+        self._first = decode(self._member(0, IMAGE), self._shards[0]).shape
+
+    def files(self) -> list[Path]:
+        return self._shards
+
+    def _member(self, i: int, column: int) -> bytes:
+        shard = int(np.searchsorted(self._ends, i, side="right"))
+        begin, size = self._tables[shard][i - int(self._ends[shard] - len(self._tables[shard])), column].tolist()
+        with open(self._shards[shard], "rb") as stream:
+            stream.seek(begin)
+            return stream.read(size)
+
+    def read(self, ids: Sequence[int]) -> Tensor:
+        def one(i: int) -> np.ndarray:
+            pixels = decode(self._member(i, IMAGE), f"image {i} of {self.path}")
+            if pixels.shape != self._first:
+                raise ValueError(f"image {i} of {self.path} has {pixels.shape[:2]} pixels, not {self._first[:2]}")
+            return pixels
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            return as_tensor(list(pool.map(one, ids)))
+
+
+def decode(content: bytes, file: object) -> np.ndarray:
+    """(H, W, 3) uint8. Raises ValueError naming `file` for one that is cut short or has more than 8 bits."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if image.mode not in EIGHT_BIT:
+                raise ValueError(f"its pixels are of mode {image.mode}, not of 8 bits")
+            return np.asarray(image.convert("RGB"))
+    except Exception as error:  # Pillow raises half a dozen kinds for damaged files
+        raise ValueError(f"{file} cannot be read: {error}") from None
+
+
+def as_tensor(images: list[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
