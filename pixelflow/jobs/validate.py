@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from pixelflow.jobs.build import Config, pick_device, speed_up
 from pixelflow.jobs.prepare import prepare_settings
 from pixelflow.jobs.schema import check_group, check_type
-from pixelflow.jobs.validate_training import check_training
+from pixelflow.jobs.validate_training import check_benchmark, check_training
 from pixelflow.jobs.weights import check_name
 from pixelflow.sampling.produce import parse_classes
 
@@ -93,6 +93,7 @@ def validate(config: Config) -> None:
             check_type(config["job"][key], int, f"job.{key}")
             if config["job"][key] < 1:
                 raise ValueError(f"job.{key}={config['job'][key]} must be at least 1")
+        check_benchmark(config)
     if config["job"]["name"] == "table":
         check_type(config["job"]["source"], Literal["folders", "mlflow"], "job.source")
         return
