@@ -10,9 +10,7 @@ import logging
 import os
 import platform
 import re
-import resource
 import shlex
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -23,7 +21,9 @@ import torch
 from hydra.utils import instantiate
 
 from pixelflow.flow import ConstantGuidance
+from pixelflow.jobs.benchmark_training import training
 from pixelflow.jobs.build import Config, build_model, build_sampler, pick_device, speed_up
+from pixelflow.jobs.estimate import estimate, to_text
 from pixelflow.launch.provenance import versions
 from pixelflow.launch.run_folder import write_json
 from pixelflow.reporting.files import write_aside
@@ -32,6 +32,7 @@ from pixelflow.sampling.measure import Costs, forward_flops, matrix_rate, measur
 from pixelflow.sampling.sampler import Sampler, to_uint8
 from pixelflow.sampling.store import ImageStore
 from pixelflow.solvers import Euler
+from pixelflow.training.meter import peak_memory
 from pixelflow.types import Condition
 
 logger = logging.getLogger(__name__)
@@ -40,9 +41,22 @@ CONFIGURED, ALWAYS = "configured guidance", "always guided"
 
 
 def run(config: Config, overrides: list[str]) -> None:
-    """Writes the part `sampling` of `<output>/benchmark_<machine>.json`, and the table beside it."""
+    """Writes the part `sampling` of `<output>/benchmark_<machine>.json`, and the table beside it.
+
+    job.part=training measures training steps instead (see benchmark_training); job.estimate=true only counts.
+    """
+    if config["job"]["estimate"]:
+        print(to_text(estimate(config)))
+        return
     device = pick_device(config["trainer"]["device"])
     machine = config["job"]["machine"] or machine_name(device)
+    if config["job"]["part"] == "training":
+        measured = training(config, device) | {"command": f"python run.py {shlex.join(overrides)}", "machine": machine}
+        path = Path(config["job"]["output"]) / f"benchmark_{machine}.json"
+        parts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        write_json(path, parts | {"training": measured})
+        print(f"{json.dumps(measured['summary'], indent=1)}\nwritten: {path}")
+        return
     result = sampling(config, device) | {"command": f"python run.py {shlex.join(overrides)}", "machine": machine}
     path = Path(config["job"]["output"]) / f"benchmark_{machine}.json"
     parts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -102,7 +116,7 @@ def sampling(config: Config, device: torch.device) -> dict[str, Any]:
         "passes_ratio": rows[CONFIGURED]["forward_passes"] / rows[ALWAYS]["forward_passes"],
         "seconds_ratio": rows[CONFIGURED]["seconds_per_image"] / rows[ALWAYS]["seconds_per_image"],
         "matrix_tflops": rate / 1e12,
-        "peak_memory_gib": _peak_memory(device) / 2**30,
+        "peak_memory_gib": peak_memory(device) / 2**30,
         "attention_seconds": _attention(config, device),
         "images": images,
         "precision": precision,
@@ -165,14 +179,6 @@ def _row(measured: Measured, flops: list[int], rate: float, images: int) -> dict
         "tflop": tflop,
         "utilisation": tflop * 1e12 * images / costs.total / rate,
     }
-
-
-def _peak_memory(device: torch.device) -> float:
-    """Bytes: of the device's allocator, or of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kilobytes * (1 if sys.platform == "darwin" else 1024)
 
 
 def _attention(config: Config, device: torch.device) -> list[dict[str, Any]] | None:

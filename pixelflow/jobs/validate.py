@@ -14,7 +14,7 @@ from pixelflow.jobs.build import Config, pick_device, speed_up
 from pixelflow.jobs.metrics import WITH_FEATURES
 from pixelflow.jobs.prepare import prepare_settings
 from pixelflow.jobs.schema import check_group, check_type
-from pixelflow.jobs.validate_training import check_training
+from pixelflow.jobs.validate_training import check_benchmark, check_training
 from pixelflow.jobs.weights import check_name
 from pixelflow.sampling.produce import parse_classes
 
@@ -103,6 +103,7 @@ def validate(config: Config) -> None:
             check_type(config["job"][key], int, f"job.{key}")
             if config["job"][key] < 1:
                 raise ValueError(f"job.{key}={config['job'][key]} must be at least 1")
+        check_benchmark(config)
     if config["job"]["name"] == "fetch_assets":
         check_type(config["job"]["files"], list[str], "job.files")
         return

@@ -98,11 +98,12 @@ def processes(device: torch.device) -> Iterator[tuple[World, torch.device]]:
     os.environ.update(_rendezvous(os.environ))
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=PATIENCE)
+    store = job_store()  # now: who goes first may take with it what later ones would connect to
     try:
         yield world, device
     except BaseException:
-        _leave_last(world, device)
-        raise
+        _leave_last(world, store)
+        raise  # without taking the group down, which could wait for a process that is gone
     dist.destroy_process_group()
 
 
@@ -156,13 +157,9 @@ def _told(store: dist.Store) -> bool:
     return True
 
 
-def _leave_last(world: World, device: torch.device) -> None:
+def _leave_last(world: World, store: dist.Store) -> None:
     """Rank 0 may hold the words of all; it goes when the others have gone, or have had the time."""
-    held = dist.distributed_c10d._get_default_store()  # until the end of this function, at least
     try:
-        store = dist.PrefixStore("pixelflow", held.clone())
-        if device.type == "cpu":
-            dist.destroy_process_group()  # wakes those who wait for this process; with NCCL it would wait itself
         if world.rank:
             store.set(f"left {world.rank}", "")
         else:

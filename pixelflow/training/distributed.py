@@ -89,7 +89,7 @@ class Network:
         self.parameters = [nn.Parameter(local(p.detach())) if isinstance(p, DTensor) else p for p in self._owners]
         self.module: nn.Module = backbone
         if self.team.size > 1 and not self.sharded:
-            self.module = DistributedDataParallel(backbone, broadcast_buffers=False, gradient_as_bucket_view=True)
+            self.module = DistributedDataParallel(backbone, gradient_as_bucket_view=True)
 
     def _shard(self, shard_size: int) -> None:
         torch.export.register_dataclass(BackboneOutput)  # FSDP looks into it for what will have gradients

@@ -148,10 +148,11 @@ class Trainer:
         if due and not last and not stop:
             self._settle()
             due = self.guard.in_a_row == 0  # weights that the next steps cannot go on from are no good checkpoint
-        if stop or last or due:
-            self.save()
         if self.ema.snapshot_every and (last or self.step % self.ema.snapshot_every == 0):
             self.save_snapshot()
+        if stop or last or due:
+            self.snapshots.wait()  # a run that resumes from this checkpoint does not make earlier snapshots again
+            self.save()
         if stop and not last:
             self._wait_for_saves()
             raise Interrupted(f"saved at step {self.step} of {s.max_steps}")

@@ -12,12 +12,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 logger = logging.getLogger(__name__)
 
-GRACE = 15.0
-"""Seconds that a process has to end by itself after another one failed."""
+GRACE = 5.0
+"""Seconds that a process has to end by itself after another one failed; the first process stays a little longer."""
 
 
 class Watchdog:
@@ -68,6 +69,8 @@ class Watchdog:
             if message is not None and not self._stop.is_set():
                 logger.error("%s", message)
                 self.on_end(message)
+                with suppress(RuntimeError):
+                    self._store.set(f"left {self.rank}", "")
                 self.end(1)
                 return
 

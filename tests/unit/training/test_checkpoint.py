@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from pixelflow.training.checkpoint import (
     flatten_optimizer,
     load_checkpoint,
     restore_optimizer,
+    write_tensors,
 )
+from pixelflow.training.saver import Saver
 
 STATE = {"config": {"seed": 3, "data": {"sizes": [8, 16], "name": "ü"}}, "loader": {"position": 2**40}}
 
@@ -127,6 +130,85 @@ def test_strays_are_ignored_and_swept(store: CheckpointStore) -> None:
     assert store.steps() == [5, 6]
 
 
+def test_milestones_stay(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2, keep_every=20)
+    for step in range(10, 80, 10):
+        store.save(step, tensors(step), STATE)
+    assert store.steps() == [20, 40, 50, 60, 70]  # 60 is a milestone, so the two newest others are 50 and 70
+
+
+def test_a_death_while_a_step_is_replaced_loses_nothing(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two renames the old checkpoint has another name; the next start gives it back."""
+    store.save(5, tensors(5), STATE)
+    rename, calls = Path.rename, []
+
+    def dies(path: Path, target: Path) -> Path:
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", dies)
+    with pytest.raises(KeyboardInterrupt):
+        store.save(5, tensors(4), STATE)
+    monkeypatch.undo()
+    assert store.steps() == []
+    again = CheckpointStore(store.folder)
+    latest, problems = again.latest()
+    assert latest is not None and (latest.step, problems) == (5, [])
+    assert_whole(again.path(5), 5)
+    again.save(6, tensors(6), STATE)
+    assert sorted(p.name for p in store.folder.iterdir()) == ["step_00000005", "step_00000006"]
+
+
+def test_files_of_several_writers_are_one_checkpoint(store: CheckpointStore) -> None:
+    aside = store.aside(3)
+    store.begin(aside)
+    files = write_tensors(aside, {"model": {"a": torch.ones(2)}, "ema_0.9": {"a": torch.ones(1)}}, part=".0-of-2")
+    files |= write_tensors(aside, {"model": {"b": torch.zeros(2)}, "ema_0.9": {}}, part=".1-of-2")
+    path = store.commit(3, aside, files, STATE)
+    loaded = load_checkpoint(path)
+    assert set(loaded.tensors) == {"model", "ema_0.9"} and set(loaded.tensors["model"]) == {"a", "b"}
+    (path / "model.1-of-2.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model.1-of-2.safetensors is missing"):
+        load_checkpoint(path)
+
+
+# --- beside training ----------------------------------------------------------------------------------------------
+
+
+def entries(step: int) -> list[tuple[str, str, Tensor]]:
+    return [(stem, name, value) for stem, flat in tensors(step).items() for name, value in flat.items()]
+
+
+def test_saving_beside_training_keeps_the_values_of_the_moment(store: CheckpointStore) -> None:
+    saver = Saver(store)
+    value = torch.zeros(1_000_000)
+    saver.save(1, [("model", "w", value)], STATE)
+    value.add_(1)
+    saver.save(2, [("model", "w", value)], STATE)  # waits for the first
+    saver.wait()
+    assert [load_checkpoint(store.path(s)).tensors["model"]["w"].sum().item() for s in (1, 2)] == [0, 1_000_000]
+
+
+def test_a_failure_beside_training_is_raised_at_the_next_call(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saver = Saver(store)
+    saver.save(5, entries(5), STATE)
+    saver.wait()
+    monkeypatch.setattr(module, "save_file", lambda flat, file: (_ for _ in ()).throw(OSError("full")))
+    saver.save(10, entries(10), STATE)
+    with pytest.raises(OSError, match=r"step 10 could not be written.*the checkpoint of step 5 is whole"):
+        for _ in range(1000):
+            saver.check()
+            time.sleep(0.01)
+    saver.check()  # once
+    assert_only_step_five(store)
+
+
 # --- damage -------------------------------------------------------------------------------------------------------
 
 
@@ -153,12 +235,15 @@ def damage(path: Path, kind: str) -> str:
     if kind == "not UTF-8":
         state.write_bytes(b"\xff" + state.read_bytes())
         return r"state\.json cannot be read"
+    if kind == "changed state":
+        state.write_text(state.read_text().replace('"seed": 3', '"seed": 4'))
+        return r"state\.json is damaged \(checksum differs\)"
     assert kind == "other key"
     state.write_text(state.read_text().replace('"files"', '"filet"'))
     return r"state\.json"
 
 
-KINDS = ["truncated", "flipped", "missing", "no state", "truncated state", "not UTF-8", "other key"]
+KINDS = ["truncated", "flipped", "missing", "no state", "truncated state", "not UTF-8", "other key", "changed state"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

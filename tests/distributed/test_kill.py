@@ -1,0 +1,80 @@
+"""kill -9 at twenty random moments of a run, saves included: nothing shows in the end."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from pixelflow.training.checkpoint import CheckpointStore, load_checkpoint
+from pixelflow.training.distributed import Team
+from tests.distributed.worker import trainer_of
+
+KILLS, STEPS = 20, 120
+OPTIONS = {"max_steps": STEPS, "save_every": 2, "log_every": 1}
+
+
+def work(folder: Path) -> None:
+    torch.set_num_threads(1)
+    trainer = trainer_of(folder, dict(OPTIONS), Team(), lambda what: None)
+    lines = open(folder / "losses.txt", "a", buffering=1)  # noqa: SIM115  (until the process ends)
+    trainer.log = lambda metrics, step: print(step, metrics["loss"], metrics["grad_norm"], file=lines)
+    trainer.resume()
+    trainer.fit()
+
+
+@pytest.mark.slow
+def test_twenty_kills_leave_no_trace(tmp_path: Path) -> None:
+    # A fork has everything imported, and dies like any other process.
+    context = multiprocessing.get_context("fork")
+    (tmp_path / "straight").mkdir()
+    straight = context.Process(target=work, args=(tmp_path / "straight",))
+    start = time.monotonic()
+    straight.start()
+    straight.join()
+    assert straight.exitcode == 0
+    seconds = time.monotonic() - start
+
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    (killed / "losses.txt").touch()
+    moments, kills, saving = random.Random(0), 0, 0
+    while kills < KILLS:
+        before = len((killed / "losses.txt").read_text().splitlines())
+        process = context.Process(target=work, args=(killed,))
+        process.start()
+        while process.is_alive() and len((killed / "losses.txt").read_text().splitlines()) <= before + 2:
+            time.sleep(0.001)  # so that it comes a little further every time
+        process.join(moments.uniform(0, 0.4) * seconds / KILLS)
+        assert process.is_alive(), f"it ended after {kills} kills"
+        process.kill()
+        process.join()
+        kills += 1
+        saving += any((killed / "checkpoints").glob(".step_*"))
+    assert saving > 0, "no kill fell into a save"
+    last = context.Process(target=work, args=(killed,))
+    last.start()
+    last.join()
+    assert last.exitcode == 0
+
+    def logged(folder: Path) -> dict[int, set[str]]:
+        """Every line whole; a step that was repeated says the same again."""
+        found: dict[int, set[str]] = {}
+        for line in (folder / "losses.txt").read_text().splitlines():
+            if len(line.split()) == 3:  # not cut off by the kill
+                found.setdefault(int(line.split()[0]), set()).add(line)
+        return found
+
+    ours, theirs = logged(killed), logged(tmp_path / "straight")
+    assert sorted(theirs) == list(range(1, STEPS + 1))
+    assert all(lines <= theirs[step] for step, lines in ours.items())
+    a, b = (load_checkpoint(f / "checkpoints" / f"step_{STEPS:08d}") for f in (killed, tmp_path / "straight"))
+    assert a.state == b.state and set(a.tensors) == set(b.tensors)
+    for stem, flat in a.tensors.items():
+        assert all(torch.equal(value, b.tensors[stem][name]) for name, value in flat.items())
+    snapshots = [CheckpointStore(f / "snapshots", keep=None).steps() for f in (killed, tmp_path / "straight")]
+    assert snapshots[0] == snapshots[1] == list(range(2, STEPS + 1, 2))
