@@ -9,7 +9,7 @@ from typing import Any
 
 from pixelflow.jobs.retry import chosen_runs
 from pixelflow.launch import slurm
-from pixelflow.launch.attempts import read_claim
+from pixelflow.launch.attempts import read_claim, write_status
 from pixelflow.launch.states import sweep_states
 from pixelflow.launch.sweep import find_sweep
 
@@ -25,4 +25,7 @@ def run(config: Mapping[str, Any], overrides: list[str]) -> None:
     for pid in {job for job in ids if job.startswith("pid ")}:
         os.kill(int(pid[4:]), signal.SIGTERM)  # the launcher here: its jobs belong together
     slurm.cancel([job for job in ids if not job.startswith("pid ")])
+    for state in chosen:
+        if state.state == "queued":  # SLURM keeps no record of a task of an array that never started
+            write_status(state.job.path, "cancelled", "cancelled before it started")
     print(f"{len(chosen)} of {len(sweep.jobs)} runs")

@@ -24,7 +24,7 @@ def main() -> None:
     """Leaves with 0 when every run is finished, as the sweep's exit status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     sweep = Sweep.load(Path(sys.argv[1]))
-    end_dead_runs(sweep)
+    end_dead_runs(sweep_states(sweep))
     states = sweep_states(sweep)
     files: list[Path] = []
     if table := sweep_table(sweep):

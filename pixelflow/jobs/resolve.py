@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,16 @@ def _drop_leftovers(config: dict[str, Any], typed: set[str]) -> None:
     """
     for group in GROUPS:
         files = (CONF / group).glob("*.yaml")
-        of_others = {key for file in files for key in yaml.safe_load(file.read_text(encoding="utf-8"))}
+        of_others = {key for file in files for key in _keys_of(file)}
         takes = option_names(config[group])
         for key in [*config[group]]:
             if key in of_others and key not in takes and not key.startswith("_") and f"{group}.{key}" not in typed:
                 del config[group][key]
+
+
+@functools.cache
+def _keys_of(file: Path) -> tuple[str, ...]:
+    return tuple(yaml.safe_load(file.read_text(encoding="utf-8")))
 
 
 def checkpoint_config(path: str) -> dict[str, Any]:

@@ -24,8 +24,9 @@ WATCH_SECONDS = 10.0
 def run(config: Mapping[str, Any], overrides: list[str]) -> None:
     sweep = find_sweep(config["sweep"])
     while True:
-        end_dead_runs(sweep)
         states = sweep_states(sweep)
+        if end_dead_runs(states):
+            states = sweep_states(sweep)
         if config["watch"] and sys.stdout.isatty():
             print("\033[2J\033[H", end="")
         print_states(sweep, states)
@@ -64,9 +65,13 @@ def log_of(sweep: Sweep, state: RunState) -> str:
     return str(sweep.folder / "logs" / f"{name}.log")
 
 
-def end_dead_runs(sweep: Sweep) -> None:
-    """Write down the end of runs that were killed without a word, which their own records do not know."""
-    for state in sweep_states(sweep):
+def end_dead_runs(states: Sequence[RunState]) -> bool:
+    """Write down the end of runs that were killed without a word, which their own records do not know.
+
+    Returns whether there was one.
+    """
+    found = False
+    for state in states:
         folder = state.job.path
         if state.state not in ("lost", "cancelled", "failed", "pruned") or not folder.is_dir():
             continue
@@ -75,16 +80,19 @@ def end_dead_runs(sweep: Sweep) -> None:
                 continue
             if state.state in ("lost", "cancelled"):
                 _end(folder, state)
+                found = True
             word: Status = "FAILED" if state.state == "failed" else "KILLED"
             if (folder / "mlflow.json").exists() and last_end(folder) is None:
                 with contextlib.suppress(OSError), MetricsLog(folder) as log:
                     log.status(word)  # the next sync tells MLflow
+    return found
 
 
 def _end(folder: Path, state: RunState) -> None:
     claim = read_claim(folder)
     known = read_status(folder)
-    message = "cancelled" if state.state == "cancelled" else "its process ended without a word"
+    lost = "it left the queue" if known.get("state") == "queued" else "its process ended without a word"
+    message = "cancelled" if state.state == "cancelled" else lost
     new = "cancelled" if state.state == "cancelled" else "interrupted"
     if known.get("state") == new:
         return

@@ -9,7 +9,7 @@ from typing import Any
 
 from pixelflow.jobs.status import end_dead_runs
 from pixelflow.launch.attempts import read_claim
-from pixelflow.launch.states import OVER, sweep_states
+from pixelflow.launch.states import sweep_states
 from pixelflow.launch.sweep import Sweep, find_sweep
 from pixelflow.tracking import sync
 from pixelflow.tracking.mlflow_registry import register_best
@@ -30,7 +30,7 @@ def run(config: Mapping[str, Any], overrides: list[str]) -> None:
 
 def sync_sweep(sweep: Sweep, artifacts: Sequence[Path] = ()) -> list[str]:
     """artifacts: for the parent run. Returns what is still missing, a line a run."""
-    end_dead_runs(sweep)
+    end_dead_runs(sweep_states(sweep))
     folders = [job.path for job in sweep.jobs.values() if (job.path / "mlflow.json").exists()]
     if not folders:
         logger.info("no run of %s is tracked by MLflow", sweep.folder)
@@ -45,7 +45,7 @@ def sync_sweep(sweep: Sweep, artifacts: Sequence[Path] = ()) -> list[str]:
     unsent = sum(count_unsent(folder) for folder in folders)
     print(f"sent {sent} records of {len(folders)} runs to MLflow; {unsent} are not there yet")
     states = sweep_states(sweep)
-    if all(state.state in OVER for state in states):
+    if not any(state.active for state in states):
         end_parent(sweep.mlflow, failed=any(state.state != "finished" for state in states),
                    artifacts=artifacts)  # fmt: skip
     return problems

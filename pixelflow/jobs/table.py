@@ -1,16 +1,12 @@
-"""job=table: an experiment's runs as an ablation table; and the same after every sweep."""
+"""job=table: an experiment's runs as an ablation table."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn
-from hydra.experimental.callback import Callback
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from pixelflow.jobs.build import Config
 from pixelflow.jobs.context import tracking_uri
@@ -43,33 +39,3 @@ def swept_keys(sweeper: DictConfig) -> list[str]:
 
 def write(table: Table, folder: Path, stem: str) -> list[Path]:
     return [*table.write(folder, stem), metric_chart(table, folder / f"{stem}.png")]
-
-
-class SweepTable(Callback):
-    """A Hydra callback: keeps `runs/<experiment>/table.*` up to date while a sweep goes on, and shows it at its end."""
-
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        if HydraConfig.get().mode == RunMode.MULTIRUN and config.job.name == "pipeline":
-            self._table(config)
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        if "pixelflow.Slurm" in config.hydra.launcher._target_ or "pixelflow.Local" in config.hydra.launcher._target_:
-            return  # they show the table of their own sweep, when there is one
-        if config.job.name == "pipeline" and (table := self._table(config)):
-            print(f"\n{table.to_markdown()}\ntable: {self._folder(config) / 'table.md'} (and .csv, .tex, .png)")
-
-    def _folder(self, config: DictConfig) -> Path:
-        return Path(config.runs_dir) / config.experiment
-
-    def _table(self, config: DictConfig) -> Table | None:
-        paper: Any = OmegaConf.to_container(config.paper, resolve=True)
-        try:
-            table = build_table(
-                read_run_folders(self._folder(config)),
-                paper=paper,
-                axes=list(config.axes) or swept_keys(config.hydra.sweeper),
-            )
-        except ValueError:  # nothing is finished yet
-            return None
-        write(table, self._folder(config), "table")
-        return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -53,6 +54,8 @@ def give_up(trial: Any, state: RunState) -> None:
 
 
 def result_of(state: RunState) -> dict[str, Any]:
+    if state.state == "pruned":
+        return {"value": math.inf}  # no failure; the study knows already, and keeps what was reported
     if state.state != "finished":
         return {"error": f"{state.job.name} is {state.state}: {state.message} ({state.job.folder})"}
     return {"value": objective(state)}

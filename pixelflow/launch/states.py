@@ -12,8 +12,6 @@ from pixelflow.launch.attempts import Claim, held, read_attempts, read_claim, re
 from pixelflow.launch.supervisor import is_finished
 from pixelflow.launch.sweep import Sweep, SweepJob
 
-OVER = ("finished", "failed", "cancelled", "pruned")
-"""States that nothing will change by itself."""
 PRUNED = "pruned"
 """In the run folder of a trial that its search gave up."""
 TAIL = 1 << 16

@@ -62,8 +62,12 @@ class Checkout:
 
     def wait(self, seconds: float = 400) -> str:
         """Until no job of the user is in the queue; what job=status says then."""
-        wait_for(lambda: not [e for e in slurm.queue({"root"}).values() if e.active], seconds, every=1)
+        wait_for(lambda: not active(), seconds, every=1)
         return self.run("job=status", f"sweep={self.sweep()}", status=None)
+
+
+def active() -> list[str]:
+    return [job for job, entry in slurm.queue({"root"}).items() if entry.active]
 
 
 @pytest.fixture
@@ -88,9 +92,9 @@ def test_what_is_edited_while_jobs_wait_changes_none_and_a_second_command_finds_
 ) -> None:
     sweep = [*SLURM, "seed=0,1", *TINY, "tracking=none"]
     plan = checkout.run(*sweep, "dry_run=true")
-    assert "2 of 2 jobs" in plan and not slurm.queue({"root"})
+    assert "2 of 2 jobs" in plan and not active()
     first = checkout.run(*sweep)
-    assert first.startswith("2 new") and len([e for e in slurm.queue({"root"}).values() if e.active]) == 3
+    assert first.startswith("2 new") and len(active()) == 3
     config = checkout.root / "conf" / "run.yaml"
     config.write_text(config.read_text().replace("  seed: 0 ", "  seed: 77 "))
     (checkout.root / "pixelflow" / "training" / "trainer.py").write_text("raise RuntimeError('edited')\n")
@@ -114,8 +118,7 @@ def test_two_submitters_at_once(closed: Cluster, checkout: Checkout) -> None:
     both = [checkout.start(*sweep) for _ in range(2)]
     outputs = [process.communicate(timeout=300) for process in both]
     assert sorted(output.split()[1] for output, _ in outputs) == ["left", "new"], outputs
-    active = [job for job, entry in slurm.queue({"root"}).items() if entry.active]
-    assert len(active) == 3
+    assert len(active()) == 3
     assert "3 queued of 3" in checkout.run("job=status", "sweep=runs/quickstart")
     cancelled = checkout.run("job=cancel", "sweep=runs/quickstart", "job.runs=['seed-0*',1]")
     assert "2 of 3 runs" in cancelled
@@ -129,7 +132,7 @@ def test_a_preempted_training_equals_an_undisturbed_one(cluster: Cluster, checko
     longer = ["job=train", *TINY, "trainer.max_steps=300", "trainer.save_every=100", "tracking=none"]
     checkout.run(*SLURM, *longer)
     wait_for(lambda: list(checkout.cwd.glob("runs/quickstart/*/checkpoints/step_*")), 200)
-    (job,) = [job for job, entry in slurm.queue({"root"}).items() if entry.active]
+    (job,) = active()
     cluster.run("scancel", "--signal=USR2", job)
     assert "1 finished of 1" in checkout.wait()
     checkout.run(*longer, "runs_dir=straight")
@@ -178,7 +181,7 @@ def test_mistakes_end_in_a_line_and_submit_nothing(closed: Cluster, checkout: Ch
     assert re.search(r"partition.*nothing was submitted", unknown, re.I), unknown
     invalid = checkout.run(*command, "backbone.patch_size=4,3", status=2)
     assert "run 1 (" in invalid and "nothing was submitted" in invalid
-    assert not list(checkout.cwd.glob("runs/quickstart/*-*")) and not slurm.queue({"root"})
+    assert not list(checkout.cwd.glob("runs/quickstart/*-*")) and not active()
     checkout.run(*command)
     foreign = checkout.run(*command, "seed=5", f"sweep={checkout.sweep()}", status=2)
     assert "belongs to another config" in foreign and len(foreign.splitlines()) == 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -12,6 +13,16 @@ def test_one_task_a_gpu() -> None:
     assert {"#SBATCH --nodes=2", "#SBATCH --ntasks-per-node=4", "#SBATCH --gpus-per-node=4", "#SBATCH --time=90",
             "#SBATCH --mem=100G", "#SBATCH --requeue", "#SBATCH --signal=USR2@120"} <= set(lines)  # fmt: skip
     assert not [line for line in lines if "partition" in line or "None" in line]
+
+
+def test_queue_settings_have_the_names_of_hydra_submitit_launcher() -> None:
+    from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
+
+    ours = {
+        *("srun_args", "max_array_size", "requeue", "max_restarts", "max_stalls", "max_attempts", "evaluation"),
+        *("max_gpu_hours", "uncommitted", "processes"),
+    }
+    assert {field.name for field in fields(Site)} - ours <= {field.name for field in fields(SlurmQueueConf)}
 
 
 def test_a_cpu_job_is_one_task() -> None:

@@ -206,5 +206,6 @@ def test_submission_knows_nothing_of_torch() -> None:
     import sys
 
     code = "import sys, pixelflow.jobs.cli, pixelflow.jobs.status, pixelflow.jobs.retry, pixelflow.jobs.cancel"
+    code += ", pixelflow.jobs.sweep_table"
     check = f"{code}; sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
