@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from pixelflow.jobs.build import Config
 from pixelflow.jobs.context import tracking_uri
 from pixelflow.reporting.figures import metric_chart
-from pixelflow.reporting.runs import read_mlflow, read_run_folders
+from pixelflow.reporting.runs import Run, read_mlflow, read_run_folders
 from pixelflow.reporting.table import Table, build_table
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,14 @@ def run(config: Config, overrides: list[str]) -> None:
     for path in write(table, Path(config["job"]["output"]), experiment):
         logger.info("wrote %s", path)
     print(table.to_markdown())
+    if config["job"]["record"]:
+        print(records(runs))
+
+
+def records(runs: Sequence[Run]) -> str:
+    """How each number came about, run by run."""
+    known = [run for run in runs if run.complete]
+    return "\n".join(f"{run.name}\n{yaml.safe_dump({'record': run.record}, sort_keys=False)}" for run in known)
 
 
 def swept_keys(sweeper: DictConfig) -> list[str]:

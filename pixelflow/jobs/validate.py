@@ -11,7 +11,7 @@ import torch
 from hydra.utils import instantiate
 
 from pixelflow.jobs.build import Config, pick_device, speed_up
-from pixelflow.jobs.metrics import WITH_FEATURES
+from pixelflow.jobs.metrics import LEAST, WITH_FEATURES
 from pixelflow.jobs.prepare import prepare_settings
 from pixelflow.jobs.schema import check_group, check_type
 from pixelflow.jobs.validate_training import check_benchmark, check_training
@@ -104,6 +104,12 @@ def validate(config: Config) -> None:
             if config["job"][key] < 1:
                 raise ValueError(f"job.{key}={config['job'][key]} must be at least 1")
         check_benchmark(config)
+    if config["job"]["name"] == "benchmark_metrics":
+        for key, annotation in {"images": int, "side": int, "batch_size": int, "scipy": bool, "output": str}.items():
+            check_type(config["job"][key], annotation, f"job.{key}")
+            if annotation is int and config["job"][key] < LEAST:
+                raise ValueError(f"job.{key}={config['job'][key]} must be at least {LEAST}")
+        return
     if config["job"]["name"] == "fetch_assets":
         check_type(config["job"]["files"], list[str], "job.files")
         return
@@ -111,6 +117,7 @@ def validate(config: Config) -> None:
         check_type(config["job"]["images"], bool, "job.images")
     if config["job"]["name"] == "table":
         check_type(config["job"]["source"], Literal["folders", "mlflow"], "job.source")
+        check_type(config["job"]["record"], bool, "job.record")
         return
     if config["job"]["name"] in DATA_JOBS:
         _check_data_job(config)

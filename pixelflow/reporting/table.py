@@ -31,8 +31,8 @@ from pixelflow.reporting.settings import (
 
 FULL_SAMPLE_COUNT = 50_000
 """Images behind a number that is called FID without more words (Heusel et al. 2017, and the ADM suite)."""
-COUNTED = ("fid", "sfid")
-"""Columns whose label names a smaller sample count: both are biased upwards by it."""
+COUNTED = ("fid", "sfid", "fd_dinov2")
+"""Columns whose label names a smaller sample count: they are biased upwards by it."""
 QUALITY_FACTS = ("num_samples", "reference", "features")
 SPEED_FACTS = ("device", "batch_size")
 
@@ -62,7 +62,11 @@ class Column:
 COLUMNS = (
     Column("fid", "FID", False, 2),
     Column("sfid", "sFID", False, 2),
+    Column("fid_infinity", "FID-infinity", False, 2),
     Column("inception_score", "IS", True, 1),
+    Column("kid", "KID", False, 3, 1e3, "1e-3"),
+    Column("fd_dinov2", "FD-DINOv2", False, 2),
+    Column("clip_score", "CLIP score", True, 2),
     Column("fd_digits", "FD (digits CNN)", False, 2),
     Column("kid_digits", "KID (digits CNN)", False, 2, 1e3, "1e-3"),
     Column("precision", "precision", True, 3),

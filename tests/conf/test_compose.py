@@ -29,6 +29,7 @@ NEEDS = {
     ("backbone", "jit_tiny"): ["cascade=single"],
     ("objective", "pixelgen"): ["backbone.depth=9"],
     ("experiments", "inference_search"): [f"samples={ROOT}"],  # of a checkpoint, or of samples
+    ("experiments", "eval_sweep"): [f"samples={ROOT}"],
 }
 """What an option needs beside it on the digits."""
 

@@ -118,7 +118,7 @@ def test_bad_input_is_a_short_message_and_writes_nothing(assets: Path, tmp_path:
         with pytest.raises(ValueError) as caught:
             measure(tmp_path / name, assets, *more)
         assert message in str(caught.value), (name, str(caught.value))
-        assert len(str(caught.value)) < 600 and "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 800 and "\n" not in str(caught.value)
         assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
@@ -127,8 +127,9 @@ def test_features_that_are_not_finite(assets: Path, tmp_path: Path, monkeypatch:
 
     def broken(self: DigitsFeatures, images: torch.Tensor) -> Features:
         found = extract(self, images)
-        found.pool[3] = torch.nan
-        return found
+        pool = found.pool.clone()
+        pool[3] = torch.nan
+        return Features(pool=pool, logits=found.logits)
 
     np.savez(tmp_path / "good.npz", arr_0=random_images(11, 3, side=16))
     config = composed("job=evaluate", f"samples={tmp_path / 'good.npz'}", "trainer.device=cpu")

@@ -101,7 +101,7 @@ def test_units_and_arrows(make_run: Callable[..., Run]) -> None:
         "precision ↑ | recall ↑ | accuracy [%] ↑ | s/image ↓ |"
     )
     assert lines[4] == "| ours | 1 | 3.00 | 4.00 | 80.0 | 1.50 | 1.23 | 0.782 | 0.500 | 97.1 | 0.0042 |"
-    assert len(COLUMNS) == 9
+    assert len(COLUMNS) == 13
     named = build_table([make_run({"experiment": "quickstart"}, 0, metrics)])
     assert "| quickstart | 1 |" in named.to_markdown()
 

@@ -1,0 +1,44 @@
+"""A metric against one setting: the curve by which a guidance scale is chosen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from pixelflow.reporting.figures import _figure, _save, _tidy
+from pixelflow.reporting.quality import MARKS, SERIES_COLORS
+from pixelflow.reporting.runs import Run
+from pixelflow.reporting.table import COLUMNS
+
+DISTANCES = ("fid", "fd_digits")
+
+
+def guidance_curve(runs: Sequence[Run], path: Path, *, key: str = "guidance.scale") -> Path:
+    """The distance of each finished run against `key`, one line for each combination of the other settings; the least
+    is ringed. Raises ValueError where no run has both.
+    """
+    metric = next((name for name in DISTANCES if any(name in run.metrics for run in runs)), "")
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for run in runs:
+        value = run.config.get(key)
+        if isinstance(value, int | float) and math.isfinite(run.metrics.get(metric, math.nan)):
+            others = " ".join(f"{k.split('.')[-1]}={v}" for k, v in run.config.items() if k != key)
+            lines.setdefault(others, []).append((float(value), run.metrics[metric]))
+    if not lines:
+        raise ValueError(f"no run has both {key} and a distance, so there is no curve")
+    figure = _figure(6.4, 4.4)
+    panel = figure.subplots()
+    for number, (label, points) in enumerate(lines.items()):
+        points.sort()
+        color, mark = SERIES_COLORS[number % len(SERIES_COLORS)], MARKS[number % len(MARKS)]
+        panel.plot(*zip(*points, strict=True), f"{mark}-", color=color, markersize=4, linewidth=1, label=label)
+    best = min((point for points in lines.values() for point in points), key=lambda point: point[1])
+    panel.plot(*best, "o", markersize=13, markerfacecolor="none", markeredgecolor="black")
+    panel.annotate(f"{best[1]:.4g}", best, xytext=(9, 7), textcoords="offset points", fontsize=8)
+    panel.set_xlabel(key)
+    panel.set_ylabel(next(column.label for column in COLUMNS if column.key == metric))
+    if len(lines) > 1:
+        panel.legend(fontsize=7, frameon=False)
+    _tidy(panel)
+    return _save(figure, path)
