@@ -93,7 +93,7 @@ def missing_line(folder: Path, file: str) -> str | None:
         return None
     if (asset := ASSETS.get(file)) is None:
         return f"{folder / file} is missing"
-    return f"{folder / file} is missing ({asset.about}, {asset.size})"
+    return f"{folder / file} is missing ({asset.about}, {asset.size}, {asset.url})"
 
 
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:

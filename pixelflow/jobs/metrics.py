@@ -84,7 +84,9 @@ def require_metrics(config: Config, count: int) -> None:
     lines = [line for file in files if (line := missing_line(root, file))]
     if lines:
         raise ValueError(
-            "; ".join(lines) + f"; `{COMMAND} metrics=...`, with the options of this command, fetches what has an "
+            "; ".join(lines[:2])
+            + (f"; and {len(lines) - 2} more" if len(lines) > 2 else "")
+            + f"; `{COMMAND} metrics=...`, with the options of this command, fetches what has an "
             f"address (assets.root={config['assets']['root']})"
         )
     if path is not None and not path.exists():

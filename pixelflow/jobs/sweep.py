@@ -35,7 +35,7 @@ class EvaluationSweep(Callback):
         chosen = dict(override.split("=", 1) for override in job_return.overrides or [])
         settings = {axis: _shown(axis, chosen[axis]) for axis in self.axes if axis in chosen}
         if any(run.config == settings and run.state == "finished" for run in self.runs):
-            return  # an axis given on the command line comes on top of the recipe's
+            return  # an axis that names a value twice
         name = " ".join(f"{key.split('.')[-1]}={value}" for key, value in settings.items()) or "as trained"
         if job_return.status != JobStatus.COMPLETED:
             self.runs.append(Run(name, settings, 0, {}, {}, "failed", None))
