@@ -21,6 +21,7 @@ from pixelflow.launch import slurm
 from pixelflow.launch.states import RunState, sweep_states
 from pixelflow.launch.sweep import Sweep
 from pixelflow.tracking import history
+from pixelflow.tracking.mlflow_database import create_database
 from pixelflow.tracking.mlflow_state import MirrorState
 from tests.slurm.cluster import Cluster, wait_for
 from tests.slurm.test_mlflow_server import free_port, server
@@ -104,6 +105,7 @@ def test_a_bad_week_ends_with_one_true_table(cluster: Cluster, tmp_path: Path) -
     from mlflow.tracking import MlflowClient
 
     checkout, port = Checkout(tmp_path), free_port()
+    create_database(tmp_path / "server.db")
     database = f"sqlite:///{tmp_path / 'server.db'}"
 
     def mlflow() -> ExitStack:
