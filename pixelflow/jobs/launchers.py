@@ -23,7 +23,6 @@ from hydra._internal.core_plugins.basic_launcher import BasicLauncher as HydraBa
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.plugins.launcher import Launcher
@@ -47,7 +46,7 @@ class _SweepLauncher(Launcher):
         from pixelflow.jobs.sweeps import launch  # heavy
 
         setup_globals()
-        composed = [self._compose(index, list(job)) for index, job in enumerate(job_overrides, initial_job_idx)]
+        composed = [self._compose(list(job)) for job in job_overrides]
         axes = list(self.config.axes) or swept(self.config, job_overrides)
         results = launch(
             composed, axes=axes, launcher=self.name, wait=self._wait(), search=self._search(), trials=self.trials
@@ -65,27 +64,23 @@ class _SweepLauncher(Launcher):
         """What chooses the next trials needs the results of the last."""
         return self._search() is not None
 
-    def _compose(self, number: int, overrides: list[str]) -> tuple[DictConfig, list[str]]:
-        config = self._composed(overrides)
-        with open_dict(config):
-            config.hydra.job.id = config.hydra.job.num = number
-        HydraConfig.instance().set_config(config)
-        task = [override for override in overrides if not override.lstrip("+~").startswith("hydra")]
-        with open_dict(config):
-            del config["hydra"]
-        return config, task
-
-    def _composed(self, overrides: list[str]) -> DictConfig:
+    def _compose(self, overrides: list[str]) -> tuple[DictConfig, list[str]]:
         """As `load_sweep_config`, which takes half a second: for jobs that choose the same groups once for all."""
+        from pixelflow.jobs.resolve import parse
+
         loader = self.hydra_context.config_loader
-        parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
+        parsed = parse(overrides)
         values = [override for override in parsed if not loader.repository.group_exists(override.key_or_group)]  # type: ignore
         groups = tuple(override.input_line or "" for override in parsed if override not in values)
         if groups not in self._bases:
-            self._bases[groups] = loader.load_sweep_config(self.config, list(groups))
+            base = loader.load_sweep_config(self.config, list(groups))
+            HydraConfig.instance().set_config(base)
+            with open_dict(base):
+                del base["hydra"]
+            self._bases[groups] = base
         config = copy.deepcopy(self._bases[groups])
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
-        return config
+        return config, overrides
 
 
 class SlurmLauncher(_SweepLauncher):

@@ -51,7 +51,13 @@ def without_gpu(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse(overrides: list[str]) -> list[Override]:
-    return OverridesParser.create().parse_overrides(overrides)
+    return [_parse(override) for override in overrides]
+
+
+@functools.cache
+def _parse(override: str) -> Override:
+    """The runs of a sweep have most of theirs in common."""
+    return OverridesParser.create().parse_override(override)
 
 
 def _drop_leftovers(config: dict[str, Any], typed: set[str]) -> None:

@@ -21,6 +21,7 @@ from pixelflow.launch import slurm
 from pixelflow.launch.states import RunState, sweep_states
 from pixelflow.launch.sweep import Sweep
 from pixelflow.tracking import history
+from pixelflow.tracking.mlflow_database import create_database
 from pixelflow.tracking.mlflow_state import MirrorState
 from tests.slurm.cluster import Cluster, wait_for
 from tests.slurm.test_mlflow_server import free_port, server
@@ -31,7 +32,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 JOBS = int(os.environ.get("PIXELFLOW_JOBS", "40"))
 SETTINGS = [
-    *("trainer.max_steps=60", "trainer.batch_size=8", "trainer.save_every=5", "trainer.log_every=5"),
+    *("trainer.max_steps=200", "trainer.batch_size=8", "trainer.save_every=10", "trainer.log_every=10"),
     *("trainer.grid_every=0", "trainer.warmup_steps=0", "backbone.depth=1", "solver.num_steps=2"),
     *("sampler.num_samples=20", "sampler.batch_size=10"),
 ]
@@ -46,6 +47,7 @@ class Chaos:
         self.done: list[str] = []
         self.problems: list[BaseException] = []
         self.over = threading.Event()
+        self.random = random.Random(1)
         self.thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
@@ -60,11 +62,15 @@ class Chaos:
                 elif self.server is None and finished >= 0.75:
                     self.server = self.mlflow()
                 for state in states:
-                    if state.job.name in self.left and state.state == "running" and state.step >= 5:
-                        self.left.discard(state.job.name)
+                    if (
+                        state.job.name in self.left
+                        and state.state in ("starting", "running")
+                        and self.random.random() < 0.4
+                    ):
                         way = ways[len(self.done) % len(ways)]
-                        self.done.append(way.__name__)
-                        way(state)
+                        if way(state) is not False:
+                            self.left.discard(state.job.name)
+                            self.done.append(way.__name__)
             except Exception as error:  # shown at the end
                 self.problems.append(error)
 
@@ -74,7 +80,8 @@ class Chaos:
     def _requeue(self, state: RunState) -> None:
         self.cluster.run("scontrol", "requeue", state.slurm)
 
-    def _kill_9(self, state: RunState) -> None:
+    def _kill_9(self, state: RunState) -> bool:
+        found = False
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 words = path.read_bytes().split(b"\0")
@@ -82,6 +89,8 @@ class Chaos:
                 continue
             if b"pixelflow.jobs.frozen" in words and state.job.name.encode() in words[-2] and b"srun" not in words[0]:
                 os.kill(int(path.parent.name), signal.SIGKILL)
+                found = True
+        return found
 
     def _node_down(self, state: RunState) -> None:
         self.cluster.stop_node(state.node)
@@ -104,6 +113,7 @@ def test_a_bad_week_ends_with_one_true_table(cluster: Cluster, tmp_path: Path) -
     from mlflow.tracking import MlflowClient
 
     checkout, port = Checkout(tmp_path), free_port()
+    create_database(tmp_path / "server.db")
     database = f"sqlite:///{tmp_path / 'server.db'}"
 
     def mlflow() -> ExitStack:

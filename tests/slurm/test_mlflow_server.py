@@ -60,7 +60,8 @@ def server(database: str, port: int, artifacts: Path) -> Iterator[str]:
 
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database, "--artifacts-destination",
                str(artifacts), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    with open(artifacts.with_name("mlflow.log"), "ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     uri = f"http://127.0.0.1:{port}"
 
     def answers() -> bool:
@@ -70,7 +71,7 @@ def server(database: str, port: int, artifacts: Path) -> Iterator[str]:
             return False
 
     try:
-        wait_for(answers, 180)
+        wait_for(answers, 400)
         yield uri
     finally:
         os.killpg(process.pid, 15)

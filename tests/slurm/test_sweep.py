@@ -77,9 +77,11 @@ def checkout(cluster: Cluster, tmp_path: Path) -> Checkout:
 
 @pytest.fixture
 def closed(cluster: Cluster) -> Iterator[Cluster]:
-    """Jobs wait until `open_queue`."""
+    """Jobs wait until `open_queue`; what waits at the end is cancelled."""
     cluster.run("scontrol", "update", "partitionname=main", "state=down")
     yield cluster
+    cluster.run("scancel", "-u", "root")
+    wait_for(lambda: not active(), 60)
     open_queue(cluster)
 
 
