@@ -28,6 +28,8 @@ NEEDS = {
     ("experiments", "pixelgen_l_imagenet256"): SMALL,
     ("experiments", "pixelgen_xl_imagenet256"): SMALL,
     ("experiments", "pixelgen_losses"): SMALL,
+    ("experiments", "pixelflow_xl_imagenet64"): ["data=imagefolder"],
+    ("experiments", "pixelflow_xl_imagenet256"): ["data=imagefolder"],
     ("experiments", "jit_l_baseline"): SMALL,
     ("experiments", "cascade_perceptual"): SMALL,
     ("backbone", "jit_b"): ["cascade=single", "data.image_size=16"],

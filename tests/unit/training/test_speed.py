@@ -59,6 +59,7 @@ def test_compiled_blocks_train_alike_and_are_compiled_once(mode: Any) -> None:
     from torch._dynamo.utils import counters
 
     torch._dynamo.reset()
+    counters.clear()
     expected = results(tiny_pixelflow(depth=2))
     model = tiny_pixelflow(depth=2)
     checkpoint_blocks(model, mode)
@@ -66,6 +67,7 @@ def test_compiled_blocks_train_alike_and_are_compiled_once(mode: Any) -> None:
     for got, value in zip(results(model), expected, strict=True):
         torch.testing.assert_close(got, value, atol=1e-5, rtol=1e-3)
     graphs = counters["stats"]["unique_graphs"]
+    assert graphs > 0
     with torch._dynamo.config.patch(error_on_recompile=True):
         for _ in range(3):
             results(model)
