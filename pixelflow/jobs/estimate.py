@@ -90,7 +90,7 @@ def activation_bytes(config: Config, images: int) -> int:
         x = [torch.empty(n, channels, cascade.resolution(s), cascade.resolution(s)) for s, n in enumerate(shares) if n]
         own = {p.untyped_storage()._cdata for p in backbone.parameters()}
         blocks = blocks_of(backbone)
-        saved: dict[int, dict[int, int]] = {-1: {}} | {i: {} for i in range(len(blocks))}
+        saved: dict[int, dict[int, int]] = {i: {} for i in range(-1, len(blocks))}
         inputs, at = {}, [-1]
 
         def keep(tensor: Tensor) -> Tensor:
