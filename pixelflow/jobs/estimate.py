@@ -90,7 +90,7 @@ def activation_bytes(config: Config, images: int) -> int:
         x = [torch.empty(n, channels, cascade.resolution(s), cascade.resolution(s)) for s, n in enumerate(shares) if n]
         own = {p.untyped_storage()._cdata for p in backbone.parameters()}
         blocks = blocks_of(backbone)
-        saved: dict[int, dict[int, int]] = {-1: {}} | {i: {} for i in range(len(blocks))}
+        saved: dict[int, dict[int, int]] = {i: {} for i in range(-1, len(blocks))}
         inputs, at = {}, [-1]
 
         def keep(tensor: Tensor) -> Tensor:
@@ -109,9 +109,9 @@ def activation_bytes(config: Config, images: int) -> int:
             block.register_forward_pre_hook(enter(i))
         condition = Condition(torch.zeros(images, dtype=torch.int64))
         bf16 = settings.precision == "bf16"
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _Kept() as kept:
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                output = backbone(x, torch.zeros(images), condition)
+        watched = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        with watched, _Kept() as kept, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            output = backbone(x, torch.zeros(images), condition)
         del output
     whole = {i: sum(part.values()) for i, part in saved.items()}
     if settings.activation_checkpointing == "none":

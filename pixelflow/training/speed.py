@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -36,4 +37,14 @@ def checkpoint_blocks(backbone: nn.Module, mode: Checkpointing) -> None:
         return
     selective = {"context_fn": partial(create_selective_checkpoint_contexts, _policy)} if mode == "selective" else {}
     for block in blocks_of(backbone):
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, **selective)
+        block.forward = Recomputed(block.forward, selective)
+
+
+class Recomputed:
+    """A block's forward pass under checkpointing; an object, so that copies of the model copy it, too."""
+
+    def __init__(self, forward: Callable[..., Any], options: dict[str, Any]) -> None:
+        self.forward, self.options = forward, options
+
+    def __call__(self, *arguments: Any) -> Any:
+        return checkpoint(self.forward, *arguments, use_reentrant=False, **self.options)

@@ -33,6 +33,7 @@ from pixelflow.types import Batch, Interrupted
 from tests.tiny import tiny_pixelflow
 
 BATCH = 8
+CPU = torch.device("cpu")
 
 
 class Faulty:
@@ -60,14 +61,14 @@ class Faulty:
             yield batch
 
 
-def trainer_of(folder: Path, options: dict[str, Any], team: Team, mark: Any) -> Trainer:
+def trainer_of(folder: Path, options: dict[str, Any], team: Team, mark: Any, device: torch.device = CPU) -> Trainer:
     torch.manual_seed(0)
     faults = {int(step): what for step, what in options.pop("faults", {}).get(str(team.rank), {}).items()}
     stages, image_size = options.pop("num_stages", 2), 8
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (20, 1, image_size, image_size), dtype=torch.uint8, generator=generator)
     settings = TrainerSettings(**{"max_steps": 6, "batch_size": BATCH, "save_every": 2, "log_every": 1} | options)
-    backbone = tiny_pixelflow(depth=2)
+    backbone = tiny_pixelflow(depth=2).to(device)
     network = Network(backbone, team=team, parallel=settings.parallel, shard_size=settings.shard_size)
     loader = MemoryLoader(
         images=images, labels=torch.arange(20) % 5, batch_size=BATCH, seed=1, rank=team.rank, world_size=team.size
@@ -85,7 +86,7 @@ def trainer_of(folder: Path, options: dict[str, Any], team: Team, mark: Any) -> 
         checkpoints=CheckpointStore(folder / "checkpoints", keep=settings.keep_checkpoints),
         settings=settings,
         seed=7,
-        device=torch.device("cpu"),
+        device=device,
         config={},
         log=lambda metrics, step: print(json.dumps(metrics | {"step": step}), flush=True),
         stop=lambda: stop_signal() is not None,
@@ -95,7 +96,7 @@ def trainer_of(folder: Path, options: dict[str, Any], team: Team, mark: Any) -> 
 
 def main(folder: Path, options: dict[str, Any]) -> None:
     torch.set_num_threads(1)
-    with stop_on_signals(), processes(torch.device("cpu")) as (world, _), together(world):
+    with stop_on_signals(), processes(CPU) as (world, _), together(world):
         store = job_store() if world.size > 1 else None
         team = Team(world.rank, world.size, store)
         if world.size == 1:
