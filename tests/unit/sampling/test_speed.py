@@ -49,7 +49,7 @@ def test_compiled_blocks_of_a_jit_give_the_same_numbers() -> None:
 
 
 def test_a_backbone_without_blocks_cannot_be_compiled() -> None:
-    with pytest.raises(ValueError, match="a list of blocks"):
+    with pytest.raises(ValueError, match="Linear has no list of blocks"):
         compile_blocks(nn.Linear(2, 2), resolutions=[16], device=torch.device("cpu"))
 
 
