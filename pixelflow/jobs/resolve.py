@@ -30,8 +30,11 @@ OF_THE_CALL = ("job", "checkpoint", "samples", "runs_dir", "assets", "tracking",
 """Sections that never come from a checkpoint."""
 
 
-def resolve(config: DictConfig, overrides: list[str], *, elsewhere: bool = False) -> dict[str, Any]:
+def resolve(
+    config: DictConfig, overrides: list[str], *, elsewhere: bool = False, checked: set[str] | None = None
+) -> dict[str, Any]:
     """The resolved, valid config. overrides: what the user typed. elsewhere: for a machine with GPUs, whatever is here.
+    checked: marks of the configs of a sweep that are known to be valid; those that differ in their seed share one.
 
     With checkpoint=PATH it is the config that the checkpoint was trained with, changed by the overrides. Raises
     ValueError for anything invalid, CheckpointError (one, too) if the checkpoint cannot be read.
@@ -40,7 +43,11 @@ def resolve(config: DictConfig, overrides: list[str], *, elsewhere: bool = False
         config = _with_checkpoint(config, overrides)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     _drop_leftovers(plain, typed={override.key_or_group for override in parse(overrides)})
-    validate(without_gpu(plain) if elsewhere else plain)
+    mark = json.dumps({**plain, "seed": type(plain["seed"]).__name__}, sort_keys=True)
+    if checked is None or mark not in checked:
+        validate(without_gpu(plain) if elsewhere else plain)
+    if checked is not None:
+        checked.add(mark)
     return plain
 
 

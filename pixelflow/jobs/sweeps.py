@@ -51,7 +51,8 @@ def launch(
     search: the name of one that submits trial after trial to the same folder. trials: see `waiting.follow`.
     Raises ValueError for the first run that is invalid, before anything is written.
     """
-    configs = [_checked(config, overrides, launcher, number) for number, (config, overrides) in enumerate(composed)]
+    known: set[str] = set()
+    configs = [_checked(*entry, launcher, number, known) for number, entry in enumerate(composed)]
     first = configs[0][0]
     site = _site(first)
     if launcher == "slurm" and not first["dry_run"]:
@@ -123,15 +124,19 @@ def announce(sweep: Sweep, due: Sequence[Planned]) -> None:
     )
 
 
-def _checked(config: DictConfig, overrides: list[str], launcher: str, number: int) -> tuple[Config, list[str]]:
+def _checked(
+    config: DictConfig, overrides: list[str], launcher: str, number: int, known: set[str]
+) -> tuple[Config, list[str]]:
+    before = len(known)
     try:
         elsewhere = launcher == "slurm" and (config.site.get("gpus_per_node") or 0) > 0
-        resolved = resolve(config, overrides, elsewhere=elsewhere)
+        resolved = resolve(config, overrides, elsewhere=elsewhere, checked=known)
         if resolved["job"]["name"] not in JOBS:
             raise ValueError(f"job={resolved['job']['name']} runs here: leave hydra/launcher out")
-        check_data(resolved)
-        if resolved["job"]["name"] in RUN_JOBS:
-            require_assets(resolved)
+        if len(known) > before:
+            check_data(resolved)
+            if resolved["job"]["name"] in RUN_JOBS:
+                require_assets(resolved)
     except ValueError as error:
         raise ValueError(f"run {number} ({' '.join(overrides)}): {error}; nothing was submitted") from None
     return resolved | {"runs_dir": str(Path(resolved["runs_dir"]).absolute())}, overrides
