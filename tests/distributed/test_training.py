@@ -53,8 +53,8 @@ def run(folder: Path, *, processes: int = 1, timeout: float = 240, **options: An
     return Ended([p.returncode for p in started], [err for _, err in outputs], logged)
 
 
-def losses(ended: Ended) -> list[float]:
-    assert set(ended.statuses) == {0}, ended.errors
+def losses(ended: Ended, *, status: int = 0) -> list[float]:
+    assert set(ended.statuses) == {status}, ended.errors
     return [ended.logged[step]["loss"] for step in sorted(ended.logged)]
 
 
@@ -140,7 +140,7 @@ def test_a_signal_to_one_process_stops_all_with_one_checkpoint(
     assert "saved at step 3 of 6" in stopped.errors[0]
     assert CheckpointStore(tmp_path / "checkpoints").steps() == [2, 3]
     again = run(tmp_path, processes=2)
-    assert losses(stopped) + losses(again) == pytest.approx(losses(alone[1]), rel=1e-5)
+    assert losses(stopped, status=75) + losses(again) == pytest.approx(losses(alone[1]), rel=1e-5)
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
@@ -169,7 +169,8 @@ def test_a_hung_process_is_named(tmp_path: Path) -> None:
 
 
 def test_a_killed_process_ends_the_others(tmp_path: Path) -> None:
-    ended = run(tmp_path, processes=2, faults={"1": {"3": "kill"}})
+    # Beside training, the checkpoint of step 2 might not be whole yet.
+    ended = run(tmp_path, processes=2, async_save=False, faults={"1": {"3": "kill"}})
     assert ended.statuses == [1, -9]
     assert "process 1 of 2 lost touch with the others" in ended.errors[0]
     assert CheckpointStore(tmp_path / "checkpoints").latest()[0] is not None
