@@ -16,20 +16,24 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from pixelflow.jobs.validate import check_data
 from pixelflow.launch.attempts import read_status, write_status
-from pixelflow.launch.processes import world_of
 from pixelflow.launch.run_folder import write_json
-from pixelflow.launch.signals import CONTINUE
+from pixelflow.launch.signals import CONTINUE, stop_on_signals
 from pixelflow.launch.submission import RUN_JOBS
-from pixelflow.types import Interrupted
 
 RESULT = "result.json"
 """In the run folder: what the job returned."""
 
 
 def main() -> None:
-    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    with stop_on_signals():  # from the first moment: importing takes seconds, in which a warning would kill
+        start(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+
+
+def start(job: dict[str, Any]) -> None:
+    from pixelflow.launch.processes import world_of  # torch, as is the next
+    from pixelflow.types import Interrupted
+
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger().handlers[0].addFilter(lambda record: record.name.startswith("pixelflow"))
     first = world_of(os.environ).rank == 0
@@ -46,6 +50,8 @@ def main() -> None:
 
 
 def work(config: dict[str, Any], overrides: list[str], folder: Path, first: bool) -> None:
+    from pixelflow.jobs.validate import check_data  # torch
+
     check_data(config)
     job = config["job"]["name"]
     result = importlib.import_module(f"pixelflow.jobs.{job}").run(config, overrides)

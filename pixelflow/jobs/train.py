@@ -65,6 +65,7 @@ def train(config: Config, run: Run, world: World, device: torch.device) -> Path:
     last = store.path(config["trainer"]["max_steps"])
     if world.broadcast(last.exists()):
         logger.info("training is done: %s", last)
+        run.tracker.resume_from(config["trainer"]["max_steps"])
         return last
     run.folder.set_status("running", job="train", max_steps=config["trainer"]["max_steps"])
     team = Team(world.rank, world.size, job_store() if world.size > 1 else None)

@@ -30,6 +30,8 @@ from pixelflow.launch.attempts import held, read_attempts, read_claim, read_stat
 from pixelflow.launch.signals import CONTINUE
 from pixelflow.launch.site import Site
 
+SILENT = (0, *(128 + number for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2)))
+"""Exit statuses of a task that did not end by itself."""
 LOCK_PATIENCE = 60.0
 """Seconds that an earlier start of the same job may take to die."""
 
@@ -98,8 +100,9 @@ def outcome_of(folder: Path, job: str, code: int) -> str:
         return "finished"
     if state == "interrupted" or (code == CONTINUE and state != "failed"):
         return "interrupted"
-    # 128 + SIGKILL, or 0 from a step that was aborted: no word. Anything else came from the task, or from its start.
-    return "killed" if state != "failed" and code in (0, 137, 143) else "failed"
+    # Ended by a signal of SLURM's, or 0 from a step that was aborted: no word. Anything else came from the task, or
+    # from its start.
+    return "killed" if state != "failed" and code in SILENT else "failed"
 
 
 def again(folder: Path, site: Site, outcome: str) -> int:

@@ -41,7 +41,7 @@ class MetricsLog:
         self._already_logged: set[tuple[str, int]] = set()
 
     def resume_from(self, step: int) -> None:
-        """Training goes on from `step`: metrics that the file already has for later steps are not written again.
+        """Training goes on from `step`: metrics that the file already has for it and later steps are not written again.
 
         A run that crashed beyond its last checkpoint repeats those steps bit for bit, so the lines there are still
         true. Cutting them off would take back what MLflow was told, where nothing can be deleted, and a second line
@@ -50,7 +50,7 @@ class MetricsLog:
         self._already_logged = {
             (name, record["step"])
             for record, _ in read_records(self.path)
-            if "metrics" in record and record["step"] > step
+            if "metrics" in record and record["step"] >= step
             for name in record["metrics"]
         }
 

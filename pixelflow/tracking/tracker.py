@@ -22,7 +22,7 @@ class Tracker:
         self._log = MetricsLog(folder)
         self._mirror = mirror
         self._every = system_metrics_every
-        self._sampled = -float("inf")
+        self._sampled, self._sampled_step = -float("inf"), -1
 
     def resume_from(self, step: int) -> None:
         """Call before the first `log` of a resumed run: see MetricsLog.resume_from."""
@@ -30,8 +30,9 @@ class Tracker:
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         now = time.monotonic()
-        if now - self._sampled >= self._every:
-            self._sampled = now
+        # Once a step at most: the evaluation logs for the last step of training, too.
+        if now - self._sampled >= self._every and step != self._sampled_step:
+            self._sampled, self._sampled_step = now, step
             values = {**values, **system_metrics()}
         self._log.metrics(values, step=step)
 

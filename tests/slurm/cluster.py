@@ -122,7 +122,7 @@ class Cluster:
         Jobs run as nicely as their slurmd.
         """
         (self.folder / f"spool-{name}").mkdir(exist_ok=True)
-        slurmd = ["nice", "-n", "19", "slurmd", "-N", name]
+        slurmd = ["nice", "-n", "5", "slurmd", "-N", name]
         if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0:
             hosts = self.folder / "hosts"
             names = " ".join(f"n{number}" for number in range(1, self.nodes + 1))

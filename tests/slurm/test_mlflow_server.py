@@ -49,7 +49,8 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     as_postgres(f"{bin_}initdb", "-D", f"{folder}/data", "-U", "mlflow", "--auth=trust", "-E", "UTF8")
     options = f"-p {port} -k {folder} -c fsync=off"
     as_postgres(f"{bin_}pg_ctl", "-D", f"{folder}/data", "-o", options, "-l", f"{folder}/log", "-w", "start")
-    yield f"postgresql://mlflow@127.0.0.1:{port}/postgres"
+    # The driver by name: without one, SQLAlchemy before 2.1 takes psycopg2 and later ones take psycopg.
+    yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/postgres"
     as_postgres(f"{bin_}pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")
     shutil.rmtree(folder)
 
@@ -60,11 +61,14 @@ def server(database: str, port: int, artifacts: Path) -> Iterator[str]:
 
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database, "--artifacts-destination",
                str(artifacts), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]  # fmt: skip
-    with open(artifacts.with_name("mlflow.log"), "ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    path = artifacts.with_name("mlflow.log")
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # of language models: five processes
+    with open(path, "ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment)
     uri = f"http://127.0.0.1:{port}"
 
     def answers() -> bool:
+        assert process.poll() is None, path.read_text()[-2000:]
         try:
             return requests.get(f"{uri}/health", timeout=2).ok
         except requests.RequestException:
@@ -74,8 +78,9 @@ def server(database: str, port: int, artifacts: Path) -> Iterator[str]:
         wait_for(answers, 400)
         yield uri
     finally:
-        os.killpg(process.pid, 15)
-        process.wait(60)
+        if process.poll() is None:
+            os.killpg(process.pid, 15)
+            process.wait(60)
 
 
 def test_four_jobs_at_once_and_a_server_that_is_away_for_half_the_time(database: str, tmp_path: Path) -> None:

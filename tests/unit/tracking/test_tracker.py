@@ -53,6 +53,18 @@ def test_resuming_is_passed_on(tmp_path: Path) -> None:
     for value in (1.0, 2.0):
         tracker = Tracker(folder=tmp_path)
         tracker.resume_from(0)
+        tracker.log({"eval/accuracy": value}, 0)  # of the checkpoint: the evaluation is done again
         tracker.log({"loss": value}, 1)
         tracker.finish("KILLED")
-    assert history(tmp_path / "metrics.jsonl")["loss"] == [(1, 1.0)]
+    logged = [record["metrics"] for record, _ in read_records(tmp_path / "metrics.jsonl") if "metrics" in record]
+    assert [values[name] for values in logged for name in values if "/" not in name] == [1.0]
+    assert [values[name] for values in logged for name in values if name.startswith("eval/")] == [1.0]
+
+
+def test_one_sample_of_the_machine_a_step(tmp_path: Path) -> None:
+    """The evaluation after the last step logs for that step, and MLflow would show two values."""
+    tracker = Tracker(folder=tmp_path, system_metrics_every=0.0)
+    tracker.log({"loss": 1.0}, 5)
+    tracker.log({"eval/accuracy": 1.0}, 5)
+    logged = [record["metrics"] for record, _ in read_records(tmp_path / "metrics.jsonl") if "metrics" in record]
+    assert sum("system/cpu_utilization_percentage" in values for values in logged) == 1

@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from pixelflow.jobs.train import checkpoint_store, train
+from pixelflow.launch.processes import World
+
+
+def test_where_training_is_done_what_comes_after_it_is_not_told_twice(tmp_path: Path) -> None:
+    """A pipeline that was interrupted in its evaluation, which logs for the last step."""
+    config = {"trainer": {"keep_checkpoints": 1, "keep_every": 0, "max_steps": 6}}
+    last = checkpoint_store(config, tmp_path).path(6)
+    last.mkdir(parents=True)
+    steps: list[int] = []
+    run: Any = SimpleNamespace(path=tmp_path, tracker=SimpleNamespace(resume_from=steps.append))
+    assert train(config, run, World(), torch.device("cpu")) == last
+    assert steps == [6]
