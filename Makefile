@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS ?= dev
+# Two processes, each with whole files: most tests are one thread, and many wait for processes of their own.
+PARALLEL ?= -n 2 --dist loadfile
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -33,11 +35,12 @@ quickstart: install
 
 .PHONY: test
 test: install
-	$(BIN)/python -m pytest -m "not slow and not slurm and not browser and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m "not slow and not slurm and not browser and not gpu"
 
 .PHONY: test-all
-test-all: install
-	$(BIN)/python -m pytest -rs
+test-all: test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -rs -m "(slow or browser or gpu) and not slurm"
+	$(BIN)/python -m pytest -rs -m slurm   # one cluster, and one test at a time
 
 .PHONY: lint
 lint: install

@@ -71,19 +71,32 @@ TYPES: dict[str, Any] = {
     "tracking.uri": str | None,
 }
 
-DATA_JOBS: dict[str, dict[str, Any]] = {
+JOB_OPTIONS: dict[str, dict[str, Any]] = {
+    "benchmark": {
+        "part": Literal["sampling", "training"], "images": int, "repeats": int, "machine": str | None, "output": str,
+        "estimate": bool, "devices": int | None, "tflops": float, "utilisation": float,
+    },
+    "benchmark_data": {
+        "images": int, "batches": int, "height": int, "width": int, "image_size": int, "quality": int,
+        "batch_size": int, "workers": int, "rounds": int, "output": str,
+    },
+    "benchmark_metrics": {"images": int, "side": int, "batch_size": int, "scipy": bool, "output": str},
+    "data": {"samples": int, "batches": int, "batch_size": int, "output": str},
+    "evaluate": {"images": bool},
+    "fetch_assets": {"files": list[str]},
     "prepare": {
         "output": str | None, "split": Literal["train", "held_out"], "size": int | None,
         "format": Literal["jpg", "png", "webp"], "quality": int, "samples_per_shard": int, "workers": int,
         "max_bad_share": float,
     },
-    "data": {"samples": int, "batches": int, "batch_size": int, "output": str},
-    "benchmark_data": {
-        "images": int, "batches": int, "height": int, "width": int, "image_size": int, "quality": int,
-        "batch_size": int, "workers": int, "rounds": int, "output": str,
-    },
+    "table": {"source": Literal["folders", "mlflow"], "record": bool},
 }  # fmt: skip
-"""Jobs that need no model, and the types of their options."""
+"""The types of the jobs' own options; numbers count something, so they are 1 or more."""
+
+MAY_BE_ZERO = ("workers",)
+
+WITHOUT_MODEL = ("benchmark_data", "benchmark_metrics", "data", "fetch_assets", "prepare", "table")
+"""Jobs for which the other groups need not fit each other."""
 
 USES_DATA = ("train", "pipeline", "evaluate", "data", "prepare")
 """Jobs that read the data."""
@@ -98,29 +111,8 @@ def validate(config: Config) -> None:
         check_group(config[name], name, given=given)
     _check_metrics(config)
     _check_sampler(config)
-    if config["job"]["name"] == "benchmark":
-        for key in ("images", "repeats"):
-            check_type(config["job"][key], int, f"job.{key}")
-            if config["job"][key] < 1:
-                raise ValueError(f"job.{key}={config['job'][key]} must be at least 1")
-        check_benchmark(config)
-    if config["job"]["name"] == "benchmark_metrics":
-        for key, annotation in {"images": int, "side": int, "batch_size": int, "scipy": bool, "output": str}.items():
-            check_type(config["job"][key], annotation, f"job.{key}")
-            if annotation is int and config["job"][key] < LEAST:
-                raise ValueError(f"job.{key}={config['job'][key]} must be at least {LEAST}")
-        return
-    if config["job"]["name"] == "fetch_assets":
-        check_type(config["job"]["files"], list[str], "job.files")
-        return
-    if config["job"]["name"] == "evaluate":
-        check_type(config["job"]["images"], bool, "job.images")
-    if config["job"]["name"] == "table":
-        check_type(config["job"]["source"], Literal["folders", "mlflow"], "job.source")
-        check_type(config["job"]["record"], bool, "job.record")
-        return
-    if config["job"]["name"] in DATA_JOBS:
-        _check_data_job(config)
+    _check_job(config)
+    if config["job"]["name"] in WITHOUT_MODEL:
         return
     _check_inputs(config)
     _check_parts(config)
@@ -215,22 +207,32 @@ def _check_parts(config: Config) -> None:
         )
 
 
-def _check_data_job(config: Config) -> None:
+def _check_job(config: Config) -> None:
     job = config["job"]
-    for name, annotation in DATA_JOBS[job["name"]].items():
+    for name, annotation in JOB_OPTIONS.get(job["name"], {}).items():
         check_type(job[name], annotation, f"job.{name}")
-    _build(config, "data")
     if job["name"] == "prepare":
-        if not job["output"]:
-            raise ValueError("job=prepare needs job.output=FOLDER, where the shards go")
-        if job["workers"] < 0:
-            raise ValueError(f"job.workers={job['workers']} must be 0 or more")
-        if job["text_encoder"]:
-            check_group(job["text_encoder"], "job.text_encoder")
-        prepare_settings(config)
-    for name, annotation in DATA_JOBS[job["name"]].items():
-        if annotation is int and name != "workers" and job[name] < 1:
+        _check_prepare(config)
+    for name, annotation in JOB_OPTIONS.get(job["name"], {}).items():
+        if annotation is int and name not in MAY_BE_ZERO and job[name] < 1:
             raise ValueError(f"job.{name}={job[name]} must be at least 1")
+    if job["name"] == "benchmark":
+        check_benchmark(config)
+    if job["name"] == "benchmark_metrics" and job["images"] < LEAST:
+        raise ValueError(f"job.images={job['images']} must be at least {LEAST}")
+    if job["name"] in ("prepare", "data", "benchmark_data"):
+        _build(config, "data")
+
+
+def _check_prepare(config: Config) -> None:
+    job = config["job"]
+    if not job["output"]:
+        raise ValueError("job=prepare needs job.output=FOLDER, where the shards go")
+    if job["workers"] < 0:
+        raise ValueError(f"job.workers={job['workers']} must be 0 or more")
+    if job["text_encoder"]:
+        check_group(job["text_encoder"], "job.text_encoder")
+    prepare_settings(config)
 
 
 def check_data(config: Config) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
 
 import torch
 from hydra.utils import instantiate
 
 from pixelflow.jobs.build import Config, pick_device
-from pixelflow.jobs.schema import check_type
 from pixelflow.launch.processes import world_of
 from pixelflow.nn.kernels import unavailable
 from pixelflow.training.settings import TrainerSettings
@@ -48,11 +46,7 @@ def check_training(config: Config) -> None:
 def check_benchmark(config: Config) -> None:
     """Of the options that training adds to job=benchmark."""
     job = config["job"]
-    check_type(job["part"], Literal["sampling", "training"], "job.part")
-    check_type(job["estimate"], bool, "job.estimate")
-    check_type(job["devices"], int | None, "job.devices")
     for name in ("tflops", "utilisation"):
-        check_type(job[name], float, f"job.{name}")
         if job[name] <= 0:
             raise ValueError(f"job.{name}={job[name]} must be above 0")
     if job["estimate"]:
