@@ -105,14 +105,14 @@ def accumulate(world: World, suite: Suite, parts: Parts, count: int, work: Calla
     If one fails, all end with its message; if one is stopped, all save and raise Interrupted.
     """
     result, message = None, None
-    before = bool(parts.paths())
     try:
         result = work()
     except (ValueError, OSError) as error:
         message = str(error)
     stopped = stop_signal() is not None
     told = world.gather((message, stopped))
-    if world.size > 1 or before or any(one for _, one in told):
+    # Where some images are in parts already, of an earlier start or of this one, the others must join them.
+    if world.size > 1 or parts.paths() or any(one for _, one in told):
         parts.write(suite)
     results = world.gather(result)
     for rank, (failure, _) in enumerate(told):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 import webdataset
 from PIL import Image
 
+from pixelflow.jobs import accumulate, evaluate
 from pixelflow.jobs.evaluate import run
 from pixelflow.metrics.features import DigitsFeatures, Features
 from pixelflow.metrics.inception import InceptionFeatures, save_random_weights
@@ -81,6 +84,32 @@ def test_a_folder_an_npz_and_shards_give_the_same_numbers(tmp_path: Path) -> Non
         found = json.loads((tmp_path / "folder.evaluation.json").read_text())["metrics"]
         assert found["fd_digits"] == pytest.approx(0, abs=1e-9) and found["recall"] == found["precision"] == 1
     assert len(list((tmp_path / "assets" / "references").glob("digits*.npz"))) == 3
+
+
+@pytest.mark.parametrize("saves_after", [1, 2, 3])
+def test_parts_that_are_kept_on_the_way_change_nothing(
+    saves_after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part is due after so many batches of three, as after a minute of a real evaluation."""
+    np.savez_compressed(tmp_path / "samples.npz", arr_0=random_images(30, 2, side=16))
+    config = composed("job=evaluate", f"samples={tmp_path / 'samples.npz'}")
+    monkeypatch.setattr(evaluate, "READ_BATCH", 10)
+    path = tmp_path / "samples.npz.evaluation.json"
+    evaluate.run(config, [])
+    expected = json.loads(path.read_text())["metrics"]
+    written, write = [], accumulate.Parts.write
+    seconds = iter([0.0, *(1000.0 if i == saves_after else 0.0 for i in range(1, 10))])
+
+    def spy(parts: accumulate.Parts, suite: Any) -> None:
+        written.append(suite.num_samples)
+        write(parts, suite)
+
+    monkeypatch.setattr(accumulate, "time", SimpleNamespace(monotonic=lambda: next(seconds, 0.0)))
+    monkeypatch.setattr(accumulate.Parts, "write", spy)
+    evaluate.run(config, [])
+    assert written[0] == 10 * saves_after and sum(written) == 30
+    assert json.loads(path.read_text())["metrics"] == pytest.approx(expected, rel=1e-9)
+    assert not list(tmp_path.glob(".*state*"))
 
 
 def test_bad_input_is_a_short_message_and_writes_nothing(assets: Path, tmp_path: Path) -> None:
