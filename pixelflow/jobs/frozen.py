@@ -14,12 +14,15 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pixelflow.launch.attempts import read_status, write_status
 from pixelflow.launch.run_folder import write_json
-from pixelflow.launch.signals import CONTINUE, stop_on_signals
+from pixelflow.launch.signals import CONTINUE, stop_on_signals, stop_signal
 from pixelflow.launch.submission import RUN_JOBS
+
+if TYPE_CHECKING:
+    from pixelflow.launch.processes import World
 
 RESULT = "result.json"
 """In the run folder: what the job returned."""
@@ -36,9 +39,10 @@ def start(job: dict[str, Any]) -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger().handlers[0].addFilter(lambda record: record.name.startswith("pixelflow"))
-    first = world_of(os.environ).rank == 0
+    world = world_of(os.environ)
+    first = world.rank == 0
     try:
-        work(job["config"], job["overrides"], Path(job["folder"]), first)
+        work(job["config"], job["overrides"], Path(job["folder"]), world)
     except Interrupted as error:
         print(f"stopped: {error}", file=sys.stderr)
         end(job, first, "interrupted", str(error))
@@ -49,13 +53,18 @@ def start(job: dict[str, Any]) -> None:
         sys.exit(1)
 
 
-def work(config: dict[str, Any], overrides: list[str], folder: Path, first: bool) -> None:
+def work(config: dict[str, Any], overrides: list[str], folder: Path, world: World) -> None:
     from pixelflow.jobs.validate import check_data  # torch
+    from pixelflow.types import Interrupted
 
-    check_data(config)
     job = config["job"]["name"]
-    result = importlib.import_module(f"pixelflow.jobs.{job}").run(config, overrides)
-    if first:
+    module = importlib.import_module(f"pixelflow.jobs.{job}")
+    # Several processes agree on it later, at a step's end: the others may not have heard yet.
+    if world.size == 1 and (number := stop_signal()):
+        raise Interrupted(f"before it began, {number.name}")
+    check_data(config)
+    result = module.run(config, overrides)
+    if world.rank == 0:
         write_json(folder / RESULT, result)
         if job not in RUN_JOBS:
             write_status(folder, "finished", job=job)

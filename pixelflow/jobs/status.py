@@ -81,11 +81,15 @@ def end_dead_runs(states: Sequence[RunState]) -> bool:
             if state.state in ("lost", "cancelled"):
                 _end(folder, state)
                 found = True
-            word: Status = "FAILED" if state.state == "failed" else "KILLED"
-            if (folder / "mlflow.json").exists() and last_end(folder) is None:
-                with contextlib.suppress(OSError), MetricsLog(folder) as log:
-                    log.status(word)  # the next sync tells MLflow
+            tell_end(folder, "FAILED" if state.state == "failed" else "KILLED")
     return found
+
+
+def tell_end(folder: Path, word: Status) -> None:
+    """To metrics.jsonl, from where the next sync tells MLflow, unless the run has done so."""
+    if (folder / "mlflow.json").exists() and last_end(folder) is None:
+        with contextlib.suppress(OSError), MetricsLog(folder) as log:
+            log.status(word)
 
 
 def _end(folder: Path, state: RunState) -> None:

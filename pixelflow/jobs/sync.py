@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pixelflow.jobs.status import end_dead_runs
-from pixelflow.launch.attempts import read_claim
+from pixelflow.jobs.status import end_dead_runs, tell_end
+from pixelflow.launch.attempts import held, read_claim
 from pixelflow.launch.states import sweep_states
 from pixelflow.launch.sweep import Sweep, find_sweep
 from pixelflow.tracking import sync
@@ -30,7 +30,13 @@ def run(config: Mapping[str, Any], overrides: list[str]) -> None:
 
 def sync_sweep(sweep: Sweep, artifacts: Sequence[Path] = ()) -> list[str]:
     """artifacts: for the parent run. Returns what is still missing, a line a run."""
-    end_dead_runs(sweep_states(sweep))
+    states = sweep_states(sweep)
+    end_dead_runs(states)
+    for state in states:
+        if state.state == "finished":
+            with held(state.job.path) as ours:
+                if ours:  # killed between its work's end and its own word of it
+                    tell_end(state.job.path, "FINISHED")
     folders = [job.path for job in sweep.jobs.values() if (job.path / "mlflow.json").exists()]
     if not folders:
         logger.info("no run of %s is tracked by MLflow", sweep.folder)

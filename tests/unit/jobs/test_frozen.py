@@ -35,7 +35,8 @@ def test_a_warning_while_it_is_still_importing_is_an_interruption(tmp_path: Path
     process.send_signal(signal.SIGUSR2)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == CONTINUE, errors
-    assert read_status(folder)["state"] == "interrupted"
+    status = read_status(folder)
+    assert status["state"] == "interrupted" and status["message"] == "before it began, SIGUSR2"
 
 
 def catches(pid: int, number: int) -> bool:
