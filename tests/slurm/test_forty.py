@@ -1,7 +1,7 @@
 """A bad week in small: a third of a sweep's jobs ended in every way there is, MLflow away for half the time.
 
-Each start costs some 25 s of processor time (imports, most of it). PIXELFLOW_JOBS=40 makes it the week of the forty
-jobs; by default they are 12, so that all tests on SLURM together stay within half an hour on two cores.
+Each start costs some 25 s of processor time (imports, most of it): PIXELFLOW_JOBS=12 takes about ten minutes on two
+cores, and PIXELFLOW_JOBS=40 is the week of the forty jobs. Without that it is skipped: nobody has seen its end yet.
 """
 
 from __future__ import annotations
@@ -33,7 +33,12 @@ from tests.slurm.test_mlflow_server import free_port, server
 from tests.slurm.test_signals import preempt
 from tests.slurm.test_sweep import SLURM, Checkout, active
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.slow,
+    pytest.mark.timeout(3600),
+    pytest.mark.skipif("PIXELFLOW_JOBS" not in os.environ, reason="PIXELFLOW_JOBS=12 or 40 says how many jobs"),
+]
 
 JOBS = int(os.environ.get("PIXELFLOW_JOBS", "12"))
 STEPS = 60

@@ -132,9 +132,9 @@ def test_preemption_that_sends_no_signal_of_the_job(cluster: Cluster, small: Sma
 
 
 def test_a_time_limit_is_an_interruption(small: Small) -> None:
-    """60 s, told 55 s before: pieces of about 5 s, and as many as it takes."""
-    small.submit(site={"timeout_min": 1, "signal_delay_s": 50}, seconds=0.4)
-    small.wait("finished", 180)
+    """More work than fits into 60 s, told about 20 s before (SLURM looks every half minute)."""
+    small.submit(site={"timeout_min": 1, "signal_delay_s": 20}, seconds=2.0)
+    small.wait("finished", 300)
     assert read_attempts(small.run).restarts >= 1
     small.assert_as_undisturbed()
 
@@ -158,7 +158,8 @@ def test_a_node_that_dies(cluster: Cluster, small: Small) -> None:
         small.wait("finished")
     finally:
         cluster.start_node(state.node)
-        cluster.run("scontrol", "update", f"nodename={state.node}", "state=resume")
+        # A node that came back by itself refuses to be resumed.
+        cluster.run("scontrol", "update", f"nodename={state.node}", "state=resume", check=False)
     assert read_attempts(small.run).restarts == 1
     small.assert_as_undisturbed()
 
