@@ -27,6 +27,9 @@ PATIENCE = timedelta(days=7)
 LAST_WORDS = timedelta(seconds=10)
 """How long a process that goes down waits for the others to hear why, or for another's reason."""
 
+LAST_WORK = timedelta(minutes=10)
+"""How long a process that has done its part waits for the others to do theirs."""
+
 
 class ProcessFailed(OSError):
     """Another process of the job ended, and so must this one; the message is the other's."""
@@ -102,8 +105,9 @@ def processes(device: torch.device) -> Iterator[tuple[World, torch.device]]:
     try:
         yield world, device
     except BaseException:
-        _leave_last(world, store)
+        _leave_last(world, store, LAST_WORDS)
         raise  # without taking the group down, which could wait for a process that is gone
+    _leave_last(world, store, LAST_WORK)
     dist.destroy_process_group()
 
 
@@ -157,12 +161,12 @@ def _told(store: dist.Store) -> bool:
     return True
 
 
-def _leave_last(world: World, store: dist.Store) -> None:
+def _leave_last(world: World, store: dist.Store, patience: timedelta) -> None:
     """Rank 0 may hold the words of all; it goes when the others have gone, or have had the time."""
     try:
         if world.rank:
             store.set(f"left {world.rank}", "")
         else:
-            store.wait([f"left {rank}" for rank in range(1, world.size)], LAST_WORDS)
+            store.wait([f"left {rank}" for rank in range(1, world.size)], patience)
     except RuntimeError:  # the store, or somebody, is gone already
         return
