@@ -5,6 +5,7 @@ A single process is a team of one, and goes the same way; what it needs no compa
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -62,6 +63,11 @@ class Team:
         return slice(self.rank * share, (self.rank + 1) * share)
 
 
+# Buffers of a backbone are constants. torch 2.15 warns of the older name of the same option.
+_OPTIONS = inspect.signature(DistributedDataParallel).parameters
+_KEEP_BUFFERS = {"forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers": False}
+
+
 class Network:
     """The backbone as a training step sees it: alone, replicated (DDP) or sharded (FSDP2).
 
@@ -89,7 +95,7 @@ class Network:
         self.parameters = [nn.Parameter(local(p.detach())) if isinstance(p, DTensor) else p for p in self._owners]
         self.module: nn.Module = backbone
         if self.team.size > 1 and not self.sharded:
-            self.module = DistributedDataParallel(backbone, gradient_as_bucket_view=True)
+            self.module = DistributedDataParallel(backbone, gradient_as_bucket_view=True, **_KEEP_BUFFERS)
 
     def _shard(self, shard_size: int) -> None:
         torch.export.register_dataclass(BackboneOutput)  # FSDP looks into it for what will have gradients
