@@ -48,8 +48,9 @@ class _SweepLauncher(Launcher):
         setup_globals()
         composed = [self._compose(list(job)) for job in job_overrides]
         axes = list(self.config.axes) or swept(self.config, job_overrides)
+        named = [(config, by_axes(overrides, axes)) for config, overrides in composed]
         results = launch(
-            composed, axes=axes, launcher=self.name, wait=self._wait(), search=self._search(), trials=self.trials
+            named, axes=axes, launcher=self.name, wait=self._wait(), search=self._search(), trials=self.trials
         )
         return [_job_return(result, list(job)) for result, job in zip(results, job_overrides, strict=False)]
 
@@ -161,6 +162,11 @@ def swept(config: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[st
     missing = {key for key in values if any(not any(o.startswith(f"{key}=") for o in job) for job in job_overrides)}
     named = list(config.hydra.sweeper.get("params") or {})
     return [*named, *(key for key in values if key not in named and (len(values[key]) > 1 or key in missing))]
+
+
+def by_axes(overrides: Sequence[str], axes: Sequence[str]) -> list[str]:
+    """What differs between runs first: a run's name is made of its overrides, and cut."""
+    return sorted(overrides, key=lambda override: override.lstrip("+~").partition("=")[0] not in axes)
 
 
 @dataclass

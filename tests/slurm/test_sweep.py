@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from pixelflow.launch import slurm
@@ -156,6 +157,21 @@ def test_two_nodes_with_two_tasks_each(cluster: Cluster, checkout: Checkout) -> 
     (record,) = checkout.cwd.glob("runs/quickstart/*/samples/*/record.json")
     assert json.loads(record.read_text())["processes"] == 4
     assert "1 finished of 1" in checkout.run("job=status", f"sweep={checkout.sweep()}")
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_training_of_two_nodes_with_two_tasks_each(parallel: str, cluster: Cluster, checkout: Checkout) -> None:
+    """It equals one process that computes the same batches (in other sums), and is told of by one."""
+    training = ["job=train", *TINY, "tracking=none", f"trainer.parallel={parallel}"]
+    checkout.run(*SLURM, "site.nodes=2", "site.tasks_per_node=2", *training)
+    assert "1 finished of 1" in checkout.wait()
+    (log,) = checkout.sweep().glob("logs/*.log")
+    assert f"4 processes ({parallel})" in log.read_text()
+    checkout.run(*training, "runs_dir=straight")
+    (ours,) = checkout.cwd.glob("runs/quickstart/*/checkpoints/step_00000006")
+    (theirs,) = checkout.cwd.glob("straight/quickstart/*/checkpoints/step_00000006")
+    a, b = (load_file(folder / "model.safetensors") for folder in (ours, theirs))
+    assert a.keys() == b.keys() and all(torch.allclose(a[key], b[key], atol=2e-4) for key in a)
 
 
 def test_a_hundred_jobs(closed: Cluster, checkout: Checkout) -> None:

@@ -9,8 +9,9 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from pixelflow.jobs import launchers
 from pixelflow.jobs.cli import check_single
-from pixelflow.jobs.launchers import BasicLauncher, JobFailed, _job_return, register
+from pixelflow.jobs.launchers import BasicLauncher, JobFailed, _job_return, by_axes, register
 from pixelflow.jobs.sweeper import PruningSweeper
+from pixelflow.launch.identity import slug
 from pixelflow.types import Interrupted
 
 
@@ -32,6 +33,14 @@ def test_an_interrupted_run_ends_a_sweep_and_a_failed_one_does_not(monkeypatch: 
     launcher.config = SimpleNamespace(dry_run=True)  # type: ignore[assignment]
     with pytest.raises(ValueError, match="dry_run=true is for hydra/launcher"):
         launcher.launch([["a=1"]], 0)
+
+
+def test_a_name_begins_with_what_differs() -> None:
+    """However many settings the runs share: names are cut at 60 characters."""
+    shared = [f"trainer.key_{number}=value" for number in range(10)]
+    names = [slug(by_axes([*shared, f"seed={seed}", "+solver.num_steps=4"], ["seed", "solver.num_steps"]))
+             for seed in (0, 1)]  # fmt: skip
+    assert [name.split("_key")[0] for name in names] == ["seed-0_num_steps-4", "seed-1_num_steps-4"]
 
 
 def test_hydra_knows_ours() -> None:
