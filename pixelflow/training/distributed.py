@@ -64,8 +64,8 @@ class Team:
 
 
 # Buffers of a backbone are constants. torch 2.15 warns of the older name of the same option.
-_OPTIONS = inspect.signature(DistributedDataParallel).parameters
-_KEEP_BUFFERS = {"forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers": False}
+_NEWER = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+_KEEP_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _NEWER else "broadcast_buffers": False}
 
 
 class Network:
