@@ -21,6 +21,7 @@ import torch
 from hydra.utils import instantiate
 
 from pixelflow.flow import ConstantGuidance
+from pixelflow.jobs.benchmark_logging import logging_cost
 from pixelflow.jobs.benchmark_training import training
 from pixelflow.jobs.build import Config, build_model, build_sampler, pick_device, speed_up
 from pixelflow.jobs.estimate import estimate, to_text
@@ -41,26 +42,23 @@ CONFIGURED, ALWAYS = "configured guidance", "always guided"
 
 
 def run(config: Config, overrides: list[str]) -> None:
-    """Writes the part `sampling` of `<output>/benchmark_<machine>.json`, and the table beside it.
+    """Writes job.part of `<output>/benchmark_<machine>.json`; for sampling also the table beside it.
 
-    job.part=training measures training steps instead (see benchmark_training); job.estimate=true only counts.
+    job.part=training is in benchmark_training, logging in benchmark_logging; job.estimate=true only counts.
     """
     if config["job"]["estimate"]:
         print(to_text(estimate(config)))
         return
     device = pick_device(config["trainer"]["device"])
     machine = config["job"]["machine"] or machine_name(device)
-    if config["job"]["part"] == "training":
-        measured = training(config, device) | {"command": f"python run.py {shlex.join(overrides)}", "machine": machine}
-        path = Path(config["job"]["output"]) / f"benchmark_{machine}.json"
-        parts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        write_json(path, parts | {"training": measured})
-        print(f"{json.dumps(measured['summary'], indent=1)}\nwritten: {path}")
-        return
-    result = sampling(config, device) | {"command": f"python run.py {shlex.join(overrides)}", "machine": machine}
+    part = config["job"]["part"]
+    result = PARTS[part](config, device) | {"command": f"python run.py {shlex.join(overrides)}", "machine": machine}
     path = Path(config["job"]["output"]) / f"benchmark_{machine}.json"
     parts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    write_json(path, parts | {"sampling": result})
+    write_json(path, parts | {part: result})
+    if part != "sampling":
+        print(f"{json.dumps(result['summary'], indent=1)}\nwritten: {path}")
+        return
     table = to_markdown(result)
     write_aside(path.with_suffix(".md"), table.encode())
     print(f"{table}\nwritten: {path} and {path.with_suffix('.md').name}")
@@ -224,3 +222,6 @@ def to_markdown(result: dict[str, Any]) -> str:
 def _line(first: list[Any], row: dict[str, Any], seconds: float) -> str:
     cells = [*first, f"{seconds:.3f}", row["evaluations"], f"{row['forward_passes']:g}", f"{row['tflop']:.3f}"]
     return "| " + " | ".join(map(str, [*cells, f"{100 * row['utilisation']:.0f} %"])) + " |"
+
+
+PARTS = {"sampling": sampling, "training": training, "logging": logging_cost}

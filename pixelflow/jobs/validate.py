@@ -73,8 +73,8 @@ TYPES: dict[str, Any] = {
 
 JOB_OPTIONS: dict[str, dict[str, Any]] = {
     "benchmark": {
-        "part": Literal["sampling", "training"], "images": int, "repeats": int, "machine": str | None, "output": str,
-        "estimate": bool, "devices": int | None, "tflops": float, "utilisation": float,
+        "part": Literal["sampling", "training", "logging"], "images": int, "repeats": int, "machine": str | None,
+        "output": str, "estimate": bool, "devices": int | None, "tflops": float, "utilisation": float,
     },
     "benchmark_data": {
         "images": int, "batches": int, "height": int, "width": int, "image_size": int, "quality": int,

@@ -130,8 +130,16 @@ class Chaos:
                     del self.chosen[name]
                 return  # what the others do has changed
 
-    def _usr2(self, state: RunState) -> None:
-        self.cluster.run("scancel", "--signal=USR2", state.slurm, check=False)
+    def _scancel(self, *words: str) -> bool:
+        """Of a job that has just ended or begun it tries for a minute and a half."""
+        try:
+            self.cluster.run("timeout", "5", "scancel", *words)
+        except RuntimeError:
+            return False
+        return True
+
+    def _usr2(self, state: RunState) -> bool:
+        return self._scancel("--signal=USR2", state.slurm)
 
     def _requeue(self, state: RunState) -> None:
         self.cluster.run("scontrol", "requeue", state.slurm, check=False)  # it may have ended
@@ -164,8 +172,8 @@ class Chaos:
         wait_for(lambda: slurm.state_of(state.slurm) != "RUNNING", 90)
         self.cluster.run("scontrol", "update", f"jobid={state.slurm}", "timelimit=10", check=False)
 
-    def _cancel(self, state: RunState) -> None:
-        self.cluster.run("scancel", state.slurm, check=False)
+    def _cancel(self, state: RunState) -> bool:
+        return self._scancel(state.slurm)
 
 
 def test_a_bad_week_ends_with_one_true_table(cluster: Cluster, tmp_path: Path) -> None:

@@ -35,3 +35,21 @@ def test_benchmark_writes_json_and_table(tmp_path: Path, capsys: pytest.CaptureF
 def test_mistakes(setting: str) -> None:
     with pytest.raises(ValueError, match=setting.split("=")[0]):
         composed(*TINY, setting)
+
+
+@pytest.mark.slow
+def test_what_logging_costs_whatever_mlflow_does(tmp_path: Path) -> None:
+    arguments = [
+        "job=benchmark",
+        "job.part=logging",
+        f"job.output={tmp_path}",
+        "job.machine=here",
+        "trainer.device=cpu",
+    ]
+    arguments += ["data=shapes", "data.image_size=16", "cascade.num_stages=2", "backbone=pixelflow_tiny"]
+    arguments += ["backbone.depth=1", "trainer.max_steps=8", "trainer.batch_size=4", "trainer.log_every=4"]
+    benchmark.run(composed(*arguments), arguments)
+    result = json.loads((tmp_path / "benchmark_here.json").read_text())["logging"]
+    assert [*result["runs"]] == ["without_mlflow", "working", "stopped", "hung"]
+    for (run,) in result["runs"].values():
+        assert run["calls"] == 2 and 0 < run["percent"] < 100 and run["milliseconds_per_call"] > 0
