@@ -20,14 +20,13 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 
+from pixelflow.files import write_aside, write_json
 from pixelflow.flow import ConstantGuidance
 from pixelflow.jobs.benchmark_logging import logging_cost
 from pixelflow.jobs.benchmark_training import training
 from pixelflow.jobs.build import Config, build_model, build_sampler, pick_device, speed_up
 from pixelflow.jobs.estimate import estimate, to_text
 from pixelflow.launch.provenance import versions
-from pixelflow.launch.run_folder import write_json
-from pixelflow.reporting.files import write_aside
 from pixelflow.sampling.attention import time_attention
 from pixelflow.sampling.measure import Costs, forward_flops, matrix_rate, measure_batch
 from pixelflow.sampling.sampler import Sampler, to_uint8

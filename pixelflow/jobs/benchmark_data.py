@@ -29,9 +29,9 @@ from pixelflow.data import ImageFolder, Reading, WebDataset
 from pixelflow.data.images import ImageData
 from pixelflow.data.prepare import PrepareSettings, prepare
 from pixelflow.data.transforms import ENLARGED, HAS_LANCZOS
+from pixelflow.files import write_json
 from pixelflow.jobs.build import Config
 from pixelflow.launch.provenance import versions
-from pixelflow.launch.run_folder import write_json
 
 CLASSES = 4
 Way = Callable[[int], int]

@@ -1,10 +1,10 @@
 """job=benchmark job.part=training: training steps beside a plain reference, in one run.
 
-The reference is the paper's recipe written down without any care for speed: every stage's images go through the
-network on their own, in eager mode, with a loop over the images where the recipe has one (noise, pyramid); then the
-optimizer as a loop over parameters, and the average parameter by parameter. Both do the same work: the same weights,
-batch, stages and times, forward, backward, clipping, AdamW, average. Steps are taken in turn, so that both see the same
-machine; on a CPU the time is the process's own.
+The reference is the paper's recipe written down without any care for speed: noise, pyramid and network image by image,
+each at its stage, in eager mode; then the optimizer as a loop over parameters, and the average parameter by parameter.
+A second one, by_stage, differs in one thing: the images of a stage go through the network together. All do the same
+work: the same weights, batch, stages and times, forward, backward, clipping, AdamW, average. Steps are taken in turn,
+so that all see the same machine; on a CPU the time is the process's own.
 
 Beside them stands what making noise and pyramids in the loader costs: the same images noised one by one and collated
 (the release's way), against our draws by batch.
@@ -40,11 +40,12 @@ from pixelflow.types import Batch, Condition
 def training(config: Config, device: torch.device) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         trainer = assemble_trainer(config, CheckpointStore(Path(folder)), log=lambda metrics, step: None)
-    reference = Reference(trainer, lr=config["optimizer"]["lr"])
+    reference, by_stage = (Reference(trainer, lr=config["optimizer"]["lr"], by_stage=by) for by in (False, True))
     batch = next(iter(trainer.loader))
     kinds: dict[str, Callable[[], Any]] = {
         "ours": lambda: trainer.train_step(batch),
         "reference": lambda: reference.step(batch),
+        "by_stage": lambda: by_stage.step(batch),
         "noise_by_batch": lambda: _ours(trainer, batch),
         "noise_in_loader": lambda: in_loader(trainer, batch),
     }
@@ -65,6 +66,7 @@ def training(config: Config, device: torch.device) -> dict[str, Any]:
             "images_per_second": len(batch) / least["ours"],
             "reference_images_per_second": len(batch) / least["reference"],
             "ratio": least["reference"] / least["ours"],
+            "ratio_by_stage": least["by_stage"] / least["ours"],
             "utilisation": costs.flops / least["ours"] / rate,
             "loader_noise_seconds_per_image": least["noise_in_loader"] / len(batch),
             "our_noise_seconds_per_image": least["noise_by_batch"] / len(batch),
@@ -99,10 +101,10 @@ def _timed(work: Callable[[], Any], device: torch.device) -> float:
 
 
 class Reference:
-    """A plain trainer of the same model: per-stage passes, eager, no packing."""
+    """A plain trainer of the same model: a pass for each image, or for each stage's images; eager, no packing."""
 
-    def __init__(self, trainer: Trainer, *, lr: float) -> None:
-        self.trainer = trainer
+    def __init__(self, trainer: Trainer, *, lr: float, by_stage: bool) -> None:
+        self.trainer, self.by_stage = trainer, by_stage
         self.model = copy.deepcopy(trainer.backbone)
         self.average = copy.deepcopy(trainer.backbone).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, weight_decay=0.0, foreach=False)
@@ -112,8 +114,11 @@ class Reference:
         batch = batch.to(device)
         stages, tau = _drawn(trainer, batch)
         total = torch.zeros((), device=device)
-        for stage in range(trainer.cascade.num_stages):
-            rows = (stages == stage).nonzero()[:, 0].tolist()
+        groups = [[i] for i in range(len(batch))]
+        if self.by_stage:
+            groups = [(stages == stage).nonzero()[:, 0].tolist() for stage in stages.unique()]
+        for rows in groups:
+            stage = int(stages[rows[0]])
             made = [_noised(trainer, batch.x[i], stage, float(tau[i])) for i in rows]
             x_t, target = (torch.stack(parts) for parts in zip(*made, strict=True))
             timestep = trainer.cascade.timestep(stage, tau[rows]).float().to(device)

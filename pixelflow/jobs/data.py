@@ -18,8 +18,8 @@ from PIL import Image
 
 from pixelflow.data.decode import decode, size_of
 from pixelflow.data.records import BadSample
+from pixelflow.files import write_json
 from pixelflow.jobs.build import Config
-from pixelflow.launch.run_folder import write_json
 from pixelflow.reporting.figures import image_grid
 from pixelflow.types import Batch
 

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from pixelflow.data.image_files import open_images
+from pixelflow.files import write_json
 from pixelflow.jobs.accumulate import Accumulator, Parts, accumulate, open_parts, together
 from pixelflow.jobs.build import Config, load_sampler, pick_device
 from pixelflow.jobs.metrics import Suite, build_suite, metrics_hash, require_metrics
 from pixelflow.jobs.sample import run_of, sample, sampling_record, settings_hash
 from pixelflow.launch.processes import World, processes, world_of
 from pixelflow.launch.provenance import versions
-from pixelflow.launch.run_folder import write_json
 from pixelflow.launch.signals import stop_on_signals, stop_signal
 from pixelflow.sampling.produce import Made, labels_of, parse_classes, produce, share
 from pixelflow.training.progress import Progress

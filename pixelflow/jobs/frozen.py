@@ -16,8 +16,8 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pixelflow.files import write_json
 from pixelflow.launch.attempts import read_status, write_status
-from pixelflow.launch.run_folder import write_json
 from pixelflow.launch.signals import CONTINUE, stop_on_signals, stop_signal
 from pixelflow.launch.submission import RUN_JOBS
 

@@ -17,6 +17,7 @@ import yaml
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from pixelflow.files import write_json, write_text
 from pixelflow.jobs.build import (
     Config,
     build_model,
@@ -29,7 +30,6 @@ from pixelflow.jobs.metrics import build_evaluator
 from pixelflow.jobs.resolve import CONF
 from pixelflow.jobs.validate import validate
 from pixelflow.launch.provenance import versions
-from pixelflow.launch.run_folder import write_json, write_text
 from pixelflow.metrics.evaluator import Evaluator
 from pixelflow.reporting.quality import Point, quality_chart, quality_table
 from pixelflow.sampling.produce import labels_of, parse_classes

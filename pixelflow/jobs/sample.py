@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pixelflow.files import write_json
 from pixelflow.jobs.build import Config, load_sampler, pick_device
 from pixelflow.launch.identity import SAMPLER_MACHINE_KEYS
 from pixelflow.launch.processes import World, processes
 from pixelflow.launch.provenance import versions
-from pixelflow.launch.run_folder import write_json
 from pixelflow.launch.signals import stop_on_signals, stop_signal
 from pixelflow.reporting.figures import image_grid
 from pixelflow.reporting.trajectories import Trajectories

@@ -10,7 +10,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from pixelflow.launch.run_folder import write_json, write_text
+from pixelflow.files import write_json, write_text
 from pixelflow.reporting.quality import Point, quality_chart, quality_table
 
 logger = logging.getLogger(__name__)

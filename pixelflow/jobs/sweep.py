@@ -11,7 +11,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from pixelflow.launch.run_folder import write_text
+from pixelflow.files import write_text
 from pixelflow.reporting.curves import guidance_curve
 from pixelflow.reporting.runs import Run, parse_evaluation, plain
 from pixelflow.reporting.table import Table, build_table

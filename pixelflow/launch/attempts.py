@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pixelflow.launch.run_folder import write_json
+from pixelflow.files import write_json
 
 FILE_NAME = "attempts.jsonl"
 CLAIM_NAME = "launch.json"

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import yaml
 
+from pixelflow.files import write_json, write_text
 from pixelflow.launch.identity import config_hash, scientific
 from pixelflow.launch.provenance import provenance
 
@@ -96,15 +97,3 @@ class RunFolder:
         """state: running, finished, failed or interrupted. `step` and `max_steps` stay as they were unless given."""
         kept = {key: value for key, value in self.status.items() if key in ("step", "max_steps", "job")}
         write_json(self.path / "status.json", {"state": state, "message": "", **kept, **more, "updated": time.time()})
-
-
-def write_text(path: Path, text: str) -> None:
-    """Written aside and renamed: a reader sees the old text or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=1))

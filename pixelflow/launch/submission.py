@@ -24,9 +24,9 @@ from typing import Any
 
 import yaml
 
+from pixelflow.files import write_json, write_text
 from pixelflow.launch import slurm
 from pixelflow.launch.attempts import CLAIM_NAME, Claim, read_claim, read_status, write_status
-from pixelflow.launch.run_folder import write_json, write_text
 from pixelflow.launch.site import Site
 from pixelflow.launch.snapshot import Snapshot
 from pixelflow.launch.states import PRUNED, RunState, live_jobs, run_state

@@ -40,10 +40,7 @@ def precision_recall(
     # Distances do not change with the origin, and near the data their expansion cancels less.
     origin = reference.double().mean(dim=0)
     ours, theirs = (Blocks(points, block, origin, device) for points in (samples, reference))
-    return (
-        _share_inside(ours, theirs, squared_radii(theirs, k=k)),
-        _share_inside(theirs, ours, squared_radii(ours, k=k)),
-    )
+    return shares_inside(ours, theirs, squared_radii(ours, k=k), squared_radii(theirs, k=k))
 
 
 class Blocks:
@@ -53,41 +50,50 @@ class Blocks:
         self.points, self.block, self.origin = points, block, origin
         self.device = points.device if device is None else torch.device(device)
 
-    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
-        for start in range(0, len(self.points), self.block):
-            rows = self.points[start : start + self.block].double() - self.origin
-            yield start, rows.to(self.device)
+    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
+        yield from self.since(0)
+
+    def since(self, first: int) -> Iterator[tuple[slice, Tensor]]:
+        """Places and rows of the blocks, from the one that begins at row `first`."""
+        for start in range(first, len(self.points), self.block):
+            place = slice(start, min(start + self.block, len(self.points)))
+            rows = self.points[place].double() - self.origin
+            yield place, rows.to(self.device)
 
     def __len__(self) -> int:
         return len(self.points)
 
 
 def squared_radii(points: Blocks, *, k: int) -> Tensor:
-    """(N,) squared distance of each point to its k-th nearest other point."""
-    radii = []
+    """(N,) squared distance of each point to its k-th nearest other point. Every pair is looked at once."""
+    nearest = torch.full((len(points), k), torch.inf, dtype=torch.float64, device=points.device)
+
+    def meet(place: slice, distances: Tensor) -> None:
+        closest = distances.topk(min(k, distances.shape[1]), largest=False).values
+        nearest[place] = torch.cat([nearest[place], closest], dim=1).topk(k, largest=False).values
+
     for row, x in points:
-        nearest = x.new_full((len(x), k), torch.inf)
-        for column, y in points:
+        for column, y in points.since(row.start):
             distances = _squared_distances(x, y)
             if row == column:
                 distances.fill_diagonal_(torch.inf)
-            closest = distances.topk(min(k, len(y)), largest=False).values
-            nearest = torch.cat([nearest, closest], dim=1).topk(k, largest=False).values
-        radii.append(nearest.amax(dim=1))
-    return torch.cat(radii)
+            else:
+                meet(column, distances.T.contiguous())
+            meet(row, distances)
+    return nearest.amax(dim=1)
 
 
-def _share_inside(points: Blocks, centres: Blocks, radii: Tensor) -> float:
-    """Share of points within any ball around centres of squared radii (M,)."""
-    count = 0
-    for _, x in points:
-        inside = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+def shares_inside(a: Blocks, b: Blocks, radii_a: Tensor, radii_b: Tensor) -> tuple[float, float]:
+    """Share of a's points within any ball around b's, of squared radii radii_b (M,); and the other way round."""
+    a_inside, b_inside = (torch.zeros(len(r), dtype=torch.bool, device=r.device) for r in (radii_a, radii_b))
+    for row, x in a:
         norms = x.square().sum(dim=1)[:, None]
-        for column, y in centres:
+        for column, y in b:
             slack = (norms + y.square().sum(dim=1)).mul_(ROUNDING)
-            inside |= (_squared_distances(x, y).sub_(slack) <= radii[column : column + len(y)]).any(dim=1)
-        count += int(inside.sum())
-    return count / len(points)
+            distances = _squared_distances(x, y).sub_(slack)
+            a_inside[row] |= (distances <= radii_b[column]).any(dim=1)
+            b_inside[column] |= (distances <= radii_a[row, None]).any(dim=0)
+    return int(a_inside.sum()) / len(a), int(b_inside.sum()) / len(b)
 
 
 def _squared_distances(x: Tensor, y: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from pixelflow.reporting.files import write_aside
+from pixelflow.files import write_aside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pixelflow.files import write_aside
 from pixelflow.reporting import formats, notes
-from pixelflow.reporting.files import write_aside
 from pixelflow.reporting.runs import Run, flatten
 from pixelflow.reporting.settings import (
     DEFAULT_IGNORE,

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pixelflow.files import write_aside
 from pixelflow.reporting.figures import image_grid
-from pixelflow.reporting.files import write_aside
 
 FILM_FRAMES = 12
 GIF_SIDE = 128

@@ -38,6 +38,7 @@ class Small:
         (code / "jobs").mkdir(parents=True)
         (code / "__init__.py").write_text("")
         (code / "launch").symlink_to(ROOT / "pixelflow" / "launch")
+        (code / "files.py").symlink_to(ROOT / "pixelflow" / "files.py")
         (code / "jobs" / "frozen.py").symlink_to(ROOT / "tests" / "slurm" / "task.py")
         self.sweep = Sweep(folder=folder / "runs" / "sweep", experiment="small", digest="0")
 

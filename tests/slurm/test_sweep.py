@@ -174,6 +174,28 @@ def test_a_training_of_two_nodes_with_two_tasks_each(parallel: str, cluster: Clu
     assert a.keys() == b.keys() and all(torch.allclose(a[key], b[key], atol=2e-4) for key in a)
 
 
+def test_a_search_gives_up_what_promises_nothing(cluster: Cluster, checkout: Checkout) -> None:
+    """Two learning rates as two jobs; the loss of the second leaves the pruner's bounds at once."""
+    search = [
+        "hydra/sweeper=pruning",
+        "hydra/sweeper/sampler=grid",
+        "hydra.sweeper.n_trials=2",
+        "hydra.sweeper.n_jobs=2",
+    ]
+    search += ["hydra.sweeper.params={optimizer.lr: 'choice(1e-4,1.0)'}", "hydra.sweeper.pruning.n_warmup_steps=0"]
+    search += [
+        "hydra.sweeper.pruning._target_=optuna.pruners.ThresholdPruner",
+        "~hydra.sweeper.pruning.n_startup_trials",
+    ]
+    search += ["+hydra.sweeper.pruning.upper=20", "job=train", "tracking=none", *TINY, "trainer.max_steps=2000"]
+    output = checkout.run("-m", *SLURM, *search)
+    assert re.search(r"Trial 1 pruned|is given up: its pruner expects nothing of it", output), output
+    status = checkout.run("job=status", f"sweep={checkout.sweep()}", status=None)
+    assert "1 finished" in status and "1 pruned" in status, status
+    (results,) = checkout.cwd.glob("**/optimization_results.yaml")
+    assert "optimizer.lr: 0.0001" in results.read_text()
+
+
 def test_a_hundred_jobs(closed: Cluster, checkout: Checkout) -> None:
     """Seconds of processor time, which a busy machine does not stretch: 30 to submit, 5 for the status."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

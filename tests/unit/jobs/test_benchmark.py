@@ -53,3 +53,22 @@ def test_what_logging_costs_whatever_mlflow_does(tmp_path: Path) -> None:
     assert [*result["runs"]] == ["without_mlflow", "working", "stopped", "hung"]
     for (run,) in result["runs"].values():
         assert run["calls"] == 2 and 0 < run["percent"] < 100 and run["milliseconds_per_call"] > 0
+
+
+def test_training_steps_beside_two_plain_references(tmp_path: Path) -> None:
+    arguments = [
+        "job=benchmark",
+        "job.part=training",
+        f"job.output={tmp_path}",
+        "job.machine=here",
+        "trainer.device=cpu",
+    ]
+    arguments += ["data=shapes", "data.image_size=16", "cascade.num_stages=2", "backbone=pixelflow_tiny"]
+    arguments += ["backbone.depth=1", "trainer.batch_size=4"]
+    benchmark.run(composed(*arguments), arguments)
+    result = json.loads((tmp_path / "benchmark_here.json").read_text())["training"]
+    kinds = ["ours", "reference", "by_stage", "noise_by_batch", "noise_in_loader"]
+    assert {kind: len(seconds) for kind, seconds in result["seconds_per_step"].items()} == dict.fromkeys(kinds, 1)
+    least = {kind: seconds[0] for kind, seconds in result["seconds_per_step"].items()}
+    assert result["summary"]["ratio"] == pytest.approx(least["reference"] / least["ours"])
+    assert result["summary"]["ratio_by_stage"] == pytest.approx(least["by_stage"] / least["ours"])

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pixelflow.launch.run_folder import RunFolder, find_run_folder, write_json, write_text
+from pixelflow.files import write_json, write_text
+from pixelflow.launch.run_folder import RunFolder, find_run_folder
 
 CONFIG = {"experiment": "e", "runs_dir": "", "seed": 0, "solver": {"num_steps": 3}}
 

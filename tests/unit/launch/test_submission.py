@@ -166,14 +166,14 @@ def test_a_full_disk_leaves_nothing(
     call: int, fake: FakeSlurm, sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever file it is that cannot be written before the first job is submitted."""
-    numbers, write = itertools.count(1), Path.write_text
+    numbers, write = itertools.count(1), Path.write_bytes
 
     def full(path: Path, *arguments: Any, **options: Any) -> int:
         if next(numbers) == call and not fake.scripts:
             raise OSError(28, "No space left on device", str(path))
         return write(path, *arguments, **options)
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match=r"No space left on device.*nothing was submitted"):
         give(sweep, entries(tmp_path, 2))
     assert fake.scripts == [] and list(tmp_path.iterdir()) == []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 
 def write_aside(path: Path, content: bytes) -> Path:
@@ -17,3 +19,11 @@ def write_aside(path: Path, content: bytes) -> Path:
     finally:
         aside.unlink(missing_ok=True)
     return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    return write_aside(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> Path:
+    return write_text(path, json.dumps(value, indent=1))
