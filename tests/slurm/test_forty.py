@@ -1,7 +1,7 @@
 """A bad week in small: a third of a sweep's jobs ended in every way there is, MLflow away for half the time.
 
-Each start costs some 25 s of processor time (imports, most of it): PIXELFLOW_JOBS=12 takes about ten minutes on two
-cores, and PIXELFLOW_JOBS=40 is the week of the forty jobs. Without that it is skipped: nobody has seen its end yet.
+Each start costs some 20 s of processor time (imports, most of it), so the forty jobs take a quarter of an hour on two
+cores, twelve of them six minutes: they run when PIXELFLOW_JOBS says how many.
 """
 
 from __future__ import annotations
@@ -186,8 +186,8 @@ def test_a_bad_week_ends_with_one_true_table(cluster: Cluster, tmp_path: Path) -
     checkout.run(*command)
     sweep = Sweep.load(checkout.sweep())
     (bad,) = [name for name, job in sweep.jobs.items() if "optimizer.lr=" in shlex.join(job.overrides)]
-    hits = max(7, round(0.3 * JOBS))  # each way once, at least
-    chaos = Chaos(cluster, sweep.folder, {bad}, hits, mlflow)
+    hits = max(7, round(0.3 * JOBS))  # each way once
+    chaos = Chaos(cluster, sweep.folder, {bad}, hits + 2, mlflow)  # some may come too late
     for thread in chaos.threads:
         thread.start()
     try:
@@ -206,7 +206,7 @@ def test_a_bad_week_ends_with_one_true_table(cluster: Cluster, tmp_path: Path) -
     print(f"{JOBS} jobs in {time.monotonic() - started:.0f} s, {repeat} repeats; hit: {chaos.done}")
     sweep = Sweep.load(sweep.folder)
     print(f"whole in MLflow before job=sync: {sum(not count_unsent(job.path) for job in sweep.jobs.values())}")
-    assert not chaos.problems and len(chaos.done) == hits
+    assert not chaos.problems and len(chaos.done) >= hits
     assert all(starts(sweep.jobs[name].path) > 1 for _, name, _ in chaos.done)
     try:
         mlflow.start()
