@@ -65,8 +65,9 @@ class Layout(tuple[Group, ...]):
         return Layout(groups)
 
     def split(self, tokens_ND: Tensor) -> list[Tensor]:
-        """(N, ...) -> one view (b, L, ...) per group."""
-        return [tokens_ND[g.tokens].unflatten(0, (g.num_images, g.length)) for g in self]
+        """(N, ...) -> one view (b, L, ...) per group. By `split`: its backward is a `cat`, that of slices a sum."""
+        parts = tokens_ND.split([g.num_images * g.length for g in self])
+        return [part.unflatten(0, (g.num_images, g.length)) for g, part in zip(self, parts, strict=True)]
 
     def join(self, groups: Sequence[Tensor]) -> Tensor:
         """(b, L, ...) per group -> (N, ...)."""
@@ -75,9 +76,5 @@ class Layout(tuple[Group, ...]):
 
     def per_image(self, function: Callable[..., Tensor], tokens_ND: Tensor, *values_BD: Tensor) -> Tensor:
         """`function(tokens (b, L, D), *values (b, 1, D))` group by group: an image's values meet all its tokens."""
-        return self.join(
-            [
-                function(tokens, *(v[g.images].unsqueeze(1) for v in values_BD))
-                for g, tokens in zip(self, self.split(tokens_ND), strict=True)
-            ]
-        )
+        values = zip(*(v.unsqueeze(1).split([g.num_images for g in self]) for v in values_BD), strict=True)
+        return self.join([function(tokens, *own) for tokens, own in zip(self.split(tokens_ND), values, strict=True)])

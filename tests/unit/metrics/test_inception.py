@@ -121,11 +121,15 @@ def agreement(extractor: InceptionFeatures, weights: Path, count: int) -> tuple[
         cuda=False, cache=False, save_cpu_ram=True, verbose=False, batch_size=50,
         feature_extractor_weights_path=str(weights),
     )  # fmt: skip
+    return measured(extractor, samples, real, batch=50), found
+
+
+def measured(extractor: InceptionFeatures, samples: Tensor, real: Tensor, *, batch: int) -> dict[str, float]:
     reference = Reference.from_images(extractor, real.split(50), name="real")
     evaluator = Evaluator(features=extractor, reference=reference)
-    for batch in samples.split(50):
-        evaluator.update(batch)
-    return evaluator.compute(), found
+    for part in samples.split(batch):
+        evaluator.update(part)
+    return evaluator.compute()
 
 
 def compare(ours: dict[str, float], theirs: dict[str, float]) -> None:
@@ -143,6 +147,14 @@ def test_fid_and_inception_score_are_those_of_torch_fidelity(extractor: Inceptio
 def test_the_same_on_many_images(extractor: InceptionFeatures, weights: Path) -> None:
     """FEATURE_IMAGES=2000 takes about a quarter of an hour; without it there are fewer."""
     compare(*agreement(extractor, weights, int(os.environ.get("FEATURE_IMAGES", 100))))
+
+
+@pytest.mark.slow
+def test_batch_sizes_of_the_network_change_metrics_by_less_than_1e_4(extractor: InceptionFeatures) -> None:
+    samples, real = images(60, seed=1), images(60, seed=2) // 2
+    large, small = (measured(extractor, samples, real, batch=batch) for batch in (60, 7))
+    assert {"fid", "sfid", "inception_score", "precision", "recall"} <= {*large}
+    assert small == pytest.approx(large, rel=1e-4)
 
 
 def test_an_evaluation_needs_what_the_reference_lacks(extractor: InceptionFeatures) -> None:
