@@ -1,26 +1,28 @@
 """job=benchmark_metrics: an evaluation's seconds beside those of the feature network's forward passes alone.
 
-The images are noise, the reference's features scattered about those of a few, and the weights whatever
-metrics.features says (file=null: random ones): time does not depend on them. Both sides are run in turns over the same
-batches, so that a machine's mood meets both alike.
+The passes are measured on job.passes images of noise, and their time is taken times job.images; all else that an
+evaluation of job.images images does is done and measured, on features scattered about those of the first few. The
+reference keeps as many features as a real one. Time depends neither on them nor on the weights (file=null: random).
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
+from torch import Tensor
 
 from pixelflow.files import write_json
 from pixelflow.jobs.build import Config, assets_root, pick_device
 from pixelflow.launch.provenance import versions
 from pixelflow.metrics.evaluator import Evaluator
-from pixelflow.metrics.features import FeatureExtractor
+from pixelflow.metrics.features import FeatureExtractor, Features
 from pixelflow.metrics.frechet import GaussianStatistics, frechet_distance
 from pixelflow.metrics.reference import KEPT, Reference
 
@@ -33,10 +35,18 @@ def run(config: Config, overrides: list[str]) -> None:
     extractor = instantiate(config["metrics"]["features"])
     extractor.load(assets_root(config), device)
     generator = torch.Generator().manual_seed(0)
-    shape = (job["images"], 3, job["side"], job["side"])
+    shape = (job["batch_size"], 3, job["side"], job["side"])
     images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-    reference = _reference(extractor, images[: job["batch_size"]], generator)
-    result = _passes_and_evaluation(Evaluator(features=extractor, reference=reference), images, job["batch_size"])
+    few = extractor(images)
+    made = Reference.from_images(extractor, [images], name="noise")
+    reference = replace(made, pool=scattered(few.pool.cpu(), KEPT, generator))
+    forward = _forward(extractor, images, job["passes"]) * job["images"]
+    batches = [_scattered(few, len(images), generator) for _ in range(-(-job["images"] // len(images)))]
+    update, compute, metrics = _arithmetic(Evaluator(features=extractor, reference=reference), images, batches)
+    result = {
+        "forward_seconds": forward, "update_seconds": update, "compute_seconds": compute,
+        "whole_over_forward": 1 + (update + compute) / forward, "metrics": metrics,
+    }  # fmt: skip
     result |= _frechet(generator, with_scipy=job["scipy"])
     result |= {"features": extractor.name, "images": job["images"], "side": job["side"], "device": str(device)}
     result |= {"threads": torch.get_num_threads(), "load_average": os.getloadavg()[0], "versions": versions()}
@@ -46,40 +56,55 @@ def run(config: Config, overrides: list[str]) -> None:
     print(f"written: {job['output']}")
 
 
-def _reference(extractor: FeatureExtractor, images: torch.Tensor, generator: torch.Generator) -> Reference:
-    """With as many features as a real one keeps: precision and recall cost what they do."""
-    few = Reference.from_images(extractor, [images], name="noise")
-    assert few.pool is not None
-    rows = torch.arange(KEPT) % len(few.pool)
-    scattered = few.pool[rows] + 0.1 * few.pool.std() * torch.randn(KEPT, few.pool.shape[1], generator=generator)
-    return replace(few, pool=scattered)
+def scattered(features: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """`count` rows about those of (B, D), on their device."""
+    rows = torch.arange(count) % len(features)
+    noise = torch.randn(count, features.shape[1], generator=generator).to(features.device)
+    return features[rows] + 0.1 * features.std() * noise
 
 
-def _passes_and_evaluation(evaluator: Evaluator, images: torch.Tensor, batch_size: int) -> dict[str, Any]:
-    def now() -> float:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter()
+def _scattered(few: Features, count: int, generator: torch.Generator) -> Features:
+    logits, spatial = (None if x is None else scattered(x, count, generator) for x in (few.logits, few.spatial))
+    return Features(scattered(few.pool, count, generator), logits, spatial)
 
-    alone = collected = 0.0
-    for number, batch in enumerate(images.split(batch_size)):
-        # Who comes first takes turns, too: the second finds warm caches.
-        for mine in (number % 2, 1 - number % 2):
-            start = now()
-            if mine == 0:
-                evaluator.features(batch)
-                alone += now() - start
-            else:
-                evaluator.update(batch)
-                collected += now() - start
+
+def now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _forward(extractor: FeatureExtractor, images: Tensor, count: int) -> float:
+    """Seconds an image."""
+    start, done = now(), 0
+    while done < count:
+        extractor(images)
+        done += len(images)
+    return (now() - start) / done
+
+
+class Drawn:
+    """Stands for the extractor whose results it hands out."""
+
+    def __init__(self, extractor: FeatureExtractor, batches: Iterable[Features]) -> None:
+        self.extractor, self.batches = extractor, iter(batches)
+
+    def __call__(self, images: Tensor) -> Features:
+        return next(self.batches)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.extractor, name)
+
+
+def _arithmetic(evaluator: Evaluator, images: Tensor, batches: Sequence[Features]) -> tuple[float, float, list[str]]:
+    """Seconds of all updates and of the end, and what was measured."""
+    evaluator.features = Drawn(evaluator.features, batches)
     start = now()
+    for _ in batches:
+        evaluator.update(images)
+    middle = now()
     metrics = evaluator.compute()
-    computed = now() - start
-    return {
-        "forward_seconds": alone, "update_seconds": collected, "compute_seconds": computed,
-        "update_over_forward": collected / alone, "whole_over_forward": (collected + computed) / alone,
-        "metrics": sorted(metrics),
-    }  # fmt: skip
+    return middle - start, now() - middle, sorted(metrics)
 
 
 def _frechet(generator: torch.Generator, *, with_scipy: bool) -> dict[str, Any]:

@@ -80,7 +80,7 @@ JOB_OPTIONS: dict[str, dict[str, Any]] = {
         "images": int, "batches": int, "height": int, "width": int, "image_size": int, "quality": int,
         "batch_size": int, "workers": int, "rounds": int, "output": str,
     },
-    "benchmark_metrics": {"images": int, "side": int, "batch_size": int, "scipy": bool, "output": str},
+    "benchmark_metrics": {"images": int, "passes": int, "side": int, "batch_size": int, "scipy": bool, "output": str},
     "data": {"samples": int, "batches": int, "batch_size": int, "output": str},
     "evaluate": {"images": bool},
     "fetch_assets": {"files": list[str]},
