@@ -11,6 +11,7 @@ import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -46,6 +47,8 @@ class _SweepLauncher(Launcher):
         from pixelflow.jobs.sweeps import launch  # heavy
 
         setup_globals()
+        if self._search():  # hydra-optuna-sweeper writes what it found there
+            Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         composed = [self._compose(list(job)) for job in job_overrides]
         axes = list(self.config.axes) or swept(self.config, job_overrides)
         named = [(config, by_axes(overrides, axes)) for config, overrides in composed]

@@ -47,8 +47,8 @@ def _spelled(value: Any) -> str:
 class PruningSweeper(Sweeper):
     """hydra-optuna-sweeper for trials that SLURM runs and that can be given up: the launcher watches what they report.
 
-    pruning: null, or `metric` (a name in metrics.jsonl), and the target and arguments of an optuna pruner. The other
-    arguments are hydra-optuna-sweeper's.
+    pruning: null, or `metric` (a name in metrics.jsonl), `pruner` (an optuna class; not `_target_`, or Hydra would make
+    it with all the rest) and its arguments. The other arguments are hydra-optuna-sweeper's.
     """
 
     def __init__(self, pruning: DictConfig | None = None, **arguments: Any) -> None:
@@ -61,16 +61,12 @@ class PruningSweeper(Sweeper):
             return
         if config.hydra.launcher._target_ != "hydra_plugins.pixelflow.SlurmLauncher":
             raise ValueError("hydra.sweeper.pruning needs hydra/launcher=slurm; or set it to null")
-        from hydra.utils import instantiate
-
-        arguments = {key: value for key, value in self.pruning.items() if key != "metric"}
-        pruner, metric, configure = instantiate(arguments), self.pruning.metric, self.sweeper._configure_trials
+        pruner, metric, configure = _pruner(self.pruning), self.pruning.metric, self.sweeper._configure_trials
 
         def configure_and_watch(trials: list[Any], *rest: Any) -> Any:
             for trial in trials:
                 trial.study.pruner = pruner
-                # The launcher says PRUNED first, and the sweeper's own word after it must not be an error.
-                trial.study.tell = functools.partial(type(trial.study).tell, trial.study, skip_if_finished=True)
+                trial.study.tell = functools.partial(_tell_once, trial.study)
             self.sweeper.launcher.trials = [(trial, metric) for trial in trials]  # type: ignore[union-attr]
             return configure(trials, *rest)
 
@@ -78,3 +74,21 @@ class PruningSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         return self.sweeper.sweep(arguments)
+
+
+def _pruner(pruning: DictConfig) -> Any:
+    """Raises ValueError for one that is not there, or takes other arguments."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    try:
+        arguments = {key: value for key, value in pruning.items() if key not in ("metric", "pruner")}
+        return instantiate({"_target_": pruning.pruner, **arguments})
+    except InstantiationException as error:
+        raise ValueError(f"hydra.sweeper.pruning: {' '.join(str(error).split())}") from None
+
+
+def _tell_once(study: Any, trial: Any, **about: Any) -> None:
+    """The launcher says PRUNED first, and the sweeper's own word after it must not be an error."""
+    if not study.trials[trial.number].state.is_finished():
+        type(study).tell(study, trial, **about)

@@ -7,6 +7,8 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pixelflow.launch import slurm
@@ -26,22 +28,32 @@ def follow(sweep: Sweep, names: Sequence[str], trials: Sequence[Any]) -> list[di
     trials: (optuna trial, metric) of each run, to be given up when their pruner says so.
     """
     known = Sweep.load(sweep.folder)
-    watched = dict(zip(names, trials, strict=True)) if trials else {}
+    watched = {name: Watched(*entry) for name, entry in zip(names, trials, strict=True)} if trials else {}
     while True:
         states = {state.job.name: state for state in sweep_states(known)}
-        for name, (trial, metric) in watched.items():
-            if states[name].active and promises_nothing(trial, metric, states[name]):
-                give_up(trial, states[name])
+        for name, watch in watched.items():
+            if states[name].active and watch.promises_nothing(states[name].job.path):
+                give_up(watch.trial, states[name])
         if not any(states[name].active for name in names):
             return [result_of(states[name]) for name in names]
         time.sleep(POLL)
 
 
-def promises_nothing(trial: Any, metric: str, state: RunState) -> bool:
-    file = state.job.path / FILE_NAME
-    for step, value in history(file).get(metric, []) if file.exists() else []:
-        trial.report(value, step)  # what was reported before is passed over
-    return trial.should_prune()
+@dataclass
+class Watched:
+    """trial: of Optuna. metric: by which it is judged. step: the last that was reported."""
+
+    trial: Any
+    metric: str
+    step: int = -1
+
+    def promises_nothing(self, folder: Path) -> bool:
+        file = folder / FILE_NAME
+        for step, value in history(file).get(self.metric, []) if file.exists() else []:
+            if step > self.step:
+                self.trial.report(value, step)
+                self.step = step
+        return bool(self.trial.should_prune())
 
 
 def give_up(trial: Any, state: RunState) -> None:

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from pixelflow.launch import slurm
+from pixelflow.training.checkpoint import load_checkpoint
 from tests.slurm.cluster import Cluster, wait_for
 
 pytestmark = pytest.mark.slurm
@@ -159,19 +160,18 @@ def test_two_nodes_with_two_tasks_each(cluster: Cluster, checkout: Checkout) -> 
     assert "1 finished of 1" in checkout.run("job=status", f"sweep={checkout.sweep()}")
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_a_training_of_two_nodes_with_two_tasks_each(parallel: str, cluster: Cluster, checkout: Checkout) -> None:
+def test_a_training_of_two_nodes_with_two_tasks_each(cluster: Cluster, checkout: Checkout) -> None:
     """It equals one process that computes the same batches (in other sums), and is told of by one."""
-    training = ["job=train", *TINY, "tracking=none", f"trainer.parallel={parallel}"]
+    training = ["job=train", *TINY, "tracking=none", "trainer.parallel=fsdp"]
     checkout.run(*SLURM, "site.nodes=2", "site.tasks_per_node=2", *training)
     assert "1 finished of 1" in checkout.wait()
     (log,) = checkout.sweep().glob("logs/*.log")
-    assert f"4 processes ({parallel})" in log.read_text()
+    assert "4 processes (fsdp)" in log.read_text()
     checkout.run(*training, "runs_dir=straight")
     (ours,) = checkout.cwd.glob("runs/quickstart/*/checkpoints/step_00000006")
     (theirs,) = checkout.cwd.glob("straight/quickstart/*/checkpoints/step_00000006")
-    a, b = (load_file(folder / "model.safetensors") for folder in (ours, theirs))
-    assert a.keys() == b.keys() and all(torch.allclose(a[key], b[key], atol=2e-4) for key in a)
+    a, b = (load_checkpoint(folder).tensors["model"] for folder in (ours, theirs))
+    assert a.keys() == b.keys() and all(torch.allclose(a[key], b[key], atol=1e-5) for key in a)
 
 
 def test_a_search_gives_up_what_promises_nothing(cluster: Cluster, checkout: Checkout) -> None:
@@ -182,12 +182,9 @@ def test_a_search_gives_up_what_promises_nothing(cluster: Cluster, checkout: Che
         "hydra.sweeper.n_trials=2",
         "hydra.sweeper.n_jobs=2",
     ]
-    search += ["hydra.sweeper.params={optimizer.lr: 'choice(1e-4,1.0)'}", "hydra.sweeper.pruning.n_warmup_steps=0"]
-    search += [
-        "hydra.sweeper.pruning._target_=optuna.pruners.ThresholdPruner",
-        "~hydra.sweeper.pruning.n_startup_trials",
-    ]
-    search += ["+hydra.sweeper.pruning.upper=20", "job=train", "tracking=none", *TINY, "trainer.max_steps=2000"]
+    search += ["hydra.sweeper.params={optimizer.lr: 'choice(1e-4,1.0)'}", "+hydra.sweeper.pruning.upper=20"]
+    search += ["hydra.sweeper.pruning.pruner=optuna.pruners.ThresholdPruner"]
+    search += ["job=train", "tracking=none", *TINY, "trainer.max_steps=600"]
     output = checkout.run("-m", *SLURM, *search)
     assert re.search(r"Trial 1 pruned|is given up: its pruner expects nothing of it", output), output
     status = checkout.run("job=status", f"sweep={checkout.sweep()}", status=None)
