@@ -70,6 +70,7 @@ class Watchdog:
                 logger.error("%s", message)
                 self.on_end(message)
                 with suppress(RuntimeError):
+                    self._store.compare_set("failure", "", message)  # to the others this is a lost connection, else
                     self._store.set(f"left {self.rank}", "")
                 self.end(1)
                 return
