@@ -183,7 +183,7 @@ def test_the_same_command_again_sends_what_mlflow_missed(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])  # SIGUSR2: the tests of SLURM
 def test_a_stop_and_a_resume_give_the_same_weights(number: signal.Signals, tmp_path: Path) -> None:
     longer = [*TINY, "trainer.max_steps=400", "trainer.save_every=10", "tracking=none", "job=train"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

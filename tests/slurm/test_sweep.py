@@ -150,28 +150,22 @@ def test_a_preempted_training_equals_an_undisturbed_one(cluster: Cluster, checko
 
 
 def test_two_nodes_with_two_tasks_each(cluster: Cluster, checkout: Checkout) -> None:
-    """Four processes that meet over gloo share the images of one checkpoint."""
-    checkout.run("job=train", *TINY, "tracking=none")
-    (checkpoint,) = checkout.cwd.glob("runs/quickstart/*/checkpoints/step_00000006")
-    checkout.run(*SLURM, "site.nodes=2", "site.tasks_per_node=2", "job=sample", f"checkpoint={checkpoint}")
-    checkout.wait()
-    (record,) = checkout.cwd.glob("runs/quickstart/*/samples/*/record.json")
-    assert json.loads(record.read_text())["processes"] == 4
-    assert "1 finished of 1" in checkout.run("job=status", f"sweep={checkout.sweep()}")
-
-
-def test_a_training_of_two_nodes_with_two_tasks_each(cluster: Cluster, checkout: Checkout) -> None:
-    """It equals one process that computes the same batches (in other sums), and is told of by one."""
+    """Four processes that meet over gloo train as one does, in other sums, and share the images of the checkpoint."""
+    nodes = [*SLURM, "site.nodes=2", "site.tasks_per_node=2"]
     training = ["job=train", *TINY, "tracking=none", "trainer.parallel=fsdp"]
-    checkout.run(*SLURM, "site.nodes=2", "site.tasks_per_node=2", *training)
+    checkout.run(*nodes, *training)
     assert "1 finished of 1" in checkout.wait()
     (log,) = checkout.sweep().glob("logs/*.log")
-    assert "4 processes (fsdp)" in log.read_text()
+    assert "4 processes (fsdp)" in log.read_text()  # once: of one voice
     checkout.run(*training, "runs_dir=straight")
     (ours,) = checkout.cwd.glob("runs/quickstart/*/checkpoints/step_00000006")
     (theirs,) = checkout.cwd.glob("straight/quickstart/*/checkpoints/step_00000006")
     a, b = (load_checkpoint(folder).tensors["model"] for folder in (ours, theirs))
     assert a.keys() == b.keys() and all(torch.allclose(a[key], b[key], atol=1e-5) for key in a)
+    checkout.run(*nodes, "job=sample", f"checkpoint={ours}")
+    wait_for(lambda: not active(), 400, every=1)
+    (record,) = checkout.cwd.glob("runs/quickstart/*/samples/*/record.json")
+    assert json.loads(record.read_text())["processes"] == 4
 
 
 def test_a_search_gives_up_what_promises_nothing(cluster: Cluster, checkout: Checkout) -> None:
@@ -184,7 +178,7 @@ def test_a_search_gives_up_what_promises_nothing(cluster: Cluster, checkout: Che
     ]
     search += ["hydra.sweeper.params={optimizer.lr: 'choice(1e-4,1.0)'}", "+hydra.sweeper.pruning.upper=20"]
     search += ["hydra.sweeper.pruning.pruner=optuna.pruners.ThresholdPruner"]
-    search += ["job=train", "tracking=none", *TINY, "trainer.max_steps=600"]
+    search += ["job=train", "tracking=none", *TINY, "trainer.max_steps=300"]
     output = checkout.run("-m", *SLURM, *search)
     assert re.search(r"Trial 1 pruned|is given up: its pruner expects nothing of it", output), output
     status = checkout.run("job=status", f"sweep={checkout.sweep()}", status=None)
