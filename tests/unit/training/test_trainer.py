@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import gzip
 import itertools
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -364,32 +362,6 @@ def test_rolling_back_takes_the_weights_of_the_checkpoint_and_the_data_that_foll
     assert state["loader"] == {"position": 8 * (12 + 4)}
     with pytest.raises(TrainingDiverged):
         make_trainer(tmp_path / "b", loss=BadCalls(*range(13, 100)), save_every=4, max_bad_steps=2, rollbacks=1).fit()
-
-
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
-def test_out_of_memory_names_the_shapes_and_what_to_lower(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    def full(*_: object) -> None:
-        raise error
-
-    trainer = make_trainer(tmp_path)
-    monkeypatch.setattr(trainer, "forward", full)
-    with pytest.raises(OSError) as found:
-        trainer.fit()
-    message = str(found.value)
-    shapes = "a forward pass of 8 images, 4x4 tokens (4 px), 4x16 tokens (8 px)"
-    assert message.startswith(f"out of memory at step 1: {shapes}")
-    for remedy in ("trainer.accumulate=2", "trainer.activation_checkpointing=selective", "trainer.precision=bf16"):
-        assert remedy in message
-
-
-def test_a_trace_of_some_steps(tmp_path: Path) -> None:
-    make_trainer(tmp_path / "checkpoints", max_steps=10, profile_steps=2).fit()
-    with gzip.open(tmp_path / "profile" / "process_0.json.gz", "rt") as file:
-        names = {event.get("name", "") for event in json.load(file)["traceEvents"]}
-    assert {"ProfilerStep#5", "ProfilerStep#6"} <= names and "ProfilerStep#7" not in names
-    assert "aten::addmm" in names
 
 
 def test_a_failed_save_ends_the_run_and_keeps_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
