@@ -3,7 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
-from pixelflow.jobs.cli import dispatch, main
+from pixelflow.cli import dispatch, main
 
 
 @hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")

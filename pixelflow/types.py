@@ -298,10 +298,6 @@ class Loss(Protocol):
     def __call__(self, sample: FlowSample, predicted: Predicted, batch: Batch) -> Tensor: ...
 
 
-class Interrupted(Exception):
-    """Work stopped on request, with all of it saved: the same command goes on. The message says where."""
-
-
 class Loader(Protocol):
     """An endless, seeded sequence of training batches whose position can be saved and restored."""
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pixelflow.data.memory import MemoryLoader, MemorySource
+from pixelflow.data.in_memory import MemoryLoader, MemorySource
 from pixelflow.data.transforms import Preprocess
 
 Split = Literal["train", "held_out"]

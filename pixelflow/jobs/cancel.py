@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from pixelflow.jobs.retry import chosen_runs
-from pixelflow.launch import slurm
-from pixelflow.launch.attempts import read_claim, write_status
-from pixelflow.launch.states import sweep_states
-from pixelflow.launch.sweep import find_sweep
+from pixelflow.runs.attempts import read_claim
+from pixelflow.runs.status import write_status
+from pixelflow.sweeps import slurm
+from pixelflow.sweeps.manifest import find_sweep
+from pixelflow.sweeps.states import sweep_states
 
 
 def run(config: Mapping[str, Any], overrides: list[str]) -> None:

@@ -16,10 +16,10 @@ import torch
 from hydra.utils import instantiate
 from PIL import Image
 
+from pixelflow.config.build import Config
 from pixelflow.data.decode import decode, size_of
 from pixelflow.data.records import BadSample
 from pixelflow.files import write_json
-from pixelflow.jobs.build import Config
 from pixelflow.reporting.figures import image_grid
 from pixelflow.types import Batch
 

@@ -15,17 +15,18 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
+from pixelflow.config.build import Config, load_sampler, pick_device
+from pixelflow.config.suites import build_suite, metrics_hash, require_metrics
 from pixelflow.data.image_files import open_images
 from pixelflow.files import write_json
-from pixelflow.jobs.accumulate import Accumulator, Parts, accumulate, open_parts, together
-from pixelflow.jobs.build import Config, load_sampler, pick_device
-from pixelflow.jobs.metrics import Suite, build_suite, metrics_hash, require_metrics
 from pixelflow.jobs.sample import run_of, sample, sampling_record, settings_hash
-from pixelflow.launch.processes import World, processes, world_of
-from pixelflow.launch.provenance import versions
-from pixelflow.launch.signals import stop_on_signals, stop_signal
+from pixelflow.metrics.accumulate import Accumulator, Parts, accumulate, open_parts, together
+from pixelflow.metrics.suite import Suite
+from pixelflow.processes import World, processes, world_of
+from pixelflow.progress import Progress
+from pixelflow.runs.provenance import versions
 from pixelflow.sampling.produce import Made, labels_of, parse_classes, produce, share
-from pixelflow.training.progress import Progress
+from pixelflow.signals import stop_on_signals, stop_signal
 
 logger = logging.getLogger(__name__)
 

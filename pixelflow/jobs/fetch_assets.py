@@ -12,8 +12,8 @@ from pathlib import Path
 from hydra.utils import instantiate
 
 from pixelflow.assets import ASSETS, fetch, missing_line
-from pixelflow.jobs.build import Config, assets_root
-from pixelflow.jobs.metrics import needed_files
+from pixelflow.config.build import Config, assets_root
+from pixelflow.config.suites import needed_files
 from pixelflow.losses.objective import Objective
 
 

@@ -13,16 +13,16 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from pixelflow.jobs.build import Config, pick_device, require_assets
-from pixelflow.jobs.context import Run, catch_up, open_run, run_path, tracking_uri
+from pixelflow.config.build import Config, pick_device, require_assets
+from pixelflow.config.suites import require_metrics
 from pixelflow.jobs.evaluate import evaluate
-from pixelflow.jobs.metrics import require_metrics
 from pixelflow.jobs.sample import sample
 from pixelflow.jobs.train import train
-from pixelflow.launch.processes import World, processes, together
+from pixelflow.processes import World, processes, together
 from pixelflow.reporting.figures import loss_curve
 from pixelflow.reporting.runs import read_run_folders
 from pixelflow.reporting.table import build_table
+from pixelflow.runs.context import Run, catch_up, open_run, run_path, tracking_uri
 from pixelflow.tracking import history
 
 logger = logging.getLogger(__name__)

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from hydra.utils import instantiate
 
-from pixelflow.data.prepare import PrepareSettings, prepare
-from pixelflow.data.transforms import ENLARGED
-from pixelflow.jobs.build import Config
-from pixelflow.training.progress import Progress
+from pixelflow.config.build import Config, prepare_settings
+from pixelflow.data.preparation import prepare
+from pixelflow.progress import Progress
 
 
 def run(config: Config, overrides: list[str]) -> None:
@@ -44,13 +43,3 @@ def run(config: Config, overrides: list[str]) -> None:
     crop = "random" if settings.size > data.image_size else "center"
     sizes = f"data.image_size={data.image_size} data.preprocess.crop={crop}"
     print(f"train with: data={option} data.root={output} {sizes}")
-
-
-def prepare_settings(config: Config) -> PrepareSettings:
-    """job.size=null: what the training crop needs, 1.125 image_size (PixelFlow's crop) or image_size (ADM's)."""
-    job = config["job"]
-    crop = config["data"].get("preprocess", {}).get("crop", "center")
-    size = job["size"] or round((ENLARGED if crop == "random" else 1) * config["data"]["image_size"])
-    return PrepareSettings(
-        size=size, format=job["format"], quality=job["quality"], samples_per_shard=job["samples_per_shard"]
-    )

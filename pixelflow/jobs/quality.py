@@ -17,8 +17,7 @@ import yaml
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from pixelflow.files import write_json, write_text
-from pixelflow.jobs.build import (
+from pixelflow.config.build import (
     Config,
     build_model,
     build_sampler,
@@ -26,12 +25,13 @@ from pixelflow.jobs.build import (
     pick_device,
     speed_up,
 )
-from pixelflow.jobs.metrics import build_evaluator
-from pixelflow.jobs.resolve import CONF
-from pixelflow.jobs.validate import validate
-from pixelflow.launch.provenance import versions
+from pixelflow.config.resolve import CONF
+from pixelflow.config.suites import build_evaluator
+from pixelflow.config.validate import validate
+from pixelflow.files import write_json, write_text
 from pixelflow.metrics.evaluator import Evaluator
-from pixelflow.reporting.quality import Point, quality_chart, quality_table
+from pixelflow.reporting.pareto import Point, quality_chart, quality_table
+from pixelflow.runs.provenance import versions
 from pixelflow.sampling.produce import labels_of, parse_classes
 from pixelflow.sampling.sampler import Sampler, to_uint8
 from pixelflow.solvers import AdamsBashforth

@@ -12,12 +12,12 @@ from typing import Any
 
 import yaml
 
-from pixelflow.launch.attempts import record
-from pixelflow.launch.local import run_batch
-from pixelflow.launch.site import Site
-from pixelflow.launch.states import RunState, sweep_states
-from pixelflow.launch.submission import frozen_jobs, last_site, plan, submit
-from pixelflow.launch.sweep import Sweep, find_sweep, submitting
+from pixelflow.runs.attempts import record
+from pixelflow.sweeps.local import run_batch
+from pixelflow.sweeps.manifest import Sweep, find_sweep, submitting
+from pixelflow.sweeps.site import Site
+from pixelflow.sweeps.states import RunState, sweep_states
+from pixelflow.sweeps.submission import frozen_jobs, last_site, plan, submit
 
 UNFINISHED = ("failed", "interrupted", "lost", "cancelled", "new", "pruned")
 

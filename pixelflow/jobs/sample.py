@@ -6,12 +6,10 @@ missing.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -19,19 +17,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pixelflow.config.build import Config, load_sampler, pick_device
+from pixelflow.errors import Interrupted
 from pixelflow.files import write_json
-from pixelflow.jobs.build import Config, load_sampler, pick_device
-from pixelflow.launch.identity import SAMPLER_MACHINE_KEYS
-from pixelflow.launch.processes import World, processes
-from pixelflow.launch.provenance import versions
-from pixelflow.launch.signals import stop_on_signals, stop_signal
+from pixelflow.processes import World, held, processes
+from pixelflow.progress import Progress
 from pixelflow.reporting.figures import image_grid
 from pixelflow.reporting.trajectories import Trajectories
+from pixelflow.runs.identity import SAMPLER_MACHINE_KEYS
+from pixelflow.runs.provenance import versions
 from pixelflow.sampling.outputs import PngOutput, make_output
 from pixelflow.sampling.produce import Made, labels_of, parse_classes, produce, share
 from pixelflow.sampling.sampler import Sampler
-from pixelflow.training.progress import Progress
-from pixelflow.types import Condition, Interrupted
+from pixelflow.signals import stop_on_signals, stop_signal
+from pixelflow.types import Condition
 
 logger = logging.getLogger(__name__)
 
@@ -159,21 +158,6 @@ def _unwritten(output: PngOutput, total: int, error: OSError) -> OSError:
         f"images could not be written to {output.folder}: {error.strerror or error}; {there} of {total} are kept, "
         "and the same command goes on from there"
     )
-
-
-@contextmanager
-def held(folder: Path, world: World) -> Iterator[None]:
-    """One job at a time works on a folder; rank 0 holds it for all processes of the job."""
-    if world.rank:
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"{folder} is in use by another process; wait for it, or change a setting") from None
-        yield
 
 
 def sampling_record(config: Config, checkpoint: str, step: int, world: World, device: torch.device) -> dict[str, Any]:

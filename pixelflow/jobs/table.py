@@ -8,13 +8,12 @@ from pathlib import Path
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
 
-from pixelflow.jobs.build import Config
-from pixelflow.jobs.context import tracking_uri
-from pixelflow.reporting.figures import metric_chart
+from pixelflow.config.build import Config
 from pixelflow.reporting.runs import Run, read_mlflow, read_run_folders
-from pixelflow.reporting.table import Table, build_table
+from pixelflow.reporting.table import build_table
+from pixelflow.runs.context import tracking_uri
+from pixelflow.sweeps.live_table import swept_keys, write
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +39,3 @@ def records(runs: Sequence[Run]) -> str:
     """How each number came about, run by run."""
     known = [run for run in runs if run.complete]
     return "\n".join(f"{run.name}\n{yaml.safe_dump({'record': run.record}, sort_keys=False)}" for run in known)
-
-
-def swept_keys(sweeper: DictConfig) -> list[str]:
-    """The keys that the recipe's sweep varies: the table's first columns."""
-    return list(sweeper.get("params") or {})
-
-
-def write(table: Table, folder: Path, stem: str) -> list[Path]:
-    return [*table.write(folder, stem), metric_chart(table, folder / f"{stem}.png")]

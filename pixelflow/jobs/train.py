@@ -8,37 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
-from torch import Tensor
 
-from pixelflow.jobs.build import (
+from pixelflow.config.build import (
     Config,
-    Model,
-    build_model,
-    build_objective,
-    build_sampler,
     pick_device,
     require_assets,
 )
-from pixelflow.jobs.context import Run, open_run, run_path
-from pixelflow.jobs.costs import step_costs
-from pixelflow.jobs.weights import init_from
-from pixelflow.launch.processes import World, job_store, processes, together
-from pixelflow.launch.signals import stop_signal
-from pixelflow.nn.kernels import choose_kernel, set_kernel
-from pixelflow.nn.pack import Layout
-from pixelflow.reporting.figures import image_grid
-from pixelflow.sampling.measure import matrix_rate
-from pixelflow.sampling.sampler import to_uint8
-from pixelflow.sampling.speed import compile_blocks
-from pixelflow.training.checkpoint import CheckpointStore
-from pixelflow.training.distributed import Network, Team
-from pixelflow.training.meter import Meter
-from pixelflow.training.settings import TrainerSettings
-from pixelflow.training.speed import checkpoint_blocks
+from pixelflow.config.training_parts import build_trainer, checkpoint_store
+from pixelflow.processes import World, job_store, processes, together
+from pixelflow.runs.context import Run, open_run, run_path
+from pixelflow.training.distributed import Team
 from pixelflow.training.trainer import Trainer
 from pixelflow.training.watchdog import Watchdog
-from pixelflow.types import Condition
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +33,6 @@ def run(config: Config, overrides: list[str]) -> None:
             run.folder.set_status("finished", job="train")
     if world.rank == 0:
         print(f"trained: {checkpoint}")
-
-
-def checkpoint_store(config: Config, path: Path) -> CheckpointStore:
-    trainer = config["trainer"]
-    return CheckpointStore(path / "checkpoints", keep=trainer["keep_checkpoints"], keep_every=trainer["keep_every"])
 
 
 def train(config: Config, run: Run, world: World, device: torch.device) -> Path:
@@ -98,118 +74,3 @@ def _described(trainer: Trainer) -> str:
     parameters = sum(p.numel() for p in trainer.backbone.parameters())
     several = f", {trainer.team.size} processes ({trainer.settings.parallel})" if trainer.team.size > 1 else ""
     return f"{trainer.device}{several} ({parameters:,} parameters)"
-
-
-def build_trainer(
-    config: Config,
-    run: Run,
-    store: CheckpointStore,
-    team: Team,
-    device: torch.device,
-    mark: Callable[[str], None],
-) -> Trainer:
-    """The run's trainer, with its tracker, its meter and sample grids."""
-
-    def log(metrics: dict[str, float], step: int) -> None:
-        run.tracker.log(metrics, step=step)
-        run.folder.set_status("running", job="train", step=step, max_steps=config["trainer"]["max_steps"])
-
-    def grid(model: Model, weights: dict[str, Tensor], step: int) -> None:
-        with torch.device("meta"):
-            backbone = instantiate(config["backbone"])
-        backbone.load_state_dict(weights, assign=True)
-        sampler = build_sampler(config, model, backbone.to(device).eval().requires_grad_(False), device)
-        labels = torch.arange(config["data"]["num_classes"]).repeat_interleave(GRID_COLUMNS)
-        samples = sampler.sample(Condition(labels), sampler.keyed_noise(range(len(labels)), config["sampler"]["seed"]))
-        path = run.path / "figures" / f"samples_{step:08d}.png"
-        image_grid(to_uint8(samples.x).cpu(), path, columns=GRID_COLUMNS, scale=GRID_SCALE)
-        run.tracker.artifact(path)
-
-    trainer = assemble_trainer(config, store, team=team, device=device, report=run.path, log=log, grid=grid, mark=mark)
-    trainer.meter = build_meter(config, trainer)
-    return trainer
-
-
-def build_meter(config: Config, trainer: Trainer) -> Meter:
-    """Counts a step of this process on a copy without memory, and measures what the device could do."""
-    costs = step_costs(config, trainer.settings.batch_size // trainer.team.size)
-    dtype = torch.bfloat16 if trainer.settings.precision == "bf16" else torch.float32
-    cuda = trainer.device.type == "cuda"
-    rate = matrix_rate(
-        trainer.backbone.width, dtype=dtype, device=trainer.device,  # type: ignore[arg-type]
-        tokens=4096 if cuda else 512, repeats=10 if cuda else 3,
-    )  # fmt: skip
-    return Meter(
-        images=costs.images, tokens=costs.tokens, flops=costs.flops, device=trainer.device,
-        processes=trainer.team.size, rate=rate,
-    )  # fmt: skip
-
-
-def assemble_trainer(
-    config: Config,
-    store: CheckpointStore,
-    *,
-    team: Team | None = None,
-    device: torch.device | None = None,
-    report: Path | None = None,
-    log: Callable[[dict[str, float], int], None],
-    grid: Callable[[Model, dict[str, Tensor], int], None] | None = None,
-    mark: Callable[[str], None] = lambda what: None,
-) -> Trainer:
-    """A trainer with freshly initialised weights. report: the folder that lists what data had to be skipped."""
-    team = team or Team()
-    device = device or pick_device(config["trainer"]["device"])
-    settings = instantiate(config["trainer"])
-    torch.manual_seed(config["seed"])  # the initial weights, the same in all processes
-    model = build_model(config)
-    if config["init_from"] is not None and not store.steps():
-        init_from(model.backbone, config["init_from"])
-    network = build_network(config, model, settings, team, device)
-    objective = build_objective(config, model, device)
-    loader = instantiate(config["data"]).loader(
-        batch_size=settings.batch_size, seed=config["seed"], rank=team.rank, world_size=team.size, device=device,
-        report=report,
-    )  # fmt: skip
-    return Trainer(
-        backbone=network,
-        cascade=model.cascade,
-        timesteps=instantiate(config["timesteps"]),
-        prediction=model.prediction,
-        conditioning=model.conditioning,
-        objective=objective,
-        optimizer=instantiate(config["optimizer"])(params=[*network.parameters, *objective.parameters()]),
-        ema=instantiate(config["ema"]),
-        loader=loader,
-        checkpoints=store,
-        settings=settings,
-        seed=config["seed"],
-        device=device,
-        config=config,
-        log=log,
-        on_grid=None if grid is None else lambda weights, step: grid(model, weights, step),
-        stop=lambda: stop_signal() is not None,
-        mark=mark,
-    )
-
-
-def build_network(config: Config, model: Model, settings: TrainerSettings, team: Team, device: torch.device) -> Network:
-    """The backbone on its device, as fast as the settings want it, alone or shared."""
-    backbone, cascade = model.backbone.to(device), model.cascade
-    resolutions = [cascade.resolution(stage) for stage in range(cascade.num_stages)]
-    images = settings.images_per_part(team.size)
-    share = -(-images // cascade.num_stages)
-    pack = [torch.empty(share, 1, side, side, device="meta") for side in resolutions]
-    layout = Layout.of(pack, int(backbone.patch_size))  # type: ignore[arg-type]
-    dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
-    heads = config["backbone"]["num_heads"]
-    head_dim = int(backbone.width) // heads  # type: ignore[arg-type]
-    kernel = choose_kernel(settings.attention, layout, heads=heads, head_dim=head_dim, dtype=dtype, device=device)
-    set_kernel(backbone, team.broadcast(kernel))
-    checkpoint_blocks(backbone, settings.activation_checkpointing)
-    if settings.compile:
-        compile_blocks(backbone, resolutions=resolutions, device=device)
-    return Network(backbone, team=team, parallel=settings.parallel, shard_size=settings.shard_size)
-
-
-GRID_COLUMNS = 8
-GRID_SCALE = 2

@@ -1,4 +1,4 @@
-from pixelflow.losses.adaptive import AdaptiveWeight
+from pixelflow.losses.adaptive_weight import AdaptiveWeight
 from pixelflow.losses.flow_matching import FlowMatching
 from pixelflow.losses.frozen import DinoV2
 from pixelflow.losses.gated import GatedLoss, TrainedLoss

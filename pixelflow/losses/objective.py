@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pixelflow.losses.adaptive import AdaptiveWeight
+from pixelflow.losses.adaptive_weight import AdaptiveWeight
 from pixelflow.losses.frozen import Frozen
 from pixelflow.losses.gated import TrainedLoss
 from pixelflow.types import Batch, Encoded, Encoder, Loss, Predicted, on

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pixelflow.reporting.figures import _figure, _save, _tidy
-from pixelflow.reporting.quality import MARKS, SERIES_COLORS
+from pixelflow.reporting.pareto import MARKS, SERIES_COLORS
 from pixelflow.reporting.runs import Run
 from pixelflow.reporting.table import COLUMNS
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from pixelflow.reporting.settings import MISSING, spell
+from pixelflow.reporting.axes import MISSING, spell
 
 if TYPE_CHECKING:
     from pixelflow.reporting.table import Column, PaperRow, Row, Table

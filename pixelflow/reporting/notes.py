@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pixelflow.reporting.runs import Run, flatten
-from pixelflow.reporting.settings import axis_values, differing_keys, spell
+from pixelflow.reporting.axes import axis_values, differing_keys, spell
+from pixelflow.reporting.runs import Run
+from pixelflow.runs.flat import flatten
 
 if TYPE_CHECKING:
     from pixelflow.reporting.table import Column, PaperRow, Row

@@ -17,8 +17,7 @@ from typing import Any
 
 from pixelflow.files import write_aside
 from pixelflow.reporting import formats, notes
-from pixelflow.reporting.runs import Run, flatten
-from pixelflow.reporting.settings import (
+from pixelflow.reporting.axes import (
     DEFAULT_IGNORE,
     Setting,
     axis_headers,
@@ -28,6 +27,8 @@ from pixelflow.reporting.settings import (
     natural,
     spell,
 )
+from pixelflow.reporting.runs import Run
+from pixelflow.runs.flat import flatten
 
 FULL_SAMPLE_COUNT = 50_000
 """Images behind a number that is called FID without more words (Heusel et al. 2017, and the ADM suite)."""

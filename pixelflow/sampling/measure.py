@@ -13,9 +13,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import torch
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 
 from pixelflow.sampling.sampler import Sampler, StageNoise
 from pixelflow.types import Backbone, BackboneOutput, Condition
@@ -114,27 +112,3 @@ def measure_batch(sampler: Sampler, condition: Condition, noise: StageNoise) -> 
         stages.append(StageCost(side, seconds, counting.calls[side], counting.images[side] / len(condition)))
     renoise = total - noise_seconds - sum(stage.seconds for stage in stages)
     return Costs(samples.x, stages, noise_seconds, renoise, total)
-
-
-def forward_flops(backbone: nn.Module, resolution: int, channels: int) -> int:
-    """Floating-point operations of one forward pass of one image. backbone: on the meta device."""
-    x = torch.empty(1, channels, resolution, resolution, device="meta")
-    label = torch.zeros(1, dtype=torch.int64, device="meta")
-    # The plain form of attention is counted on any device, and costs what the fused ones do.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-        backbone(x, torch.empty(1, device="meta"), Condition(label))
-    return counter.get_total_flops()
-
-
-def matrix_rate(
-    width: int, *, dtype: torch.dtype, device: torch.device, tokens: int = 4096, repeats: int = 10
-) -> float:
-    """Floating-point operations per second of (tokens, width) @ (width, 4 width), the best of `repeats`."""
-    a = torch.randn(tokens, width, dtype=dtype, device=device)
-    b = torch.randn(width, 4 * width, dtype=dtype, device=device)
-    clock, best = _Clock(device), float("inf")
-    for _ in range(repeats):
-        start = clock.now()
-        a @ b
-        best = min(best, clock.now() - start)
-    return 2 * tokens * width * 4 * width / best

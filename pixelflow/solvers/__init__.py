@@ -1,4 +1,4 @@
-from pixelflow.solvers.adaptive import AdaptiveRungeKutta, FixedRungeKutta
+from pixelflow.solvers.error_controlled import AdaptiveRungeKutta, FixedRungeKutta
 from pixelflow.solvers.fixed import AdamsBashforth, Euler, Heun
 from pixelflow.solvers.presets import few_steps
 

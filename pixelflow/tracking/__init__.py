@@ -1,7 +1,7 @@
 """What a run logs: metrics.jsonl first, MLflow as its mirror."""
 
 from pixelflow.tracking.jsonl import MetricsLog, history, read_records
-from pixelflow.tracking.mlflow_mirror import MLflowMirror, SyncReport, sync
+from pixelflow.tracking.mlflow.mirror import MLflowMirror, SyncReport, sync
 from pixelflow.tracking.system import system_metrics
 from pixelflow.tracking.tracker import Tracker
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pixelflow.tracking.jsonl import MetricsLog, Status
-from pixelflow.tracking.mlflow_mirror import MLflowMirror
+from pixelflow.tracking.mlflow.mirror import MLflowMirror
 from pixelflow.tracking.system import system_metrics
 
 

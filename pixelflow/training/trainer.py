@@ -15,22 +15,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pixelflow.errors import Interrupted
 from pixelflow.flow.cascade import Cascade
 from pixelflow.flow.rng import KeyedRandom
 from pixelflow.losses.objective import Objective, ObjectiveValue
+from pixelflow.progress import Progress
 from pixelflow.training.checkpoint import Checkpoint, CheckpointStore, load_checkpoint
 from pixelflow.training.distributed import Network
 from pixelflow.training.draw import draw_flow_samples, draw_stages, draw_times
 from pixelflow.training.ema import EMA
 from pixelflow.training.guard import StepGuard, TrainingDiverged
-from pixelflow.training.memory import explained_out_of_memory
 from pixelflow.training.meter import Meter
+from pixelflow.training.out_of_memory import explained_out_of_memory
 from pixelflow.training.profile import profiler
-from pixelflow.training.progress import Progress
 from pixelflow.training.saver import Saver
 from pixelflow.training.settings import TrainerSettings
 from pixelflow.training.state import TrainingState
-from pixelflow.types import Batch, Conditioning, Interrupted, Loader, Predicted, Prediction, Timesteps
+from pixelflow.types import Batch, Conditioning, Loader, Predicted, Prediction, Timesteps
 
 __all__ = ["Trainer", "TrainerSettings", "TrainingDiverged"]
 

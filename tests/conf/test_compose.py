@@ -9,8 +9,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from pixelflow.jobs.resolve import resolve
-from pixelflow.jobs.validate import GROUPS
+from pixelflow.config.resolve import resolve
+from pixelflow.config.validate import GROUPS
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = sorted(

@@ -9,7 +9,7 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from pixelflow.jobs.cli import explain
+from pixelflow.cli import explain
 from tests.conf.test_compose import composed
 
 INVALID = [

@@ -18,18 +18,19 @@ from typing import Any
 import torch
 
 from pixelflow.conditioning import ClassLabel
-from pixelflow.data.memory import MemoryLoader
+from pixelflow.data.in_memory import MemoryLoader
+from pixelflow.errors import Interrupted
 from pixelflow.flow import Cascade, UniformTimesteps, VelocityPrediction
-from pixelflow.launch.processes import job_store, processes, together
-from pixelflow.launch.signals import CONTINUE, stop_on_signals, stop_signal
 from pixelflow.losses import FlowMatching, Objective
+from pixelflow.processes import job_store, processes, together
+from pixelflow.signals import CONTINUE, stop_on_signals, stop_signal
 from pixelflow.training.checkpoint import CheckpointStore
 from pixelflow.training.distributed import Network, Team
 from pixelflow.training.ema import EMA
 from pixelflow.training.settings import TrainerSettings
 from pixelflow.training.trainer import Trainer
 from pixelflow.training.watchdog import Watchdog
-from pixelflow.types import Batch, Interrupted
+from pixelflow.types import Batch
 from tests.tiny import tiny_pixelflow
 
 BATCH = 8

@@ -11,9 +11,10 @@ import torch
 from pixelflow.backbones import PixelFlow
 from pixelflow.conditioning import ClassLabel
 from pixelflow.flow import Cascade, StageWiseGuidance, VelocityPrediction
+from pixelflow.nn.compile import compile_blocks
+from pixelflow.nn.kernel_timing import time_attention
 from pixelflow.sampling import Sampler, to_uint8
-from pixelflow.sampling.attention import time_attention
-from pixelflow.sampling.speed import GraphedBackbone, compile_blocks
+from pixelflow.sampling.cuda_graphs import GraphedBackbone
 from pixelflow.sampling.store import AsideWriter
 from pixelflow.solvers import AdamsBashforth, Euler, Heun
 from pixelflow.types import Condition, Solver

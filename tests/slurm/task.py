@@ -1,4 +1,4 @@
-"""Stands in for pixelflow.jobs.frozen: a training in small, without the seconds of importing torch.
+"""Stands in for pixelflow.frozen_job: a training in small, without the seconds of importing torch.
 
 Its contract with the rest is the real one: status.json, checkpoints, signals, exit status.
 """
@@ -11,8 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from pixelflow.launch.attempts import held, write_status
-from pixelflow.launch.signals import CONTINUE, stop_on_signals, stop_signal
+from pixelflow.runs.status import held, write_status
+from pixelflow.signals import CONTINUE, stop_on_signals, stop_signal
 
 
 def main() -> None:

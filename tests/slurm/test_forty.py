@@ -22,12 +22,12 @@ from pathlib import Path
 
 import pytest
 
-from pixelflow.launch import slurm
-from pixelflow.launch.states import RunState, sweep_states
-from pixelflow.launch.sweep import Sweep
+from pixelflow.sweeps import slurm
+from pixelflow.sweeps.manifest import Sweep
+from pixelflow.sweeps.states import RunState, sweep_states
 from pixelflow.tracking import history
-from pixelflow.tracking.mlflow_database import create_database
-from pixelflow.tracking.mlflow_state import MirrorState, count_unsent
+from pixelflow.tracking.mlflow.database import create_database
+from pixelflow.tracking.mlflow.position import MirrorState, count_unsent
 from tests.slurm.cluster import Cluster, wait_for
 from tests.slurm.test_mlflow_server import free_port, server
 from tests.slurm.test_signals import preempt
@@ -151,7 +151,7 @@ class Chaos:
                 words = path.read_bytes().split(b"\0")
             except OSError:
                 continue
-            if b"pixelflow.jobs.frozen" in words and state.job.name.encode() in words[-2] and b"srun" not in words[0]:
+            if b"pixelflow.frozen_job" in words and state.job.name.encode() in words[-2] and b"srun" not in words[0]:
                 os.kill(int(path.parent.name), signal.SIGKILL)
                 found = True
         return found

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from pixelflow.launch.attempts import Claim, write_status
-from pixelflow.launch.sweep import Sweep, SweepJob
+from pixelflow.runs.attempts import Claim
+from pixelflow.runs.status import write_status
+from pixelflow.sweeps.manifest import Sweep, SweepJob
 from pixelflow.tracking import MLflowMirror, Tracker, history
-from pixelflow.tracking.mlflow_state import MirrorState
-from pixelflow.tracking.mlflow_sweep import schedule
+from pixelflow.tracking.mlflow.children import schedule
+from pixelflow.tracking.mlflow.position import MirrorState
 from tests.slurm.cluster import wait_for
 
 BIN = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from pixelflow.launch import slurm
-from pixelflow.launch.attempts import read_attempts
-from pixelflow.launch.site import Site
-from pixelflow.launch.snapshot import Snapshot
-from pixelflow.launch.states import RunState, sweep_states
-from pixelflow.launch.submission import plan, submit
-from pixelflow.launch.sweep import Sweep, SweepJob
+from pixelflow.runs.attempts import read_attempts
+from pixelflow.runs.snapshot import Snapshot
+from pixelflow.sweeps import slurm
+from pixelflow.sweeps.manifest import Sweep, SweepJob
+from pixelflow.sweeps.site import Site
+from pixelflow.sweeps.states import RunState, sweep_states
+from pixelflow.sweeps.submission import plan, submit
 from tests.slurm.cluster import Cluster, wait_for
 from tests.slurm.task import undisturbed
 
@@ -35,11 +35,11 @@ class Small:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         code = folder / "code" / "pixelflow"
-        (code / "jobs").mkdir(parents=True)
+        code.mkdir(parents=True)
         (code / "__init__.py").write_text("")
-        (code / "launch").symlink_to(ROOT / "pixelflow" / "launch")
-        (code / "files.py").symlink_to(ROOT / "pixelflow" / "files.py")
-        (code / "jobs" / "frozen.py").symlink_to(ROOT / "tests" / "slurm" / "task.py")
+        for name in ("runs", "sweeps", "signals.py", "files.py", "errors.py"):
+            (code / name).symlink_to(ROOT / "pixelflow" / name)
+        (code / "frozen_job.py").symlink_to(ROOT / "tests" / "slurm" / "task.py")
         self.sweep = Sweep(folder=folder / "runs" / "sweep", experiment="small", digest="0")
 
     def submit(self, count: int = 1, site: dict[str, Any] | None = None, **settings: Any) -> Small:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pixelflow.launch import slurm
+from pixelflow.sweeps import slurm
 from pixelflow.training.checkpoint import load_checkpoint
 from tests.slurm.cluster import Cluster, wait_for
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pixelflow.data.memory import MemoryLoader
+from pixelflow.data.in_memory import MemoryLoader
 from pixelflow.data.order import EndlessOrder, EpochOrder, rank_slice
 
 SIZES = [7, 1, 0, 12, 5, 5, 9]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pixelflow.config.validate import check_data
 from pixelflow.jobs import benchmark_data, data, prepare
-from pixelflow.jobs.validate import check_data
 from tests.conf.test_compose import composed
 from tests.unit.data.files import image_folder
 
@@ -78,7 +78,7 @@ def test_mistakes(overrides: str, message: str) -> None:
 
 
 def test_paths_are_no_part_of_a_run() -> None:
-    from pixelflow.launch.identity import config_hash
+    from pixelflow.runs.identity import config_hash
 
     here = composed("data=webdataset", "data.root=/here", "data.reading.workers=1")
     there = composed("data=webdataset", "data.root=/there", "data.reading.workers=8", "data.cache_dir=/tmp")

@@ -13,8 +13,9 @@ import torch
 import webdataset
 from PIL import Image
 
-from pixelflow.jobs import accumulate, evaluate
+from pixelflow.jobs import evaluate
 from pixelflow.jobs.evaluate import run
+from pixelflow.metrics import accumulate
 from pixelflow.metrics.features import DigitsFeatures, Features
 from pixelflow.metrics.inception import InceptionFeatures, save_random_weights
 from pixelflow.metrics.reference import Reference

@@ -9,9 +9,9 @@ import pytest
 import torch
 from hydra.core.utils import JobReturn, JobStatus
 
+from pixelflow.config.build import build_model
 from pixelflow.jobs import quality
-from pixelflow.jobs.build import build_model
-from pixelflow.jobs.search import SearchChart
+from pixelflow.sweeps.search import SearchChart
 from pixelflow.training.checkpoint import CheckpointStore
 from tests.conf.test_compose import composed
 

@@ -6,18 +6,20 @@ from types import SimpleNamespace
 import pytest
 
 from pixelflow.jobs import sync
-from pixelflow.jobs.status import last_end
-from pixelflow.launch.attempts import Claim, held, write_status
-from pixelflow.launch.sweep import Sweep, SweepJob
+from pixelflow.runs.attempts import Claim
+from pixelflow.runs.status import held, write_status
+from pixelflow.sweeps import mirroring
+from pixelflow.sweeps.dead import last_end
+from pixelflow.sweeps.manifest import Sweep, SweepJob
 from pixelflow.tracking.jsonl import MetricsLog
-from pixelflow.tracking.mlflow_state import store_settings
+from pixelflow.tracking.mlflow.position import store_settings
 
 
 def test_the_end_that_a_run_could_not_tell_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Killed after its work was done, before, and not at all: it is at work."""
-    monkeypatch.setattr(sync, "schedule", lambda *_, **__: {"uri": "none"})
-    monkeypatch.setattr(sync, "end_parent", lambda *_, **__: None)
-    monkeypatch.setattr(sync, "sync", lambda folder: SimpleNamespace(sent=0, error=None))
+    monkeypatch.setattr(mirroring, "schedule", lambda *_, **__: {"uri": "none"})
+    monkeypatch.setattr(mirroring, "end_parent", lambda *_, **__: None)
+    monkeypatch.setattr(mirroring, "sync", lambda folder: SimpleNamespace(sent=0, error=None))
     sweep = Sweep(tmp_path / "sweep", "e", "d")
     for name, state in (("done", "finished"), ("killed", "running"), ("ending", "finished")):
         folder = tmp_path / name

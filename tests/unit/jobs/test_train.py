@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from pixelflow.jobs.train import checkpoint_store, train
-from pixelflow.launch.processes import World
+from pixelflow.processes import World
 
 
 def test_where_training_is_done_what_comes_after_it_is_not_told_twice(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from pixelflow.reporting.runs import Run, flatten, read_mlflow, read_run_folders
+from pixelflow.reporting.runs import Run, read_mlflow, read_run_folders
 from pixelflow.reporting.table import build_table
+from pixelflow.runs.flat import flatten
 
 CONFIG = {
     "experiment": "sweep",

@@ -8,7 +8,8 @@ import torch
 
 from pixelflow.backbones import PixelFlow
 from pixelflow.flow import StageWiseGuidance
-from pixelflow.sampling.measure import forward_flops, matrix_rate, measure_batch
+from pixelflow.nn.flops import forward_flops, matrix_rate
+from pixelflow.sampling.measure import measure_batch
 from pixelflow.types import Condition
 from tests.unit.sampling.test_sampler import Oracle, make_sampler
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from pixelflow.tracking.mlflow_database import create_database
-from pixelflow.tracking.mlflow_state import MirrorState, store_settings
+from pixelflow.tracking.mlflow.database import create_database
+from pixelflow.tracking.mlflow.position import MirrorState, store_settings
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pixelflow.backbones import JiT
 from pixelflow.conditioning import ClassLabel
-from pixelflow.data.memory import MemoryLoader
+from pixelflow.data.in_memory import MemoryLoader
 from pixelflow.flow import Cascade, LogitNormalTimesteps, XPrediction
 from pixelflow.losses import AdaptiveWeight, FlowMatching, Lpips, Objective, PDino, Repa
 from pixelflow.training.checkpoint import CheckpointError, load_checkpoint

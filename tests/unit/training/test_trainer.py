@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pixelflow.conditioning import ClassLabel
-from pixelflow.data.memory import MemoryLoader
+from pixelflow.data.in_memory import MemoryLoader
 from pixelflow.flow import Cascade, UniformTimesteps, VelocityPrediction
 from pixelflow.losses import FlowMatching, Objective
 from pixelflow.training.checkpoint import CheckpointStore, load_checkpoint

@@ -1,0 +1,127 @@
+"""job=benchmark job.estimate=true: memory, FLOPs and time of a recipe before it starts, without memory or device.
+
+Activations are counted, not modelled: the recipe's own forward pass runs on tensors without content, and what autograd
+keeps for the backward pass is summed up.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pixelflow.config.build import Config, build_model
+from pixelflow.nn.blocks import blocks_of
+from pixelflow.processes import world_of
+from pixelflow.training.activation_checkpointing import KEPT_OPS
+from pixelflow.training.costs import step_costs
+from pixelflow.training.settings import TrainerSettings
+from pixelflow.types import Condition
+
+GIB = 2**30
+
+
+def estimate(config: Config) -> dict[str, Any]:
+    """Of the configured run on `job.devices` devices that reach job.utilisation of job.tflops in the model's FLOPs."""
+    settings: TrainerSettings = instantiate(config["trainer"])
+    devices = config["job"]["devices"] or world_of(os.environ).size
+    images = settings.images_per_part(devices)
+    with torch.device("meta"):
+        model = build_model(config)
+    parameters = sum(p.numel() for p in model.backbone.parameters())
+    costs = step_costs(model.backbone, model.cascade, channels=config["data"]["channels"], images=settings.batch_size)
+    averages = len(instantiate(config["ema"]).names)
+    shards = (settings.shard_size or devices) if settings.parallel == "fsdp" else 1
+    weights = parameters * 4 / shards
+    activations = activation_bytes(config, images)
+    rate = config["job"]["tflops"] * 1e12 * config["job"]["utilisation"] * devices
+    seconds = costs.flops / rate
+    return {
+        "parameters": parameters,
+        "devices": devices,
+        "images_per_forward": images,
+        "tokens_per_step": costs.tokens,
+        "tflop_per_image": costs.flops / costs.images / 1e12,
+        "tflop_per_step": costs.flops / 1e12,
+        "weights_gib": weights / GIB,
+        "gradients_and_optimizer_gib": 3 * weights / GIB,
+        "averages_gib": averages * weights / GIB,
+        "activations_gib": activations / GIB,
+        "total_gib_per_device": (weights * (4 + averages) + activations) / GIB,
+        "checkpoint_gib": parameters * 4 * (3 + averages) / GIB,
+        "assumed_tflops_per_device": config["job"]["tflops"],
+        "assumed_utilisation": config["job"]["utilisation"],
+        "seconds_per_step": seconds,
+        "images_per_second": settings.batch_size / seconds,
+        "device_hours": seconds * settings.max_steps * devices / 3600,
+        "days": seconds * settings.max_steps / 86400,
+    }
+
+
+class _Kept(TorchDispatchMode):
+    """Bytes of the results of the operations that selective checkpointing keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func in KEPT_OPS:
+            self.bytes += sum(t.nbytes for t in (out if isinstance(out, tuple) else (out,)) if isinstance(t, Tensor))
+        return out
+
+
+def activation_bytes(config: Config, images: int) -> int:
+    """What the backward pass of one forward pass of so many images finds in memory, at its largest.
+
+    Eager, unfused: compiled blocks keep less. With checkpointing, one block at a time is there in full besides.
+    """
+    settings: TrainerSettings = instantiate(config["trainer"])
+    with FakeTensorMode():
+        model = build_model(config)
+        cascade, backbone = model.cascade, model.backbone
+        shares = [images // cascade.num_stages + (s < images % cascade.num_stages) for s in range(cascade.num_stages)]
+        channels = config["data"]["channels"]
+        x = [torch.empty(n, channels, cascade.resolution(s), cascade.resolution(s)) for s, n in enumerate(shares) if n]
+        own = {p.untyped_storage()._cdata for p in backbone.parameters()}
+        blocks = blocks_of(backbone)
+        saved: dict[int, dict[int, int]] = {i: {} for i in range(-1, len(blocks))}
+        inputs, at = {}, [-1]
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in own and not any(storage._cdata in part for part in saved.values()):
+                saved[at[0]][storage._cdata] = storage.nbytes()
+            return tensor
+
+        def enter(number: int) -> Any:
+            def hook(module: Any, arguments: Any) -> None:
+                at[0], inputs[number] = number, arguments[0].nbytes
+
+            return hook
+
+        for i, block in enumerate(blocks):
+            block.register_forward_pre_hook(enter(i))
+        condition = Condition(torch.zeros(images, dtype=torch.int64))
+        bf16 = settings.precision == "bf16"
+        watched = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        with watched, _Kept() as kept, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            output = backbone(x, torch.zeros(images), condition)
+        del output
+    whole = {i: sum(part.values()) for i, part in saved.items()}
+    if settings.activation_checkpointing == "none":
+        return sum(whole.values())
+    largest = max(whole[i] for i in range(len(blocks)))
+    products = kept.bytes if settings.activation_checkpointing == "selective" else 0
+    return whole[-1] + sum(inputs.values()) + products + largest
+
+
+def to_text(result: dict[str, Any]) -> str:
+    return "\n".join(f"{name:28} {value:,.4g}" if isinstance(value, float) else f"{name:28} {value:,}"
+                     for name, value in result.items())  # fmt: skip

@@ -1,0 +1,75 @@
+"""job=benchmark job.part=logging: what logging takes of the training loop, with an MLflow that works, is gone or hangs.
+
+Each is a whole run of trainer.max_steps steps in a folder of its own, logged as job=train logs. Its cost is the time
+inside the log calls over the time of the loop: two readings of one clock in one run, which a busy machine moves alike.
+What the mirror does it does in another process, on another core; seconds_per_step shows whether that is felt.
+"""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pixelflow.config.build import Config
+from pixelflow.config.training_parts import build_trainer, checkpoint_store
+from pixelflow.runs.context import open_run
+from pixelflow.training.distributed import Team
+
+
+def logging_cost(config: Config, device: torch.device) -> dict[str, Any]:
+    """job.repeats runs of each kind, in turn; the dearest counts."""
+    runs: dict[str, list[dict[str, float]]] = {}
+    with _hung_server() as hung, tempfile.TemporaryDirectory() as folder:
+        working = config["tracking"]["uri"] or f"sqlite:///{Path(folder) / 'mlflow.db'}"
+        kinds: dict[str, Mapping[str, Any]] = {
+            "without_mlflow": {"mlflow": False, "uri": None},
+            "working": {"mlflow": True, "uri": working},
+            "stopped": {"mlflow": True, "uri": f"http://127.0.0.1:{_unused_port()}"},
+            "hung": {"mlflow": True, "uri": hung},
+        }
+        for repeat in range(config["job"]["repeats"]):
+            for name, tracking in kinds.items():
+                settings = {**config, "tracking": {**config["tracking"], **tracking}}
+                runs.setdefault(name, []).append(_run(settings, Path(folder) / f"{name}-{repeat}", device))
+    summary = {f"{name}_percent": max(run["percent"] for run in measured) for name, measured in runs.items()}
+    settings = {key: config[key] for key in ("backbone", "cascade", "data", "trainer")}
+    return {"summary": summary, "runs": runs, "settings": settings}
+
+
+def _run(config: Config, path: Path, device: torch.device) -> dict[str, float]:
+    with open_run(path, config) as run:
+        store = checkpoint_store(config, path)
+        trainer = build_trainer(config, run, store, Team(), device, lambda what: None)
+        inside: list[float] = []
+        log = trainer.log
+
+        def timed(metrics: dict[str, float], step: int) -> None:
+            start = time.perf_counter()
+            log(metrics, step)
+            inside.append(time.perf_counter() - start)
+
+        trainer.log = timed
+        start = time.perf_counter()
+        steps = trainer.fit()
+        seconds = time.perf_counter() - start
+    calls = {"calls": float(len(inside)), "milliseconds_per_call": 1e3 * sum(inside) / len(inside)}
+    return {"percent": 100 * sum(inside) / seconds, "seconds_per_step": seconds / steps, **calls}
+
+
+@contextmanager
+def _hung_server() -> Iterator[str]:
+    """It takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+def _unused_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])

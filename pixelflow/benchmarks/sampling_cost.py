@@ -1,0 +1,227 @@
+"""job=benchmark: what sampling costs on this machine, in seconds, evaluations, utilisation and memory.
+
+The configured guidance and one that guides always run side by side, batch by batch, so that both see the same machine.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import re
+import shlex
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+
+from pixelflow.benchmarks.estimate import estimate, to_text
+from pixelflow.benchmarks.logging_cost import logging_cost
+from pixelflow.benchmarks.training_step import training
+from pixelflow.config.build import Config, build_model, build_sampler, pick_device, speed_up
+from pixelflow.files import write_aside, write_json
+from pixelflow.flow import ConstantGuidance
+from pixelflow.nn.flops import forward_flops, matrix_rate
+from pixelflow.nn.kernel_timing import time_attention
+from pixelflow.runs.provenance import versions
+from pixelflow.sampling.measure import Costs, measure_batch
+from pixelflow.sampling.sampler import Sampler, to_uint8
+from pixelflow.sampling.store import ImageStore
+from pixelflow.solvers import Euler
+from pixelflow.training.meter import peak_memory
+from pixelflow.types import Condition
+
+logger = logging.getLogger(__name__)
+
+CONFIGURED, ALWAYS = "configured guidance", "always guided"
+
+
+def run(config: Config, overrides: list[str]) -> None:
+    """Writes job.part of `<output>/benchmark_<machine>.json`; for sampling also the table beside it.
+
+    job.part=training is in benchmark_training, logging in benchmark_logging; job.estimate=true only counts.
+    """
+    if config["job"]["estimate"]:
+        print(to_text(estimate(config)))
+        return
+    device = pick_device(config["trainer"]["device"])
+    machine = config["job"]["machine"] or machine_name(device)
+    part = config["job"]["part"]
+    result = PARTS[part](config, device) | {"command": f"python run.py {shlex.join(overrides)}", "machine": machine}
+    path = Path(config["job"]["output"]) / f"benchmark_{machine}.json"
+    parts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    write_json(path, parts | {part: result})
+    if part != "sampling":
+        print(f"{json.dumps(result['summary'], indent=1)}\nwritten: {path}")
+        return
+    table = to_markdown(result)
+    write_aside(path.with_suffix(".md"), table.encode())
+    print(f"{table}\nwritten: {path} and {path.with_suffix('.md').name}")
+
+
+def machine_name(device: torch.device) -> str:
+    """ "nvidia-h200", or "cpu-x86_64-2-threads": what was measured, not where."""
+    if device.type == "cuda":
+        return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name(device).lower()).strip("-")
+    return f"cpu-{platform.machine()}-{torch.get_num_threads()}-threads"
+
+
+@dataclass
+class Measured:
+    """A batch's costs, and the seconds of writing its images."""
+
+    costs: Costs
+    writing: float
+
+
+def sampling(config: Config, device: torch.device) -> dict[str, Any]:
+    torch.manual_seed(config["seed"])  # random weights cost what trained ones do
+    model = build_model(config)
+    backbone = model.backbone.to(device).eval().requires_grad_(False)
+    sampler = build_sampler(config, model, speed_up(config, backbone, device), device)  # type: ignore[arg-type]
+    variants = {CONFIGURED: sampler.guidance, ALWAYS: ConstantGuidance(scale=2.0)}
+    images, repeats = config["job"]["images"], config["job"]["repeats"]
+    precision = config["trainer"]["precision"]
+    width = config["backbone"]["num_heads"] * config["backbone"]["head_dim"]
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    rate = matrix_rate(width, dtype=dtype, device=device)
+    _warm_up(sampler, images, list(variants.values()))
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    best: dict[str, Measured] = {}
+    for repeat in range(repeats):
+        for name, guidance in variants.items():
+            sampler.guidance = guidance
+            measured = _one_batch(sampler, images, config["data"]["image_size"])
+            total = measured.costs.total + measured.writing
+            logger.info("%s, batch %d of %d: %.1f s", name, repeat + 1, repeats, total)
+            if name not in best or measured.costs.total < best[name].costs.total:
+                best[name] = measured
+    rate = max(rate, matrix_rate(width, dtype=dtype, device=device))  # other work on the machine may have slowed one
+    with torch.device("meta"):
+        bare = instantiate(config["backbone"])
+    flops = [
+        forward_flops(bare, stage.resolution, config["data"]["channels"]) for stage in best[CONFIGURED].costs.stages
+    ]
+    rows = {name: _row(measured, flops, rate, images) for name, measured in best.items()}
+    return {
+        "variants": rows,
+        "passes_ratio": rows[CONFIGURED]["forward_passes"] / rows[ALWAYS]["forward_passes"],
+        "seconds_ratio": rows[CONFIGURED]["seconds_per_image"] / rows[ALWAYS]["seconds_per_image"],
+        "matrix_tflops": rate / 1e12,
+        "peak_memory_gib": peak_memory(device) / 2**30,
+        "attention_seconds": _attention(config, device),
+        "images": images,
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "load_average": os.getloadavg()[1],  # over five minutes; above `threads` other work took its share
+        "settings": {key: config[key] for key in ("backbone", "cascade", "solver", "guidance", "sampler")},
+        "versions": versions(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _warm_up(sampler: Sampler, images: int, guidances: list[Any]) -> None:
+    """Every shape once: compiled blocks, CUDA graphs and tables are made here."""
+    solver = sampler.solver
+    sampler.solver = Euler(num_steps=2, num_stages=sampler.cascade.num_stages)
+    for guidance in guidances:
+        sampler.guidance = guidance
+        sampler.sample(_labels(sampler, images), sampler.keyed_noise(range(images), 0))
+    sampler.solver = solver
+
+
+def _labels(sampler: Sampler, images: int) -> Condition:
+    null = int(sampler.conditioning.null(1).class_label)
+    return Condition(torch.arange(images) % null)
+
+
+def _one_batch(sampler: Sampler, images: int, size: int) -> Measured:
+    costs = measure_batch(sampler, _labels(sampler, images), sampler.keyed_noise(range(images), 0))
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        ImageStore(Path(folder), size=size).write(range(images), to_uint8(costs.images).cpu())
+        writing = time.perf_counter() - start
+    return Measured(costs, writing)
+
+
+def _row(measured: Measured, flops: list[int], rate: float, images: int) -> dict[str, Any]:
+    """Per image. Utilisation: the model's operations in the stages over what the matrix rate allows."""
+    costs = measured.costs
+    stages = [
+        {
+            "resolution": stage.resolution,
+            "seconds": stage.seconds / images,
+            "evaluations": stage.nfe,
+            "forward_passes": stage.passes,
+            "tflop": stage.passes * count / 1e12,
+            "utilisation": stage.passes * count * images / stage.seconds / rate,
+        }
+        for stage, count in zip(costs.stages, flops, strict=True)
+    ]
+    tflop = sum(stage["tflop"] for stage in stages)
+    return {
+        "stages": stages,
+        "seconds_per_image": (costs.total + measured.writing) / images,
+        "noise_seconds": costs.noise / images,
+        "renoise_seconds": costs.renoise / images,
+        "writing_seconds": measured.writing / images,
+        "renoise_share": costs.renoise / (costs.total + measured.writing),
+        "evaluations": sum(stage["evaluations"] for stage in stages),
+        "forward_passes": costs.passes,
+        "tflop": tflop,
+        "utilisation": tflop * 1e12 * images / costs.total / rate,
+    }
+
+
+def _attention(config: Config, device: torch.device) -> list[dict[str, Any]] | None:
+    """On a GPU: milliseconds of each attention kernel at each stage's length."""
+    if device.type != "cuda":
+        return None
+    node, results = config["backbone"], []
+    stages, size = config["cascade"]["num_stages"], config["data"]["image_size"]
+    dtype = torch.bfloat16 if config["trainer"]["precision"] == "bf16" else torch.float32
+    for stage in range(stages):
+        length = ((size >> (stages - 1 - stage)) // node["patch_size"]) ** 2
+        times = time_attention(
+            2 * config["job"]["images"], node["num_heads"], length, node["head_dim"], dtype=dtype, device=device
+        )
+        results.append({"length": length, **{backend.name.lower(): 1e3 * s for backend, s in times.items()}})
+    return results
+
+
+def to_markdown(result: dict[str, Any]) -> str:
+    """A line for each stage of each variant, and its sum."""
+    head = ["guidance", "pixels", "seconds per image", "evaluations", "forward passes", "TFLOP", "utilisation"]
+    lines = [f"# Sampling on {result['machine']}", "", f"`{result['command']}`", ""]
+    lines += ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for name, row in result["variants"].items():
+        for stage in row["stages"]:
+            lines.append(_line([name, stage["resolution"]], stage, stage["seconds"]))
+        lines.append(_line([name, "all, with noise and writing"], row, row["seconds_per_image"]))
+    row = result["variants"][CONFIGURED]
+    lines += [
+        "",
+        f"- forward passes, {CONFIGURED} : {ALWAYS}: {result['passes_ratio']:.4f}; "
+        f"seconds: {result['seconds_ratio']:.3f}",
+        f"- noise {row['noise_seconds']:.4f} s, renoise {row['renoise_seconds']:.4f} s "
+        f"({100 * row['renoise_share']:.2f} % of the time), writing {row['writing_seconds']:.4f} s per image",
+        f"- matrix rate {result['matrix_tflops']:.2f} TFLOP/s ({result['precision']}), "
+        f"peak memory {result['peak_memory_gib']:.2f} GiB, batch {result['images']}, {result['threads']} threads, "
+        f"load average {result['load_average']:.1f}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _line(first: list[Any], row: dict[str, Any], seconds: float) -> str:
+    cells = [*first, f"{seconds:.3f}", row["evaluations"], f"{row['forward_passes']:g}", f"{row['tflop']:.3f}"]
+    return "| " + " | ".join(map(str, [*cells, f"{100 * row['utilisation']:.0f} %"])) + " |"
+
+
+PARTS = {"sampling": sampling, "training": training, "logging": logging_cost}

@@ -1,0 +1,126 @@
+"""From what Hydra composed to the config that a job works with: plain, resolved, checked."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from pixelflow.config.schema import option_names
+from pixelflow.config.validate import GROUPS, validate
+from pixelflow.flow.cascade import stages_from_kickoff
+from pixelflow.runs.identity import MACHINE_KEYS
+from pixelflow.training.checkpoint import CheckpointError
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+OmegaConf.register_new_resolver("stages_from_kickoff", stages_from_kickoff, replace=True)
+
+FIXED_BY_TRAINING = ("data", "backbone", "conditioning", "prediction", "cascade", "timesteps", "objective", "optimizer",
+                     "ema", "seed", "experiments")  # fmt: skip
+"""Sections that a checkpoint brings with it."""
+OF_THE_CALL = ("job", "checkpoint", "samples", "runs_dir", "assets", "tracking", "rerun", "axes", "site", "sweep",
+               "run_folder", "dry_run", "watch", "seeds", "settings")  # fmt: skip
+"""Sections that never come from a checkpoint."""
+
+
+def resolve(
+    config: DictConfig, overrides: list[str], *, elsewhere: bool = False, checked: set[str] | None = None
+) -> dict[str, Any]:
+    """The resolved, valid config. overrides: what the user typed. elsewhere: for a machine with GPUs, whatever is here.
+    checked: marks of the configs of a sweep that are known to be valid; those that differ in their seed share one.
+
+    With checkpoint=PATH it is the config that the checkpoint was trained with, changed by the overrides. Raises
+    ValueError for anything invalid, CheckpointError (one, too) if the checkpoint cannot be read.
+    """
+    if config.checkpoint is not None:
+        config = _with_checkpoint(config, overrides)
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    _drop_leftovers(plain, typed={override.key_or_group for override in parse(overrides)})
+    mark = json.dumps({**plain, "seed": type(plain["seed"]).__name__}, sort_keys=True)
+    if checked is None or mark not in checked:
+        validate(without_gpu(plain) if elsewhere else plain)
+    if checked is not None:
+        checked.add(mark)
+    return plain
+
+
+def without_gpu(config: dict[str, Any]) -> dict[str, Any]:
+    """What can be checked on a machine without a GPU, such as a login node."""
+    off = {"cuda_graphs": False, "tune_attention": False}
+    return config | {"trainer": {**config["trainer"], "device": "cpu"}, "sampler": {**config["sampler"], **off}}
+
+
+def parse(overrides: list[str]) -> list[Override]:
+    return [_parse(override) for override in overrides]
+
+
+@functools.cache
+def _parse(override: str) -> Override:
+    """The runs of a sweep have most of theirs in common."""
+    return OverridesParser.create().parse_override(override)
+
+
+def _drop_leftovers(config: dict[str, Any], typed: set[str]) -> None:
+    """A recipe tunes the option that it chose; for another option its values must not stand in the way.
+
+    Dropped is what the chosen option does not take but another option of the group does, unless the user typed it:
+    with `guidance=none`, a recipe's guidance.scale.
+    """
+    for group in GROUPS:
+        files = (CONF / group).glob("*.yaml")
+        of_others = {key for file in files for key in _keys_of(file)}
+        takes = option_names(config[group])
+        for key in [*config[group]]:
+            if key in of_others and key not in takes and not key.startswith("_") and f"{group}.{key}" not in typed:
+                del config[group][key]
+
+
+@functools.cache
+def _keys_of(file: Path) -> tuple[str, ...]:
+    return tuple(yaml.safe_load(file.read_text(encoding="utf-8")))
+
+
+def checkpoint_config(path: str) -> dict[str, Any]:
+    """The config stored in a checkpoint."""
+    state = Path(path) / "state.json"
+    if not Path(path).exists():
+        parent = Path(path).parent
+        near = sorted(p.name for p in parent.glob("step_*")) if parent.is_dir() else []
+        there = f"; {parent} holds {', '.join(near)}" if near else ""
+        raise CheckpointError(f"checkpoint={path} does not exist{there}")
+    try:
+        return json.loads(state.read_text(encoding="utf-8"))["config"]
+    except FileNotFoundError:
+        raise CheckpointError(f"checkpoint={path} is not a checkpoint: it has no state.json") from None
+    except (KeyError, ValueError):
+        raise CheckpointError(f"checkpoint={path}: state.json is damaged or holds no config") from None
+
+
+def _with_checkpoint(config: DictConfig, overrides: list[str]) -> DictConfig:
+    merged = OmegaConf.create(checkpoint_config(config.checkpoint))
+    for section in ("sampler", "metrics"):
+        for key, default in config[section].items():  # those that came up after the checkpoint was written
+            name = f"{section}.{key}"
+            OmegaConf.update(merged, name, OmegaConf.select(merged, name, default=default), force_add=True)
+    changed = list(OF_THE_CALL)
+    for override in parse(overrides):
+        key = override.key_or_group.split("@")[0].strip("/").replace("/", ".")
+        section = key.split(".")[0]
+        if section == "experiments" and config.job.name not in ("train", "pipeline"):
+            continue  # a recipe for what is done with a checkpoint, such as a search, trains nothing
+        if section in FIXED_BY_TRAINING and key not in MACHINE_KEYS:
+            raise ValueError(f"{override.input_line}: {section} is fixed by the checkpoint; leave this override out")
+        changed.append(key)
+    for key in changed:
+        # Unresolved, so that ${cascade.num_stages} and the like meet the checkpoint's values.
+        node = OmegaConf.select(config, key)
+        raw = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
+        OmegaConf.update(merged, key, raw, merge=False, force_add=True)
+    return merged

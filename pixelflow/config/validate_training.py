@@ -1,0 +1,56 @@
+"""What can be wrong with how a run is to be trained, by the number of its processes and their device."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+
+from pixelflow.config.build import Config, pick_device
+from pixelflow.nn.kernels import unavailable
+from pixelflow.processes import world_of
+from pixelflow.training.settings import TrainerSettings
+
+
+def check_training(config: Config) -> None:
+    """Raise ValueError with the key, the value and what would be accepted."""
+    if config["job"]["name"] not in ("train", "pipeline"):
+        return
+    trainer: TrainerSettings = instantiate(config["trainer"])
+    size, stages = world_of(os.environ).size, config["cascade"]["num_stages"]
+    try:
+        images = trainer.images_per_part(size)
+    except ValueError as error:
+        raise ValueError(f"trainer.{error}") from None
+    if trainer.compile and images % stages:
+        raise ValueError(
+            f"trainer.compile=true needs fixed shapes, but cascade.num_stages={stages} does not divide the {images} "
+            f"images of a forward pass (trainer.batch_size={trainer.batch_size}, {size} processes, accumulate="
+            f"{trainer.accumulate}); use batch_size={-(-images // stages) * stages * size * trainer.accumulate}"
+        )
+    if trainer.attention != "auto":
+        dtype = torch.bfloat16 if trainer.precision == "bf16" else torch.float32
+        if reason := unavailable(trainer.attention, dtype=dtype, device=pick_device(trainer.device)):
+            raise ValueError(f"trainer.attention={trainer.attention} {reason}; use auto or dense_groups")
+    if trainer.parallel == "fsdp" and (config["objective"].get("adaptive") is not None):
+        raise ValueError(
+            "objective.adaptive measures gradients at whole weights, which trainer.parallel=fsdp cuts: use ddp"
+        )
+    start = config["init_from"]
+    if start is not None and not (Path(start) / "state.json").exists():
+        raise ValueError(f"init_from={start} is not a checkpoint: it has no state.json")
+
+
+def check_benchmark(config: Config) -> None:
+    """Of the options that training adds to job=benchmark."""
+    job = config["job"]
+    for name in ("tflops", "utilisation"):
+        if job[name] <= 0:
+            raise ValueError(f"job.{name}={job[name]} must be above 0")
+    if job["estimate"]:
+        try:
+            instantiate(config["trainer"]).images_per_part(job["devices"] or 1)
+        except ValueError as error:
+            raise ValueError(f"trainer.{error} (job.devices={job['devices']})") from None

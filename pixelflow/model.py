@@ -1,0 +1,1 @@
+"""A model: backbone, cascade, prediction and conditioning."""

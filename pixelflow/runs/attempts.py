@@ -1,0 +1,90 @@
+"""`attempts.jsonl` and `launch.json` in a run folder: who was asked to do it, its starts and ends."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pixelflow.files import write_json
+
+FILE_NAME = "attempts.jsonl"
+CLAIM_NAME = "launch.json"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A run is promised to one submission. sweep: the folder of its sweep. token: of the submission. job: its number
+    in SLURM, "" until it is known, or the process that runs it here. then: the job that evaluates after it, if that is
+    another. user: whose job it is. tags: what tells it from its siblings, for MLflow."""
+
+    sweep: str
+    token: str
+    user: str
+    time: float
+    job: str = ""
+    then: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / CLAIM_NAME, asdict(self))
+
+
+def read_claim(folder: Path) -> Claim | None:
+    try:
+        return Claim(**json.loads((folder / CLAIM_NAME).read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """failures: ends in failure since somebody asked to try again. restarts: starts since the submission `token`, less
+    one. stalls: deaths without a word at the end of the list, between which no step was made."""
+
+    failures: int = 0
+    restarts: int = 0
+    stalls: int = 0
+
+
+def record(folder: Path, event: str, **about: Any) -> None:
+    """event: start, end or retry."""
+    line = json.dumps({"event": event, "time": time.time(), **about}) + "\n"
+    with (folder / FILE_NAME).open("a", encoding="utf-8") as file:
+        file.write(line)
+
+
+def read_attempts(folder: Path, token: str | None = None) -> Attempts:
+    """token: of the submission whose restarts count; the newest if None."""
+    try:
+        text = (folder / FILE_NAME).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return Attempts()
+    failures, starts, stalls = 0, [], 0
+    open_since: int | None = None  # the step at which the attempt began that has no end yet
+    last_step = -1
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:  # cut by a crash
+            continue
+        if entry["event"] == "retry":
+            failures, stalls = 0, 0
+        elif entry["event"] == "start":
+            if open_since is not None:  # the last attempt died together with what watches over it
+                stalls = stalls + 1 if entry["step"] <= open_since else 0
+            elif entry["step"] > last_step:
+                stalls = 0
+            open_since = last_step = entry["step"]
+            starts.append(entry["token"])
+        else:
+            failures += entry["outcome"] == "failed"
+            if entry["outcome"] == "killed":
+                stalls = stalls + 1 if open_since is not None and entry["step"] <= open_since else 1
+            else:
+                stalls = 0
+            open_since = None
+    token = token or (starts[-1] if starts else "")
+    return Attempts(failures, max(0, starts.count(token) - 1), stalls)

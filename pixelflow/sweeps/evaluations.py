@@ -1,0 +1,76 @@
+"""What a sweep of evaluations found: a table, the curve of the distance against guidance, and the best setting."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from pixelflow.files import write_text
+from pixelflow.reporting.curves import guidance_curve
+from pixelflow.reporting.runs import Run, parse_evaluation
+from pixelflow.reporting.table import Table, build_table
+from pixelflow.runs.flat import plain
+
+logger = logging.getLogger(__name__)
+
+GUIDANCE = "guidance.scale"
+
+
+class EvaluationSweep(Callback):
+    """A Hydra callback: collects a sweep's runs of job=evaluate and writes `<output>/<experiment>.{md,csv,tex,png}`.
+
+    axes: the overrides that tell the settings apart. A run that failed is named and left out.
+    """
+
+    def __init__(self, *, output: str, axes: list[str]) -> None:
+        self.output, self.axes = output, list(axes)
+        self.runs: list[Run] = []
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        chosen = dict(override.split("=", 1) for override in job_return.overrides or [])
+        settings = {axis: _shown(axis, chosen[axis]) for axis in self.axes if axis in chosen}
+        if any(run.config == settings and run.state == "finished" for run in self.runs):
+            return  # an axis that names a value twice
+        name = " ".join(f"{key.split('.')[-1]}={value}" for key, value in settings.items()) or "as trained"
+        if job_return.status != JobStatus.COMPLETED:
+            self.runs.append(Run(name, settings, 0, {}, {}, "failed", None))
+            return
+        path: Path = job_return.return_value.path
+        metrics, record = parse_evaluation(json.loads(path.read_text(encoding="utf-8")))
+        self.runs.append(Run(name, settings, 0, metrics, record, "finished", None))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        folder, name = Path(self.output), config.experiment
+        try:
+            table = build_table(
+                self.runs, axes=self.axes, command=f"python run.py -m experiments={name} checkpoint=..."
+            )
+        except ValueError as error:
+            logger.warning("no table of the sweep: %s", error)
+            return
+        written = table.write(folder, name)
+        best = best_setting(table)
+        write_text(folder / f"{name}.md", f"{table.to_markdown()}\n{best}\n")
+        if any(GUIDANCE in run.config for run in self.runs):
+            written.append(guidance_curve(self.runs, folder / f"{name}.png", key=GUIDANCE))
+        print(f"\n{table.to_markdown()}\n{best}\nwritten: {', '.join(str(path) for path in written)}")
+
+
+def best_setting(table: Table) -> str:
+    """The setting with the least distance, as overrides for the next command."""
+    column = next(c for c in table.columns if c.key in ("fid", "fd_digits"))
+    row = min((row for row in table.rows if column.key in row.cells), key=lambda row: row.cells[column.key].mean)
+    value = row.cells[column.key].mean
+    overrides = " ".join(f"{key}={row.setting.config[key]}" for key in table.axes if key in row.setting.config)
+    return f"Best: {column.label} {value:.{column.decimals}f} with {overrides or 'the only setting'}"
+
+
+def _shown(axis: str, value: str) -> Any:
+    """A checkpoint by its name alone: paths of a machine are nobody else's business."""
+    return Path(value).name if axis == "checkpoint" else plain(value)

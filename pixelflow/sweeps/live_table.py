@@ -1,0 +1,59 @@
+"""The table after every sweep. Hydra imports this before anything else, so that it imports nothing heavy itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    from pixelflow.reporting.table import Table
+
+
+class SweepTable(Callback):
+    """A Hydra callback: keeps `runs/<experiment>/table.*` up to date while a sweep goes on, and shows it at its end."""
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        if HydraConfig.get().mode == RunMode.MULTIRUN and config.job.name == "pipeline":
+            self._table(config)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if "pixelflow.Slurm" in config.hydra.launcher._target_ or "pixelflow.Local" in config.hydra.launcher._target_:
+            return  # they show the table of their own sweep, when there is one
+        if config.job.name == "pipeline" and (table := self._table(config)):
+            print(f"\n{table.to_markdown()}\ntable: {self._folder(config) / 'table.md'} (and .csv, .tex, .png)")
+
+    def _folder(self, config: DictConfig) -> Path:
+        return Path(config.runs_dir) / config.experiment
+
+    def _table(self, config: DictConfig) -> Table | None:
+        from pixelflow.reporting.runs import read_run_folders
+        from pixelflow.reporting.table import build_table
+
+        paper: Any = OmegaConf.to_container(config.paper, resolve=True)
+        try:
+            table = build_table(
+                read_run_folders(self._folder(config)),
+                paper=paper,
+                axes=list(config.axes) or swept_keys(config.hydra.sweeper),
+            )
+        except ValueError:  # nothing is finished yet
+            return None
+        write(table, self._folder(config), "table")
+        return table
+
+
+def swept_keys(sweeper: DictConfig) -> list[str]:
+    """The keys that the recipe's sweep varies: the table's first columns."""
+    return list(sweeper.get("params") or {})
+
+
+def write(table: Table, folder: Path, stem: str) -> list[Path]:
+    from pixelflow.reporting.figures import metric_chart
+
+    return [*table.write(folder, stem), metric_chart(table, folder / f"{stem}.png")]

@@ -1,0 +1,52 @@
+"""Sends to MLflow what it has not received of a sweep."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from pixelflow.runs.attempts import read_claim
+from pixelflow.runs.status import held
+from pixelflow.sweeps.dead import end_dead_runs, tell_end
+from pixelflow.sweeps.manifest import Sweep
+from pixelflow.sweeps.states import sweep_states
+from pixelflow.tracking import sync
+from pixelflow.tracking.mlflow.children import end_parent, schedule
+from pixelflow.tracking.mlflow.position import count_unsent
+
+logger = logging.getLogger(__name__)
+
+
+def sync_sweep(sweep: Sweep, artifacts: Sequence[Path] = ()) -> list[str]:
+    """artifacts: for the parent run. Returns what is still missing, a line a run."""
+    states = sweep_states(sweep)
+    end_dead_runs(states)
+    for state in states:
+        if state.state == "finished":
+            with held(state.job.path) as ours:
+                if ours:  # killed between its work's end and its own word of it
+                    tell_end(state.job.path, "FINISHED")
+    folders = [job.path for job in sweep.jobs.values() if (job.path / "mlflow.json").exists()]
+    if not folders:
+        logger.info("no run of %s is tracked by MLflow", sweep.folder)
+        return []
+    sweep.mlflow = schedule(tags_of(folders), **sweep.mlflow, name=sweep.folder.name, announce=False)
+    problems, sent = [], 0
+    for folder in folders:
+        report = sync(folder)
+        sent += report.sent
+        if report.error and "another process mirrors" not in report.error:
+            problems.append(f"{folder.name}: {report.error}")
+    unsent = sum(count_unsent(folder) for folder in folders)
+    print(f"sent {sent} records of {len(folders)} runs to MLflow; {unsent} are not there yet")
+    states = sweep_states(sweep)
+    if not any(state.active for state in states):
+        end_parent(sweep.mlflow, failed=any(state.state != "finished" for state in states),
+                   artifacts=artifacts)  # fmt: skip
+    return problems
+
+
+def tags_of(folders: list[Path]) -> dict[Path, dict[str, str]]:
+    claims = {folder: read_claim(folder) for folder in folders}
+    return {folder: claim.tags if claim else {} for folder, claim in claims.items()}

@@ -1,0 +1,61 @@
+"""The best checkpoint of a sweep as a version of a model in MLflow's registry."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pixelflow.tracking.mlflow.position import MirrorState
+from pixelflow.tracking.mlflow.worker import ENVIRONMENT
+
+HIGHER_IS_BETTER = ("accuracy", "precision", "recall", "inception_score")
+
+
+def register_best(folders: Sequence[Path], *, model: str, metric: str | None) -> str:
+    """Upload the newest checkpoint of the best run and make it a version of `model`; once, however often it is asked.
+
+    folders: run folders of finished runs. metric: of their evaluations; by default the distance to the reference.
+    Raises ValueError where no run has the metric.
+    """
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    score, folder, metric = best_run(folders, metric)
+    checkpoint = max((folder / "checkpoints").glob("step_*"), key=lambda path: path.name, default=None)
+    if checkpoint is None:
+        raise ValueError(f"{folder} has no checkpoint left to register")
+    state = MirrorState.load(folder)
+    client = MlflowClient(state.uri)
+    try:
+        client.create_registered_model(model)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    for version in client.search_model_versions(f"name='{model}'"):
+        if version.run_id == state.run_id and version.tags.get("checkpoint") == checkpoint.name:
+            return f"{model} version {version.version} is {checkpoint} already"
+    assert state.run_id is not None
+    client.log_artifacts(state.run_id, str(checkpoint), f"checkpoints/{checkpoint.name}")
+    source = f"{client.get_run(state.run_id).info.artifact_uri}/checkpoints/{checkpoint.name}"
+    tags = {"checkpoint": checkpoint.name, metric: str(score)}
+    version = client.create_model_version(model, source, state.run_id, tags=tags)
+    return f"{model} version {version.version}: {checkpoint} ({metric} {score:.4g})"
+
+
+def best_run(folders: Sequence[Path], metric: str | None) -> tuple[float, Path, str]:
+    """The best value, its run folder, and the metric's name."""
+    found: list[tuple[float, Path, str]] = []
+    for folder in folders:
+        for file in sorted(folder.glob("evaluation/*.json"))[-1:]:
+            metrics: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["metrics"]
+            name = metric or next((key for key in metrics if key.startswith(("fid", "fd_"))), None)
+            if name in metrics:
+                found.append((metrics[name], folder, name))
+    if not found:
+        raise ValueError(f"none of {len(folders)} finished runs has {metric or 'a distance to the reference'}")
+    return (max if found[0][2] in HIGHER_IS_BETTER else min)(found)

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+
+from pixelflow.cli import check_single
+from pixelflow.config import launchers
+from pixelflow.config.launchers import BasicLauncher, JobFailed, _job_return, by_axes, register
+from pixelflow.config.sweepers import PruningSweeper
+from pixelflow.errors import Interrupted
+from pixelflow.runs.identity import slug
+
+
+def test_an_interrupted_run_ends_a_sweep_and_a_failed_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+    ends: list[Any] = [ValueError("too hot"), None, Interrupted("saved at step 3"), None]
+
+    def one(self: Any, job_overrides: list[list[str]], index: int) -> list[JobReturn]:
+        started.append(index)
+        state = JobStatus.FAILED if ends[index] else JobStatus.COMPLETED
+        return [JobReturn(status=state, _return_value=ends[index])]
+
+    monkeypatch.setattr(launchers.HydraBasicLauncher, "launch", one)
+    launcher = BasicLauncher()
+    launcher.config = SimpleNamespace(dry_run=False)  # type: ignore[assignment]
+    with pytest.raises(Interrupted, match="saved at step 3"):
+        launcher.launch([["a=1"]] * 4, 0)
+    assert started == [0, 1, 2]
+    launcher.config = SimpleNamespace(dry_run=True)  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="dry_run=true is for hydra/launcher"):
+        launcher.launch([["a=1"]], 0)
+
+
+def test_a_name_begins_with_what_differs() -> None:
+    """However many settings the runs share: names are cut at 60 characters."""
+    shared = [f"trainer.key_{number}=value" for number in range(10)]
+    names = [slug(by_axes([*shared, f"seed={seed}", "+solver.num_steps=4"], ["seed", "solver.num_steps"]))
+             for seed in (0, 1)]  # fmt: skip
+    assert [name.split("_key")[0] for name in names] == ["seed-0_num_steps-4", "seed-1_num_steps-4"]
+
+
+def test_hydra_knows_ours() -> None:
+    register()
+    known = Plugins.instance().class_name_to_class
+    assert known["hydra_plugins.pixelflow.SlurmLauncher"] is launchers.SlurmLauncher
+    assert known["hydra_plugins.pixelflow.PruningSweeper"] is PruningSweeper
+
+
+def test_a_run_that_failed_raises_its_line_when_its_value_is_asked_for() -> None:
+    assert _job_return({"value": (1.0, 2.0)}, ["a=1"]).return_value == (1.0, 2.0)
+    with pytest.raises(JobFailed, match="r0 is failed: too hot"):
+        _job_return({"error": "r0 is failed: too hot"}, ["a=1"]).return_value  # noqa: B018
+
+
+@pytest.mark.parametrize("override", ["dry_run=true", "seeds=3", "settings=[{a:1}]"])
+def test_what_only_a_sweep_understands(override: str) -> None:
+    with pytest.raises(ValueError, match="belongs to a sweep: add -m"):
+        check_single(["seed=1", override])
+    check_single(["dry_run=false", "seed=3"])
+
+
+class Trial:
+    """An optuna trial that is to be given up after step 2."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[float, int]] = []
+        self.told: list[Any] = []
+        self.study = SimpleNamespace(tell=lambda trial, state: self.told.append(state))
+
+    def report(self, value: float, step: int) -> None:
+        self.seen.append((value, step))
+
+    def should_prune(self) -> bool:
+        return len(self.seen) >= 2
+
+
+def test_a_trial_that_promises_nothing_is_cancelled_and_stays_pruned(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    from optuna.trial import TrialState
+
+    from pixelflow.runs.attempts import Claim
+    from pixelflow.runs.status import write_status
+    from pixelflow.sweeps import slurm, waiting
+    from pixelflow.sweeps.manifest import Sweep, SweepJob
+    from pixelflow.sweeps.slurm import QueueEntry
+    from pixelflow.tracking.jsonl import MetricsLog
+
+    folder, cancelled = tmp_path / "run", []
+    sweep = Sweep(tmp_path / "sweep", "e", "d", {"run": SweepJob("run", str(folder), "train", [], "x", 9)})
+    sweep.save()
+    folder.mkdir()
+    Claim(str(sweep.folder), "t", "me", 0.0, "7").save(folder)
+    write_status(folder, "running", step=2)
+    with MetricsLog(folder) as log:
+        log.metrics({"loss": 5.0}, step=1)
+        log.metrics({"loss": 4.0}, step=2)
+    monkeypatch.setattr(slurm, "queue", lambda *_: {"7": QueueEntry("CANCELLED" if cancelled else "RUNNING")})
+    monkeypatch.setattr(slurm, "cancel", lambda jobs: cancelled.extend(jobs))
+    monkeypatch.setattr(waiting, "POLL", 0.0)
+    trial = Trial()
+    (result,) = waiting.follow(sweep, ["run"], [(trial, "loss")])
+    assert trial.seen == [(5.0, 1), (4.0, 2)] and cancelled == ["7"] and trial.told == [TrialState.PRUNED]
+    assert result["value"] == float("inf")  # no failure, by which the search would end

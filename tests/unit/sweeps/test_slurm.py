@@ -1,0 +1,73 @@
+"""What SLURM's commands print, and what becomes of it; scripts stand for the commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pixelflow.sweeps import slurm
+from pixelflow.sweeps.slurm import QueueEntry, SlurmError
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Puts a shell script of that name before all others."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(slurm.time, "sleep", lambda seconds: None)
+
+    def put(name: str, script: str) -> None:
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+
+    return put
+
+
+def test_the_queue(command: Callable[[str, str], None]) -> None:
+    lines = "12_0|RUNNING|None|n1|9:58\\n12_1|PENDING|Resources||10:00\\n13|COMPLETED|None|n2|9:00"
+    command("squeue", f'printf "{lines}\\n"')
+    entries = slurm.queue({"me"})
+    assert entries["12_0"] == QueueEntry("RUNNING", "", "n1", "9:58") and entries["12_1"].reason == "Resources"
+    assert [entry.active for entry in entries.values()] == [True, True, False]
+
+
+def test_what_the_queue_has_forgotten_accounting_may_know(command: Callable[[str, str], None]) -> None:
+    command("squeue", "true")
+    command("sacct", 'echo "7|CANCELLED by 1000|n1"; echo "8_2|NODE_FAIL|n2"')
+    entries = slurm.queue({"me"}, ["7", "8_2"])
+    assert {job: entry.state for job, entry in entries.items()} == {"7": "CANCELLED", "8_2": "NODE_FAIL"}
+    command("sacct", 'echo "Slurm accounting storage is disabled" >&2; exit 1')
+    assert slurm.queue({"me"}, ["7"]) == {}
+
+
+def test_a_busy_controller_gets_another_chance(command: Callable[[str, str], None], tmp_path: Path) -> None:
+    once = (
+        f'[ -e {tmp_path}/x ] || {{ touch {tmp_path}/x; echo "slurm_load_jobs error: Socket timed out" >&2; exit 1; }}'
+    )
+    command("squeue", f'{once}\necho "1|RUNNING|None|n1|1:00"')
+    assert list(slurm.queue({"me"})) == ["1"]
+
+
+def test_a_submission_is_never_repeated(command: Callable[[str, str], None], tmp_path: Path) -> None:
+    """Nobody knows whether the first one was carried out."""
+    command("sbatch", f'echo x >> {tmp_path}/calls; echo "sbatch: error: Socket timed out" >&2; exit 1')
+    with pytest.raises(SlurmError, match=r"^sbatch: Socket timed out$"):
+        slurm.submit(tmp_path / "script")
+    assert (tmp_path / "calls").read_text() == "x\n"
+
+
+def test_the_job_number_of_a_federated_cluster(command: Callable[[str, str], None], tmp_path: Path) -> None:
+    command("sbatch", 'echo "42;east"')
+    assert slurm.submit(tmp_path / "script") == "42"
+
+
+def test_the_array_limit(command: Callable[[str, str], None]) -> None:
+    command("scontrol", 'echo "MaxArraySize            = 1001"')
+    assert slurm.array_limit() == 1000
+
+
+def test_no_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SlurmError, match="there is no sbatch on this machine: submit from a login node"):
+        slurm.require_slurm()

@@ -1,0 +1,212 @@
+"""Planning and submitting, with a SLURM that only counts; the real one is in tests/slurm."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pixelflow.runs.attempts import read_claim, record
+from pixelflow.runs.snapshot import Snapshot
+from pixelflow.runs.status import write_status
+from pixelflow.sweeps import slurm
+from pixelflow.sweeps.manifest import Sweep, SweepJob, find_sweep, sweep_digest
+from pixelflow.sweeps.site import Site
+from pixelflow.sweeps.slurm import QueueEntry, SlurmError
+from pixelflow.sweeps.states import sweep_states
+from pixelflow.sweeps.submission import Planned, differing_values, frozen_jobs, plan, submit
+
+
+class FakeSlurm:
+    """refuses: the number of the submission that fails."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, str] = {}
+        self.scripts: list[str] = []
+        self.dependencies: list[str | None] = []
+        self.refuses: int | None = None
+
+    def submit(self, script: Path, *, dependency: str | None = None) -> str:
+        if len(self.scripts) == self.refuses:
+            raise SlurmError("sbatch: invalid partition specified: nowhere")
+        self.scripts.append(script.read_text())
+        self.dependencies.append(dependency)
+        return str(100 + len(self.scripts))
+
+    def queue(self, users: object, ids: list[str]) -> dict[str, QueueEntry]:
+        return {job: QueueEntry(self.states.get(job, "PENDING"), "Priority") for job in ids}
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    fake = FakeSlurm()
+    monkeypatch.setattr(slurm, "submit", fake.submit)
+    monkeypatch.setattr(slurm, "queue", fake.queue)
+    monkeypatch.setattr(slurm, "array_limit", lambda: 1000)
+    return fake
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    return Sweep(folder=tmp_path / "sweep", experiment="e", digest="d")
+
+
+SNAPSHOT = Snapshot("/code", "abc", "")
+
+
+def entries(folder: Path, count: int, job: str = "train") -> list[tuple[SweepJob, dict[str, Any]]]:
+    return [
+        (
+            SweepJob(f"run-{n}", str(folder / f"run-{n}"), job, [f"seed={n}"], f"{n}", 9),
+            {"seed": n, "job": {"name": job}},
+        )
+        for n in range(count)
+    ]
+
+
+def give(sweep: Sweep, jobs: list[tuple[SweepJob, dict[str, Any]]], site: Site | None = None) -> list[Planned]:
+    site = site or Site()
+    planned = plan(jobs, site)
+    if any(entry.due for entry in planned):
+        submit(sweep, planned, site, SNAPSHOT, launcher="slurm", cwd=sweep.folder.parent)
+    return planned
+
+
+def test_what_is_submitted_is_claimed_and_frozen(fake: FakeSlurm, sweep: Sweep, tmp_path: Path) -> None:
+    give(sweep, entries(tmp_path, 3), Site(array_parallelism=2))
+    assert "#SBATCH --array=0-2%2" in fake.scripts[0]
+    claims = [read_claim(tmp_path / f"run-{n}") for n in range(3)]
+    assert [claim.job for claim in claims if claim] == ["101_0", "101_1", "101_2"]
+    assert [claim.tags for claim in claims if claim] == [{"seed": "0"}, {"seed": "1"}, {"seed": "2"}]
+    again = Sweep.load(sweep.folder)
+    assert again.submissions[0].jobs == {"run-0": "101_0", "run-1": "101_1", "run-2": "101_2"}
+    assert [config["seed"] for _, config in frozen_jobs(again, ["run-1", "run-2"])] == [1, 2]
+    assert [state.state for state in sweep_states(again)] == ["queued"] * 3
+
+
+def test_a_single_run_is_no_array(fake: FakeSlurm, sweep: Sweep, tmp_path: Path) -> None:
+    give(sweep, entries(tmp_path, 1))
+    assert "--array" not in fake.scripts[0] and Sweep.load(sweep.folder).submissions[0].jobs == {"run-0": "101"}
+
+
+def test_arrays_are_split_at_the_sites_limit(fake: FakeSlurm, sweep: Sweep, tmp_path: Path) -> None:
+    give(sweep, entries(tmp_path, 5), Site(max_array_size=2))
+    assert [script.count("--array=0-1") for script in fake.scripts] == [1, 1, 0]
+    jobs = Sweep.load(sweep.folder).submissions[0].jobs
+    assert list(jobs.values()) == ["101_0", "101_1", "102_0", "102_1", "103"]
+
+
+def test_evaluation_follows_training_run_by_run_and_the_table_follows_all(
+    fake: FakeSlurm, sweep: Sweep, tmp_path: Path
+) -> None:
+    site = Site(gpus_per_node=8, nodes=2, evaluation={"gpus_per_node": 1, "timeout_min": 30})
+    give(sweep, entries(tmp_path, 2, "pipeline"), site)
+    assert fake.dependencies == [None, "aftercorr:101", "afterany:101:102"]
+    assert "--gpus-per-node=8" in fake.scripts[0] and "--nodes=2" in fake.scripts[0]
+    assert "--gpus-per-node=1" in fake.scripts[1] and "--nodes=1" in fake.scripts[1]
+    assert "gpus" not in fake.scripts[2] and "pixelflow.sweeps.end" in fake.scripts[2]
+    (folder,) = (sweep.folder / "submissions").iterdir()
+    jobs = [json.loads((folder / f"batch_{n}.json").read_text())["job"] for n in (0, 1)]
+    assert jobs == ["train", "pipeline"]
+    claim = read_claim(tmp_path / "run-1")
+    assert claim and (claim.job, claim.then) == ("101_1", "102_1")
+
+
+def test_nothing_that_is_finished_or_under_way_is_submitted_again(
+    fake: FakeSlurm, sweep: Sweep, tmp_path: Path
+) -> None:
+    jobs = entries(tmp_path, 6)
+    give(sweep, jobs)
+    words = "finished COMPLETED running RUNNING running FAILED failed FAILED interrupted COMPLETED queued CANCELLED"
+    pairs = words.split()
+    for n, (state, word) in enumerate(zip(pairs[::2], pairs[1::2], strict=True)):
+        write_status(tmp_path / f"run-{n}", state, "why", step=4, job="train")
+        fake.states[f"101_{n}"] = word
+    planned = give(sweep, jobs)
+    assert [entry.action for entry in planned] == ["skip", "skip", "resume", "retry", "resume", "resume"]
+    assert planned[2].why == "lost at step 4" and planned[3].why == "failed at step 4: why"
+    assert "--array=0-3" in fake.scripts[1]
+
+
+def test_a_run_that_failed_too_often_is_left_alone(fake: FakeSlurm, sweep: Sweep, tmp_path: Path) -> None:
+    jobs = entries(tmp_path, 1)
+    give(sweep, jobs)
+    fake.states["101"] = "FAILED"
+    write_status(tmp_path / "run-0", "failed", "too hot")
+    for _ in range(3):
+        record(tmp_path / "run-0", "end", step=1, exit=1, outcome="failed")
+    (planned,) = give(sweep, jobs)
+    assert not planned.due and planned.why == "failed 3 times (too hot); job=retry tries again"
+    assert plan(jobs, Site(), again=True)[0].due
+
+
+def test_a_refusal_leaves_nothing(fake: FakeSlurm, sweep: Sweep, tmp_path: Path) -> None:
+    fake.refuses = 0
+    with pytest.raises(SlurmError, match="invalid partition specified: nowhere: nothing was submitted"):
+        give(sweep, entries(tmp_path, 3))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_later_refusal_says_what_was_submitted(fake: FakeSlurm, sweep: Sweep, tmp_path: Path) -> None:
+    fake.refuses = 2
+    with pytest.raises(
+        SlurmError, match=r"4 of 5 jobs were submitted before \(SLURM jobs 101, 102\); the same command"
+    ):
+        give(sweep, entries(tmp_path, 5), Site(max_array_size=2))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run-0", "run-1", "run-2", "run-3", "sweep"]
+    fake.refuses = None
+    planned = give(Sweep.load(sweep.folder), entries(tmp_path, 5), Site(max_array_size=2))
+    assert [entry.due for entry in planned] == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize("call", range(1, 12))
+def test_a_full_disk_leaves_nothing(
+    call: int, fake: FakeSlurm, sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever file it is that cannot be written before the first job is submitted."""
+    numbers, write = itertools.count(1), Path.write_bytes
+
+    def full(path: Path, *arguments: Any, **options: Any) -> int:
+        if next(numbers) == call and not fake.scripts:
+            raise OSError(28, "No space left on device", str(path))
+        return write(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"No space left on device.*nothing was submitted"):
+        give(sweep, entries(tmp_path, 2))
+    assert fake.scripts == [] and list(tmp_path.iterdir()) == []
+
+
+def test_the_values_that_tell_runs_apart() -> None:
+    configs = {"a": {"x": {"y": 1, "z": 2}, "run_folder": "a"}, "b": {"x": {"y": 1, "z": 3}, "run_folder": "b"}}
+    assert differing_values(configs) == {"a": {"x.z": "2"}, "b": {"x.z": "3"}}
+
+
+def test_a_sweep_is_its_settings_in_any_order() -> None:
+    assert sweep_digest(["a", "b"]) == sweep_digest(["b", "a", "a"]) != sweep_digest(["a"])
+
+
+def test_a_sweep_is_found_by_its_experiment(sweep: Sweep, tmp_path: Path) -> None:
+    for wrong, message in ((None, "sweep=PATH is missing"), (str(tmp_path / "x"), "does not exist"),
+                           (str(tmp_path), "is no sweep and holds none")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            find_sweep(wrong)
+    sweep.save()
+    assert find_sweep(str(tmp_path)).folder == sweep.folder == find_sweep(str(sweep.folder)).folder
+    (sweep.folder / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match="is damaged"):
+        find_sweep(str(sweep.folder))
+
+
+def test_submission_knows_nothing_of_torch() -> None:
+    """job=status, retry and cancel answer at once."""
+    import subprocess
+    import sys
+
+    code = "import sys, pixelflow.cli, pixelflow.jobs.status, pixelflow.jobs.retry, pixelflow.jobs.cancel"
+    code += ", pixelflow.sweeps.live_table"
+    check = f"{code}; sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0

@@ -1,0 +1,48 @@
+"""Locks between processes, against a second process that holds one."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pixelflow.errors import UserError
+from pixelflow.files import InUse, locked
+
+HOLDER = """
+import fcntl, sys
+with open(sys.argv[1], "a+") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_lock_that_another_process_holds_is_in_use_until_that_process_ends(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdin is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(InUse, match="in use by another process"), locked(path):
+            pass
+        holder.kill()
+        holder.wait()
+        with locked(path):
+            pass
+
+
+def test_a_filesystem_without_locks_is_named_and_not_taken_for_a_lock_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(UserError, match="does not support file locks") as raised, locked(tmp_path / ".lock"):
+        pass
+    assert not isinstance(raised.value, InUse)
