@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -10,27 +11,61 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from pixelflow.errors import UserError
+from pixelflow.errors import UserError, WorkFailed
 
 
-def write_aside(path: Path, content: bytes) -> Path:
-    """Writes beside `path`, then renames; makes the folder. Returns `path`."""
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`, which is renamed to `path` at the end of the block.
+
+    The folder is made where it is missing. After an error the temporary file is removed and `path` stays as it was.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        aside.write_bytes(content)
+        yield aside
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-    return path
+
+
+def write_aside(path: Path, content: bytes) -> Path:
+    """Write `content` beside `path`, then rename it. Returns `path`."""
+    with written_aside(path) as aside:
+        aside.write_bytes(content)
+    return Path(path)
+
+
+@contextmanager
+def writing(path: Path, remedy: str) -> Iterator[None]:
+    """Report a full disk or a missing permission as an error that names the path and the remedy.
+
+    Args:
+        path: The file or folder that the block writes.
+        remedy: What to do after space has been freed, for example "run the same command again".
+
+    Raises:
+        WorkFailed: The disk or the quota is full.
+        UserError: The place does not allow writing.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise WorkFailed(f"{path} cannot be written: {error.strerror}; free space there, then {remedy}") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(f"{path} cannot be written: {error.strerror}; choose another folder") from error
+        raise
 
 
 def write_text(path: Path, text: str) -> Path:
+    """Write `text` as UTF-8 beside `path`, then rename it. Returns `path`."""
     return write_aside(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> Path:
+    """Write `value` as indented JSON beside `path`, then rename it. Returns `path`."""
     return write_text(path, json.dumps(value, indent=1))
 
 

@@ -15,7 +15,8 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from pixelflow.sampling.store import ImageStore, png_is_whole, written_aside
+from pixelflow.files import written_aside
+from pixelflow.sampling.store import ImageStore, png_is_whole
 
 Format = Literal["npz", "png", "shards"]
 READ_AT_ONCE = 256

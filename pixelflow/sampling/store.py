@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +17,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pixelflow.files import written_aside
+
 THREADS = min(16, os.cpu_count() or 1)
 """Of encoding and checking; zlib lets go of the interpreter's lock."""
-
-
-@contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to; renamed to `path` at the end, removed on an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield aside
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 class ImageStore:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pixelflow.errors import UserError
-from pixelflow.files import InUse, locked
+from pixelflow.errors import UserError, WorkFailed
+from pixelflow.files import InUse, locked, writing, written_aside
 
 HOLDER = """
 import fcntl, sys
@@ -46,3 +46,28 @@ def test_a_filesystem_without_locks_is_named_and_not_taken_for_a_lock_in_use(
     with pytest.raises(UserError, match="does not support file locks") as raised, locked(tmp_path / ".lock"):
         pass
     assert not isinstance(raised.value, InUse)
+
+
+def test_a_file_that_could_not_be_written_whole_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.txt"
+    with written_aside(path) as aside:
+        aside.write_text("first")
+    with pytest.raises(RuntimeError), written_aside(path) as aside:
+        aside.write_text("half of the sec")
+        raise RuntimeError
+    assert path.read_text() == "first"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "message"),
+    [
+        (errno.ENOSPC, WorkFailed, "out cannot be written: .*; free space there, then run the same command again"),
+        (errno.EDQUOT, WorkFailed, "free space"),
+        (errno.EROFS, UserError, "out cannot be written: .*; choose another folder"),
+        (errno.EIO, OSError, ""),
+    ],
+)
+def test_a_full_disk_is_named_with_its_remedy(number: int, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message), writing(Path("out"), "run the same command again"):
+        raise OSError(number, "some reason")
