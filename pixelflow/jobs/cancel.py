@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pixelflow.jobs.retry import chosen_runs
-from pixelflow.runs.attempts import read_claim
 from pixelflow.runs.status import write_status
 from pixelflow.sweeps import slurm
+from pixelflow.sweeps.claims import read_claim
 from pixelflow.sweeps.manifest import find_sweep
 from pixelflow.sweeps.states import sweep_states
 

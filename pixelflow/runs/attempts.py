@@ -1,42 +1,14 @@
-"""`attempts.jsonl` and `launch.json` in a run folder: who was asked to do it, its starts and ends."""
+"""`attempts.jsonl` in a run folder: the starts and ends of the processes that worked on it."""
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pixelflow.files import write_json
-
 FILE_NAME = "attempts.jsonl"
-CLAIM_NAME = "launch.json"
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A run is promised to one submission. sweep: the folder of its sweep. token: of the submission. job: its number
-    in SLURM, "" until it is known, or the process that runs it here. then: the job that evaluates after it, if that is
-    another. user: whose job it is. tags: what tells it from its siblings, for MLflow."""
-
-    sweep: str
-    token: str
-    user: str
-    time: float
-    job: str = ""
-    then: str = ""
-    tags: dict[str, str] = field(default_factory=dict)
-
-    def save(self, folder: Path) -> None:
-        write_json(folder / CLAIM_NAME, asdict(self))
-
-
-def read_claim(folder: Path) -> Claim | None:
-    try:
-        return Claim(**json.loads((folder / CLAIM_NAME).read_text(encoding="utf-8")))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
 
 
 @dataclass(frozen=True)

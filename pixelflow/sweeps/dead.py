@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from pixelflow.runs.attempts import read_claim, record
+from pixelflow.runs.attempts import record
 from pixelflow.runs.status import held, read_status, write_status
+from pixelflow.sweeps.claims import read_claim
 from pixelflow.sweeps.states import RunState
 from pixelflow.tracking.jsonl import FILE_NAME, MetricsLog, Status, read_records
 

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pixelflow.runs.attempts import read_claim
 from pixelflow.runs.context import run_path, tracking_uri
 from pixelflow.runs.folder import ROOT
 from pixelflow.runs.identity import config_hash, slug
 from pixelflow.runs.snapshot import take_snapshot
+from pixelflow.sweeps.claims import read_claim
 from pixelflow.sweeps.end import sweep_table
 from pixelflow.sweeps.manifest import Sweep, SweepJob, submitting, sweep_digest
 from pixelflow.sweeps.show import verdict

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from pixelflow.runs.attempts import read_attempts, read_claim, record
+from pixelflow.runs.attempts import read_attempts, record
 from pixelflow.runs.status import write_status
 from pixelflow.signals import stop_on_signals, stop_signal
+from pixelflow.sweeps.claims import read_claim
 from pixelflow.sweeps.manifest import Sweep
 from pixelflow.sweeps.site import Site
 from pixelflow.sweeps.supervisor import give_up, outcome_of, step_of

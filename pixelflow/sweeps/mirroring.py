@@ -6,8 +6,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from pixelflow.runs.attempts import read_claim
 from pixelflow.runs.status import held
+from pixelflow.sweeps.claims import read_claim
 from pixelflow.sweeps.dead import end_dead_runs, tell_end
 from pixelflow.sweeps.manifest import Sweep
 from pixelflow.sweeps.states import sweep_states

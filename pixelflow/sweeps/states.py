@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pixelflow.runs.attempts import Claim, read_attempts, read_claim
+from pixelflow.runs.attempts import read_attempts
 from pixelflow.runs.status import held, read_status
 from pixelflow.sweeps import slurm
+from pixelflow.sweeps.claims import Claim, read_claim
 from pixelflow.sweeps.manifest import Sweep, SweepJob
 from pixelflow.sweeps.supervisor import is_finished
 

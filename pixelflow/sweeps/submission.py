@@ -25,10 +25,10 @@ from typing import Any
 import yaml
 
 from pixelflow.files import write_json, write_text
-from pixelflow.runs.attempts import CLAIM_NAME, Claim, read_claim
 from pixelflow.runs.snapshot import Snapshot
 from pixelflow.runs.status import read_status, write_status
 from pixelflow.sweeps import slurm
+from pixelflow.sweeps.claims import CLAIM_NAME, Claim, read_claim
 from pixelflow.sweeps.manifest import Submission, Sweep, SweepJob, new_token
 from pixelflow.sweeps.site import Site
 from pixelflow.sweeps.states import PRUNED, RunState, live_jobs, run_state

@@ -25,10 +25,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pixelflow.runs.attempts import read_attempts, read_claim, record
+from pixelflow.runs.attempts import read_attempts, record
 from pixelflow.runs.status import held, read_status, write_status
 from pixelflow.signals import CONTINUE
 from pixelflow.sweeps import slurm
+from pixelflow.sweeps.claims import read_claim
 from pixelflow.sweeps.site import Site
 
 SILENT = (0, *(128 + number for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2)))

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pixelflow.runs.attempts import Claim
 from pixelflow.runs.status import write_status
+from pixelflow.sweeps.claims import Claim
 from pixelflow.sweeps.manifest import Sweep, SweepJob
 from pixelflow.tracking import MLflowMirror, Tracker, history
 from pixelflow.tracking.mlflow.children import schedule

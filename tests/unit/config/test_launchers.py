@@ -83,9 +83,9 @@ def test_a_trial_that_promises_nothing_is_cancelled_and_stays_pruned(
 ) -> None:
     from optuna.trial import TrialState
 
-    from pixelflow.runs.attempts import Claim
     from pixelflow.runs.status import write_status
     from pixelflow.sweeps import slurm, waiting
+    from pixelflow.sweeps.claims import Claim
     from pixelflow.sweeps.manifest import Sweep, SweepJob
     from pixelflow.sweeps.slurm import QueueEntry
     from pixelflow.tracking.jsonl import MetricsLog

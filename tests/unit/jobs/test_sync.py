@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from pixelflow.jobs import sync
-from pixelflow.runs.attempts import Claim
 from pixelflow.runs.status import held, write_status
 from pixelflow.sweeps import mirroring
+from pixelflow.sweeps.claims import Claim
 from pixelflow.sweeps.dead import last_end
 from pixelflow.sweeps.manifest import Sweep, SweepJob
 from pixelflow.tracking.jsonl import MetricsLog

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pixelflow.runs.status import held, write_status
-from pixelflow.runs.attempts import Attempts, Claim, read_attempts, read_claim, record
+from pixelflow.runs.attempts import Attempts, read_attempts, record
 
 
 def start(folder: Path, step: int, token: str = "a") -> None:
@@ -16,7 +16,6 @@ def end(folder: Path, step: int, outcome: str) -> None:
 
 def test_nothing_happened_yet(tmp_path: Path) -> None:
     assert read_attempts(tmp_path / "nowhere") == Attempts()
-    assert read_claim(tmp_path) is None
 
 
 def test_failures_count_until_somebody_asks_to_try_again(tmp_path: Path) -> None:
@@ -70,12 +69,6 @@ def test_a_line_that_a_crash_cut_is_passed_over(tmp_path: Path) -> None:
     with (tmp_path / "attempts.jsonl").open("a") as file:
         file.write('{"event": "en')
     assert read_attempts(tmp_path).restarts == 0
-
-
-def test_a_claim_is_read_as_it_was_written(tmp_path: Path) -> None:
-    claim = Claim("sweep", "token", "user", 1.0, "12_3", tags={"seed": "1"})
-    claim.save(tmp_path)
-    assert read_claim(tmp_path) == claim
 
 
 def test_a_status_keeps_how_far_the_run_is(tmp_path: Path) -> None:

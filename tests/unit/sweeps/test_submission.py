@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from pixelflow.runs.attempts import read_claim, record
+from pixelflow.runs.attempts import record
 from pixelflow.runs.snapshot import Snapshot
 from pixelflow.runs.status import write_status
 from pixelflow.sweeps import slurm
+from pixelflow.sweeps.claims import read_claim
 from pixelflow.sweeps.manifest import Sweep, SweepJob, find_sweep, sweep_digest
 from pixelflow.sweeps.site import Site
 from pixelflow.sweeps.slurm import QueueEntry, SlurmError
