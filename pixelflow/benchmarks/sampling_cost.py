@@ -26,8 +26,9 @@ from pixelflow.benchmarks.training_step import training
 from pixelflow.config.build import Config, build_model, build_sampler, pick_device, speed_up
 from pixelflow.files import write_aside, write_json
 from pixelflow.flow import ConstantGuidance
-from pixelflow.nn.flops import forward_flops, matrix_rate
+from pixelflow.nn.flops import DEFAULT_WIDTH, forward_flops, matrix_rate
 from pixelflow.nn.kernel_timing import time_attention
+from pixelflow.nn.kernels import attention_modules
 from pixelflow.runs.provenance import versions
 from pixelflow.sampling.measure import Costs, measure_batch
 from pixelflow.sampling.sampler import Sampler, to_uint8
@@ -83,11 +84,11 @@ def sampling(config: Config, device: torch.device) -> dict[str, Any]:
     torch.manual_seed(config["seed"])  # random weights cost what trained ones do
     model = build_model(config)
     backbone = model.backbone.to(device).eval().requires_grad_(False)
-    sampler = build_sampler(config, model, speed_up(config, backbone, device), device)  # type: ignore[arg-type]
+    sampler = build_sampler(config, model, speed_up(config, backbone, device), device)
     variants = {CONFIGURED: sampler.guidance, ALWAYS: ConstantGuidance(scale=2.0)}
     images, repeats = config["job"]["images"], config["job"]["repeats"]
     precision = config["trainer"]["precision"]
-    width = config["backbone"]["num_heads"] * config["backbone"]["head_dim"]
+    width = getattr(backbone, "width", DEFAULT_WIDTH)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     rate = matrix_rate(width, dtype=dtype, device=device)
     _warm_up(sampler, images, list(variants.values()))
@@ -115,7 +116,7 @@ def sampling(config: Config, device: torch.device) -> dict[str, Any]:
         "seconds_ratio": rows[CONFIGURED]["seconds_per_image"] / rows[ALWAYS]["seconds_per_image"],
         "matrix_tflops": rate / 1e12,
         "peak_memory_gib": peak_memory(device) / 2**30,
-        "attention_seconds": _attention(config, device),
+        "attention_seconds": _attention(config, backbone, device),
         "images": images,
         "precision": precision,
         "threads": torch.get_num_threads(),
@@ -179,18 +180,18 @@ def _row(measured: Measured, flops: list[int], rate: float, images: int) -> dict
     }
 
 
-def _attention(config: Config, device: torch.device) -> list[dict[str, Any]] | None:
+def _attention(config: Config, backbone: torch.nn.Module, device: torch.device) -> list[dict[str, Any]] | None:
     """On a GPU: milliseconds of each attention kernel at each stage's length."""
-    if device.type != "cuda":
+    modules = attention_modules(backbone)
+    if device.type != "cuda" or not modules:
         return None
-    node, results = config["backbone"], []
+    heads, head_dim = modules[0].num_heads, modules[0].head_dim
+    results = []
     stages, size = config["cascade"]["num_stages"], config["data"]["image_size"]
     dtype = torch.bfloat16 if config["trainer"]["precision"] == "bf16" else torch.float32
     for stage in range(stages):
-        length = ((size >> (stages - 1 - stage)) // node["patch_size"]) ** 2
-        times = time_attention(
-            2 * config["job"]["images"], node["num_heads"], length, node["head_dim"], dtype=dtype, device=device
-        )
+        length = ((size >> (stages - 1 - stage)) // int(backbone.patch_size)) ** 2  # type: ignore[arg-type]
+        times = time_attention(2 * config["job"]["images"], heads, length, head_dim, dtype=dtype, device=device)
         results.append({"length": length, **{backend.name.lower(): 1e3 * s for backend, s in times.items()}})
     return results
 

@@ -17,13 +17,13 @@ from pixelflow.data.transforms import ENLARGED
 from pixelflow.flow.cascade import Cascade
 from pixelflow.losses.objective import Objective
 from pixelflow.nn.compile import compile_blocks
-from pixelflow.nn.kernel_timing import time_attention
+from pixelflow.nn.kernel_timing import fastest_backends
 from pixelflow.sampling.cuda_graphs import GraphedBackbone
 from pixelflow.sampling.feature_cache import FeatureCache
 from pixelflow.sampling.sampler import Sampler
 from pixelflow.training.checkpoint import CheckpointError
 from pixelflow.training.weights import read_weights
-from pixelflow.types import Backbone, Conditioning, Guidance, Prediction, Solver
+from pixelflow.types import Conditioning, Guidance, Prediction, Solver
 
 Config = Mapping[str, Any]
 """A resolved config: plain dictionaries, lists, numbers and strings."""
@@ -82,11 +82,11 @@ def require_assets(config: Config) -> None:
         raise ValueError("; ".join(problems) + f"{told} (assets.root={config['assets']['root']})")
 
 
-def build_sampler(config: Config, model: Model, backbone: Backbone, device: torch.device) -> Sampler:
+def build_sampler(config: Config, model: Model, backbone: torch.nn.Module, device: torch.device) -> Sampler:
     solver: Solver = instantiate(config["solver"])
     guidance: Guidance = instantiate(config["guidance"])
     return Sampler(
-        backbone=backbone,
+        backbone=backbone,  # type: ignore[arg-type]
         cascade=model.cascade,
         prediction=model.prediction,
         solver=solver,
@@ -100,18 +100,15 @@ def build_sampler(config: Config, model: Model, backbone: Backbone, device: torc
     )
 
 
-def _attention(config: Config, backbone: Backbone, device: torch.device) -> list[SDPBackend]:
+def _attention(config: Config, backbone: torch.nn.Module, device: torch.device) -> list[SDPBackend] | None:
     """The fastest attention of each stage, for batches of the sampler's size with guidance."""
-    node, sizes = config["backbone"], config["sampler"]["batch_size"]
+    sizes, patch = config["sampler"]["batch_size"], int(backbone.patch_size)  # type: ignore[arg-type]
     stages, size = config["cascade"]["num_stages"], config["data"]["image_size"]
     dtype = torch.bfloat16 if config["trainer"]["precision"] == "bf16" else torch.float32
-    chosen = []
-    for stage in range(stages):
-        length = ((size >> (stages - 1 - stage)) // backbone.patch_size) ** 2
-        batch = 2 * (sizes[stage] if isinstance(sizes, list) else sizes)
-        times = time_attention(batch, node["num_heads"], length, node["head_dim"], dtype=dtype, device=device)
-        chosen.append(min(times, key=times.__getitem__))
-    return chosen
+    lengths = [((size >> (stages - 1 - stage)) // patch) ** 2 for stage in range(stages)]
+    images = sizes if isinstance(sizes, list) else [sizes] * stages
+    shapes = [(2 * n, length) for n, length in zip(images, lengths, strict=True)]
+    return fastest_backends(backbone, shapes, dtype=dtype, device=device)
 
 
 def load_sampler(config: Config, checkpoint: str, device: torch.device) -> tuple[Sampler, int]:
@@ -128,7 +125,7 @@ def load_sampler(config: Config, checkpoint: str, device: torch.device) -> tuple
         raise CheckpointError(f"{checkpoint} does not fit this backbone: {' '.join(lines[1:3]).strip()}") from None
     backbone = model.backbone.to(device).eval().requires_grad_(False)
     fast = speed_up(config, backbone, device)
-    return build_sampler(config, model, fast, device), step  # type: ignore[arg-type]
+    return build_sampler(config, model, fast, device), step
 
 
 def pick_device(name: str) -> torch.device:

@@ -18,8 +18,9 @@ from pixelflow.config.build import (
     pick_device,
 )
 from pixelflow.nn.compile import compile_blocks
-from pixelflow.nn.flops import matrix_rate
-from pixelflow.nn.kernels import choose_kernel, set_kernel
+from pixelflow.nn.flops import DEFAULT_WIDTH, matrix_rate
+from pixelflow.nn.kernel_timing import choose_kernel
+from pixelflow.nn.kernels import set_kernel
 from pixelflow.nn.pack import Layout
 from pixelflow.reporting.figures import image_grid
 from pixelflow.runs.context import Run
@@ -83,7 +84,7 @@ def build_meter(config: Config, trainer: Trainer) -> Meter:
     dtype = torch.bfloat16 if trainer.settings.precision == "bf16" else torch.float32
     cuda = trainer.device.type == "cuda"
     rate = matrix_rate(
-        trainer.backbone.width, dtype=dtype, device=trainer.device,  # type: ignore[arg-type]
+        getattr(trainer.backbone, "width", DEFAULT_WIDTH), dtype=dtype, device=trainer.device,
         tokens=4096 if cuda else 512, repeats=10 if cuda else 3,
     )  # fmt: skip
     return Meter(
@@ -148,9 +149,7 @@ def build_network(config: Config, model: Model, settings: TrainerSettings, team:
     pack = [torch.empty(share, 1, side, side, device="meta") for side in resolutions]
     layout = Layout.of(pack, int(backbone.patch_size))  # type: ignore[arg-type]
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
-    heads = config["backbone"]["num_heads"]
-    head_dim = int(backbone.width) // heads  # type: ignore[arg-type]
-    kernel = choose_kernel(settings.attention, layout, heads=heads, head_dim=head_dim, dtype=dtype, device=device)
+    kernel = choose_kernel(settings.attention, layout, backbone=backbone, dtype=dtype, device=device)
     set_kernel(backbone, team.broadcast(kernel))
     checkpoint_blocks(backbone, settings.activation_checkpointing)
     if settings.compile:

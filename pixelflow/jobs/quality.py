@@ -95,7 +95,7 @@ def states(config: Config, sampler: Sampler) -> tuple[Tensor, float, float]:
 def _point(config: Config, setting: dict[str, Any], reference: Sampler, exact: Tensor, measure: Evaluator) -> Point:
     model, backbone, device = build_model(config), reference.backbone, reference.device
     assert isinstance(backbone, torch.nn.Module)
-    sampler = build_sampler(config, model, speed_up(config, backbone, device), device)  # type: ignore[arg-type]
+    sampler = build_sampler(config, model, speed_up(config, backbone, device), device)
     x, passes, seconds = states(config, sampler)
     evaluator = Evaluator(features=measure.features, reference=measure.reference)
     for images in to_uint8(x).split(500):

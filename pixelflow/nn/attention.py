@@ -18,7 +18,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, *, width: int, num_heads: int, bias: bool) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.head_dim = num_heads, width // num_heads
         self.q_proj = nn.Linear(width, width, bias=bias)
         self.k_proj = nn.Linear(width, width, bias=bias)
         self.v_proj = nn.Linear(width, width, bias=bias)
@@ -39,7 +39,7 @@ class HeadNormAttention(nn.Module):
 
     def __init__(self, *, width: int, num_heads: int, drop: float) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.head_dim = num_heads, width // num_heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
         self.q_norm = RMSNorm(width // num_heads)
