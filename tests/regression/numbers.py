@@ -56,9 +56,9 @@ def check(folder: Path, start: str = "") -> int:
             continue
         try:
             comparison = compare(content["cases"][name], collect(folder), same_machine=same_machine)
-        except (RuntimeError, KeyError) as error:
+        except Exception as error:  # whatever it is, the other cases are still compared
             bad += 1
-            print(f"{name}: not collected: {error}", flush=True)
+            print(f"{name}: not collected: {type(error).__name__}: {error}", flush=True)
             continue
         bad += bool(comparison.differences)
         print(f"{name}: {comparison}", flush=True)

@@ -113,4 +113,4 @@ def test_the_script_names_the_case_that_differs(
     ]
     monkeypatch.setattr(numbers, "CASES", {"a": fails})
     assert numbers.check(tmp_path) == 1
-    assert capsys.readouterr().out == "a: not collected: run.py ended with status 1\n"
+    assert capsys.readouterr().out == "a: not collected: RuntimeError: run.py ended with status 1\n"
