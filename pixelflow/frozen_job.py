@@ -73,7 +73,7 @@ def work(config: dict[str, Any], overrides: list[str], folder: Path, world: Worl
 def end(job: dict[str, Any], first: bool, state: str, message: str) -> None:
     """What holds the run folder has said so itself, unless it failed before it held it."""
     folder = Path(job["folder"])
-    if first and read_status(folder).get("state") not in ("failed", "interrupted", "finished"):
+    if first and read_status(folder).state not in ("failed", "interrupted", "finished"):
         write_status(folder, state, message)
 
 

@@ -15,18 +15,16 @@ from omegaconf import DictConfig, OmegaConf
 from pixelflow.config.schema import option_names
 from pixelflow.config.validate import GROUPS, validate
 from pixelflow.flow.cascade import stages_from_kickoff
-from pixelflow.runs.identity import MACHINE_KEYS
+from pixelflow.runs.identity import CALL_SECTIONS, EVALUATION_KEYS, MACHINE_KEYS, TRAINING_SECTIONS
 from pixelflow.training.checkpoint import CheckpointError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 OmegaConf.register_new_resolver("stages_from_kickoff", stages_from_kickoff, replace=True)
 
-FIXED_BY_TRAINING = ("data", "backbone", "conditioning", "prediction", "cascade", "timesteps", "objective", "optimizer",
-                     "ema", "seed", "experiments")  # fmt: skip
+FIXED_BY_TRAINING = ("experiments", *(name for name in TRAINING_SECTIONS if name not in ("trainer", "init_from")))
 """Sections that a checkpoint brings with it."""
-OF_THE_CALL = ("job", "checkpoint", "samples", "runs_dir", "assets", "tracking", "rerun", "axes", "site", "sweep",
-               "run_folder", "dry_run", "watch", "seeds", "settings")  # fmt: skip
+OF_THE_CALL = tuple(section for section in CALL_SECTIONS if section not in ("experiment", "paper"))
 """Sections that never come from a checkpoint."""
 
 
@@ -115,7 +113,7 @@ def _with_checkpoint(config: DictConfig, overrides: list[str]) -> DictConfig:
         section = key.split(".")[0]
         if section == "experiments" and config.job.name not in ("train", "pipeline"):
             continue  # a recipe for what is done with a checkpoint, such as a search, trains nothing
-        if section in FIXED_BY_TRAINING and key not in MACHINE_KEYS:
+        if section in FIXED_BY_TRAINING and key not in (*MACHINE_KEYS, *EVALUATION_KEYS):
             raise ValueError(f"{override.input_line}: {section} is fixed by the checkpoint; leave this override out")
         changed.append(key)
     for key in changed:

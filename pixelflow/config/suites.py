@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,12 +75,6 @@ def build_evaluator(config: Config, device: torch.device) -> Evaluator:
     """The main evaluator alone, for jobs that compare one number."""
     features = _loaded(config, config["metrics"]["features"], device)
     return Evaluator(features=features, reference=load_reference(config, features))
-
-
-def metrics_hash(config: Config) -> str:
-    """Of what makes two evaluations of the same images differ."""
-    text = json.dumps(config["metrics"], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _extractor_nodes(config: Config) -> list[Any]:

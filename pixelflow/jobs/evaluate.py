@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from pixelflow.config.build import Config, load_sampler, pick_device
-from pixelflow.config.suites import build_suite, metrics_hash, require_metrics
+from pixelflow.config.suites import build_suite, require_metrics
 from pixelflow.data.image_files import open_images
 from pixelflow.files import write_json
-from pixelflow.jobs.sample import run_of, sample, sampling_record, settings_hash
+from pixelflow.jobs.sample import run_of, sample, sampling_record
 from pixelflow.metrics.accumulate import Accumulator, Parts, accumulate, open_parts, together
 from pixelflow.metrics.suite import Suite
 from pixelflow.processes import World, processes, world_of
 from pixelflow.progress import Progress
+from pixelflow.runs.identity import evaluation_config, evaluation_file, evaluation_hash
 from pixelflow.runs.provenance import versions
 from pixelflow.sampling.produce import Made, labels_of, parse_classes, produce, share
 from pixelflow.signals import stop_on_signals, stop_signal
@@ -51,8 +52,8 @@ def run(config: Config, overrides: list[str]) -> Outcome:
     elif config["job"]["images"]:
         require_metrics(config, config["sampler"]["num_samples"])
         folder = sample(config, config["checkpoint"])
-        name = f"{folder.name}-{metrics_hash(config)}.json"
-        result = evaluate(config, folder, run_of(config["checkpoint"]) / "evaluation" / name)
+        name = evaluation_file(Path(config["checkpoint"]).name, config)
+        result = evaluate(config, folder, run_of(config["checkpoint"]) / name)
     else:
         result = evaluate_checkpoint(config, config["checkpoint"])
     if result["rank"] == 0:
@@ -73,7 +74,7 @@ def evaluate(config: Config, samples: Path, path: Path) -> dict[str, Any]:
     files = open_images(samples)
     require_metrics(config, files.count)
     device = pick_device(config["trainer"]["device"])
-    state = path.with_name(f".{path.stem}-{metrics_hash(config)}-{files.listing()[:8]}.state")
+    state = path.with_name(f".{path.stem}-{evaluation_hash(config)}-{files.listing()[:8]}.state")
     with stop_on_signals(), processes(device) as (world, device), open_parts(state, world) as parts:
         suite = together(world, lambda: build_suite(config, device))
         suite.evaluator.reference.check_resolution(files.side())
@@ -97,6 +98,7 @@ def evaluate(config: Config, samples: Path, path: Path) -> dict[str, Any]:
         record: dict[str, Any] = {"samples": str(samples)}
         if samples.is_dir() and (samples / "record.json").exists():
             record = json.loads((samples / "record.json").read_text(encoding="utf-8"))
+            record["settings"] = evaluation_config(config)
         return _finish(world, suite, parts, path, record)
 
 
@@ -109,13 +111,12 @@ def evaluate_checkpoint(config: Config, checkpoint: str, home: Path | None = Non
     home = run_of(checkpoint) if home is None else home
     count = config["sampler"]["num_samples"]
     require_metrics(config, count)
-    name = f"{Path(checkpoint).name}-{settings_hash(config)}-{metrics_hash(config)}"
-    path = home / "evaluation" / f"{name}.json"
+    path = home / evaluation_file(Path(checkpoint).name, config)
     if path.exists() and not config["rerun"]:
         logger.info("this evaluation is there already (rerun=true does it anew)")
         return json.loads(path.read_text(encoding="utf-8")) | {"path": path, "rank": world_of(os.environ).rank}
     device = pick_device(config["trainer"]["device"])
-    state = path.with_name(f".{name}.state")
+    state = path.with_name(f".{path.stem}.state")
     with stop_on_signals(), processes(device) as (world, device), open_parts(state, world) as parts:
         suite = together(world, lambda: build_suite(config, device))
         suite.evaluator.reference.check_resolution(config["data"]["image_size"])
@@ -132,6 +133,7 @@ def evaluate_checkpoint(config: Config, checkpoint: str, home: Path | None = Non
         results = accumulate(world, suite, parts, count, work)
         made = Made(*(sum(values) for values in zip(*map(astuple, results), strict=True)))
         record = sampling_record(config, checkpoint, step, world, device) | _costs(made)
+        record["settings"] = evaluation_config(config)
         return _finish(world, suite, parts, path, record)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import time
@@ -23,6 +22,8 @@ from pixelflow.reporting.figures import loss_curve
 from pixelflow.reporting.runs import read_run_folders
 from pixelflow.reporting.table import build_table
 from pixelflow.runs.context import Run, catch_up, open_run, run_path, tracking_uri
+from pixelflow.runs.identity import evaluation_file, own_evaluation
+from pixelflow.runs.status import add_evaluation, read_status
 from pixelflow.tracking import history
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 def run(config: Config, overrides: list[str]) -> None:
     with processes(pick_device(config["trainer"]["device"])) as (world, device), together(world):
         path = world.broadcast(run_path(config, overrides) if world.rank == 0 else None)
-        there = world.broadcast(finished(path))
+        there = world.broadcast(finished(config, path))
         if not there:
             require_assets(config)
             require_metrics(config, config["sampler"]["num_samples"])
@@ -49,19 +50,17 @@ def run(config: Config, overrides: list[str]) -> None:
         show(config, path)
 
 
-def finished(path: Path) -> bool:
-    try:
-        status = json.loads((path / "status.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return status["state"] == "finished" and status.get("job") == "pipeline"
+def finished(config: Config, path: Path) -> bool:
+    """Whether the run is trained and evaluated with the settings of this config."""
+    status = read_status(path)
+    return status.state == "finished" and status.job == "pipeline" and own_evaluation(config) in status.evaluations
 
 
 def work(config: Config, run: Run, world: World, device: torch.device) -> None:
     """All processes train, sample and measure; the first draws and tells, and the others wait for it."""
     checkpoint = train(config, run, world, device)
     folder = sample(config, checkpoint, home=run.path)
-    result = evaluate(config, folder, run.path / "evaluation" / f"{folder.name}.json")
+    result = evaluate(config, folder, run.path / evaluation_file(checkpoint.name, config))
     if world.rank == 0:
         report(run, folder, result)
     world.gather(None)
@@ -76,7 +75,8 @@ def report(run: Run, folder: Path, result: dict[str, Any]) -> None:
     run.tracker.log({f"eval/{key}": value for key, value in result["metrics"].items()}, step=result["record"]["step"])
     for artifact in (figures / "samples.png", figures / "loss.png", result["path"]):
         run.tracker.artifact(artifact)
-    run.folder.set_status("finished", job="pipeline", evaluation=str(result["path"].relative_to(run.path)))
+    evaluations = add_evaluation(run.path, str(result["path"].relative_to(run.path)))
+    run.folder.set_status("finished", job="pipeline", evaluations=evaluations)
 
 
 def show(config: Config, path: Path) -> None:

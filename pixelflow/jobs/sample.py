@@ -6,7 +6,6 @@ missing.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from pixelflow.processes import World, held, processes
 from pixelflow.progress import Progress
 from pixelflow.reporting.figures import image_grid
 from pixelflow.reporting.trajectories import Trajectories
-from pixelflow.runs.identity import SAMPLER_MACHINE_KEYS
+from pixelflow.runs.identity import sampling_hash
 from pixelflow.runs.provenance import versions
 from pixelflow.sampling.outputs import PngOutput, make_output
 from pixelflow.sampling.produce import Made, labels_of, parse_classes, produce, share
@@ -48,15 +47,6 @@ def run_of(checkpoint: str | Path) -> Path:
     return Path(checkpoint).resolve().parent.parent
 
 
-def settings_hash(config: Config) -> str:
-    """Of what makes two sets of samples from one checkpoint differ."""
-    parts: dict[str, Any] = {key: config[key] for key in ("solver", "guidance", "sampler")}
-    parts["sampler"] = {key: value for key, value in parts["sampler"].items() if key not in SAMPLER_MACHINE_KEYS}
-    parts["sampler"]["format"] = config["sampler"]["format"]
-    parts["precision"] = config["trainer"]["precision"]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
-
-
 def sample(config: Config, checkpoint: str | Path, home: Path | None = None) -> Path:
     """Write images, grid.png and record.json to `home`/samples/<step>-<hash>/; only what is not there yet.
 
@@ -64,7 +54,7 @@ def sample(config: Config, checkpoint: str | Path, home: Path | None = None) -> 
     kept; ValueError where another process is at it.
     """
     home = run_of(checkpoint) if home is None else home
-    folder = home / "samples" / f"{Path(checkpoint).name}-{settings_hash(config)}"
+    folder = home / "samples" / f"{Path(checkpoint).name}-{sampling_hash(config)}"
     device = pick_device(config["trainer"]["device"])
     with stop_on_signals(), processes(device) as (world, device), held(folder, world):
         _sample(config, str(checkpoint), folder, world, device)

@@ -13,14 +13,16 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pixelflow.runs.flat import flatten
+from pixelflow.runs.identity import EVALUATION_SECTIONS, MACHINE_KEYS
+from pixelflow.runs.status import RunStatus
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +63,11 @@ class Run:
         return self.state == "finished" and bool(self.metrics)
 
 
-def parse_evaluation(content: Any) -> tuple[dict[str, float], dict[str, Any]]:
+Evaluation = tuple[dict[str, float], dict[str, Any]]
+"""Metrics and record of an evaluation."""
+
+
+def parse_evaluation(content: Any) -> Evaluation:
     """metrics and record of an evaluation. Raises ValueError for anything of another form."""
     if not isinstance(content, dict) or not isinstance(content.get("metrics"), dict):
         raise ValueError("has no `metrics`")
@@ -106,7 +112,7 @@ def read_run_folders(root: Path) -> list[Run]:
     Raises ValueError if there is none.
     """
     root = Path(root)
-    runs = [_read_folder(folder) for folder in sorted(_run_folders(root))]
+    runs = [run for folder in sorted(_run_folders(root)) for run in _read_folder(folder)]
     if not runs:
         what = "holds no runs (folders with a config.yaml)" if root.is_dir() else "is not a folder"
         raise ValueError(f"{root} {what}; train first, or name the folder of another experiment")
@@ -121,16 +127,46 @@ def _run_folders(root: Path) -> Iterator[Path]:
         children[:] = [child for child in children if not child.startswith(".")]
 
 
-def _read_folder(folder: Path) -> Run:
+def _read_folder(folder: Path) -> list[Run]:
     config: dict[str, Any] = {}
     try:
         config = flatten(_read_mapping(folder / "config.yaml"))
         seed = _seed(config)
-        state, reason = _read_status(folder / "status.json")
-        metrics, record = _evaluation_of(folder)
+        status = _read_status(folder / "status.json")
+        state, reason = _state_of(status)
+        evaluations = _evaluations_of(folder, status)
+        if status is not None and status.evaluations:
+            runs = _evaluated(Run(folder.name, config, seed, {}, {}, "finished", folder), evaluations)
+            # A later evaluation of the same weights, at work or failed, does not take the earlier ones from the table.
+            unfinished = Run(folder.name, config, seed, {}, {}, state, folder, reason)
+            return runs if state == "finished" else [*runs, unfinished]
     except (ValueError, OSError) as error:
-        return _broken(folder.name, config, error, folder)
-    return Run(folder.name, config, seed, metrics, record, state, folder, reason)
+        return [_broken(folder.name, config, error, folder)]
+    return _evaluated(Run(folder.name, config, seed, {}, {}, state, folder, reason), evaluations)
+
+
+def _evaluated(run: Run, evaluations: Sequence[Evaluation]) -> list[Run]:
+    """The run once for each of its evaluations; the run itself where there is none."""
+    runs = [
+        replace(run, config=with_settings(run.config, record), metrics=metrics, record=record)
+        for metrics, record in evaluations
+    ]
+    return runs or [run]
+
+
+def with_settings(config: dict[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a run's flat config with the settings of one of its evaluations.
+
+    Runs that differ only in how they are sampled and measured share a folder and its config.yaml; each evaluation's
+    record holds its own settings.
+    """
+    settings = record.get("settings")
+    if not isinstance(settings, Mapping):
+        return config
+    replaced = tuple(f"{section}." for section in EVALUATION_SECTIONS if section in settings)
+    machine = {key: value for key, value in config.items() if key in MACHINE_KEYS}
+    kept = {key: value for key, value in config.items() if not key.startswith(replaced)}
+    return kept | machine | flatten(settings)
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
@@ -146,47 +182,44 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_status(path: Path) -> tuple[str, str]:
-    if not path.exists():
+def _read_status(path: Path) -> RunStatus | None:
+    return RunStatus.parse(_read_mapping(path)) if path.exists() else None
+
+
+def _state_of(status: RunStatus | None) -> tuple[str, str]:
+    if status is None:
         return "unknown", "no status.json"
-    status = _read_mapping(path)
-    state = str(status.get("state", "unknown"))
-    reason = str(status.get("message") or "")
-    if not reason and state != "finished" and "step" in status:
-        reason = f"step {status['step']} of {status.get('max_steps', 'unknown')}"
+    state, reason = status.state or "unknown", status.message
+    if not reason and state != "finished" and status.step is not None:
+        reason = f"step {status.step} of {status.max_steps or 'unknown'}"
     return state, reason
 
 
-def _evaluation_of(folder: Path) -> tuple[dict[str, float], dict[str, Any]]:
-    """The evaluation that belongs to the run's config, which status.json names; without a name, the newest.
+def _evaluations_of(folder: Path, status: RunStatus | None) -> list[Evaluation]:
+    """The evaluations that the pipeline made, which status.json names; where it names none, the newest.
 
-    A checkpoint may be evaluated with other settings at any time; that must not change the run's row.
+    A checkpoint may be evaluated with other settings at any time; that must not change the table.
     """
-    status = folder / "status.json"
-    named = _read_mapping(status).get("evaluation") if status.exists() else None
-    if named is None:
-        return _newest_evaluation(folder / "evaluation")
-    return parse_evaluation(_read_mapping(folder / str(named)))
+    if status is None or not status.evaluations:
+        return _read_evaluations(folder / "evaluation")[-1:]
+    return [parse_evaluation(_read_mapping(folder / name)) for name in status.evaluations]
 
 
-def _newest_evaluation(folder: Path) -> tuple[dict[str, float], dict[str, Any]]:
-    newest: tuple[float, str] = (float("-inf"), "")
-    metrics: dict[str, float] = {}
-    record: dict[str, Any] = {}
+def _read_evaluations(folder: Path) -> list[Evaluation]:
+    """All evaluations in a folder, the oldest first."""
+    found: list[tuple[float, str, Evaluation]] = []
     for path in sorted(folder.glob("*.json")):
         if path.name.startswith("."):
             continue
         content = _read_mapping(path)
         try:
-            found = parse_evaluation(content)
+            evaluation = parse_evaluation(content)
         except ValueError as error:
             raise ValueError(f"evaluation/{path.name} {error}") from error
         # A copied folder keeps the record's time, but not the file's.
-        time = evaluation_time(found[1])
-        age = (path.stat().st_mtime if time is None else time, path.name)
-        if age > newest:
-            newest, (metrics, record) = age, found
-    return metrics, record
+        time = evaluation_time(evaluation[1])
+        found.append((path.stat().st_mtime if time is None else time, path.name, evaluation))
+    return [evaluation for _, _, evaluation in sorted(found, key=lambda entry: entry[:2])]
 
 
 # MLflow ------------------------------------------------------------------------------------------------------------
@@ -232,7 +265,8 @@ def _read_experiment(uri: str, experiment: str) -> list[Run]:
         page = client.search_runs([known.experiment_id], page_token=page.token)
         found += page
     parents = {run.data.tags.get("mlflow.parentRunId") for run in found}
-    runs = [_read_mlflow_run(client, run) for run in found if run.data.params or run.info.run_id not in parents]
+    logged = [run for run in found if run.data.params or run.info.run_id not in parents]
+    runs = [entry for run in logged for entry in _read_mlflow_run(client, run)]
     if not runs:
         raise LookupError(f"holds no runs of experiment {experiment!r}; train first")
     return runs
@@ -254,29 +288,31 @@ def _environment(defaults: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(key, None)
 
 
-def _read_mlflow_run(client: Any, run: Any) -> Run:
+def _read_mlflow_run(client: Any, run: Any) -> list[Run]:
     name = run.info.run_name or run.info.run_id
     config = flatten(run.data.params)
     try:
         seed = _seed(config)
-        metrics, record = _mlflow_evaluation(client, run, name)
+        evaluations = _mlflow_evaluations(client, run, name)
     except ValueError as error:
-        return _broken(name, config, error, None)
+        return [_broken(name, config, error, None)]
     state = MLFLOW_STATES.get(run.info.status, run.info.status.lower())
-    return Run(name, config, seed, metrics, record, state, None)
+    return _evaluated(Run(name, config, seed, {}, {}, state, None), evaluations)
 
 
-def _mlflow_evaluation(client: Any, run: Any, name: str) -> tuple[dict[str, float], dict[str, Any]]:
+def _mlflow_evaluations(client: Any, run: Any, name: str) -> list[Evaluation]:
+    """The newest evaluation of each of the run's settings."""
     metrics = {k.removeprefix(MLFLOW_PREFIX): v for k, v in run.data.metrics.items() if k.startswith(MLFLOW_PREFIX)}
     if not metrics:
-        return {}, {}
+        return []
     with tempfile.TemporaryDirectory() as folder:
         try:
             if client.list_artifacts(run.info.run_id, MLFLOW_EVALUATIONS):
                 client.download_artifacts(run.info.run_id, MLFLOW_EVALUATIONS, folder)
         except Exception as error:  # Every store of artifacts has its own.
             logger.warning("MLflow does not give the evaluation files of %s: %s", name, error)
-        found = _newest_evaluation(Path(folder) / MLFLOW_EVALUATIONS)
-    if found[0]:
-        return found
-    return metrics, {"num_samples": int(metrics["num_samples"])} if "num_samples" in metrics else {}
+        found = _read_evaluations(Path(folder) / MLFLOW_EVALUATIONS)
+    newest = {json.dumps(record.get("settings"), sort_keys=True): (metrics, record) for metrics, record in found}
+    if newest:
+        return list(newest.values())
+    return [(metrics, {"num_samples": int(metrics["num_samples"])} if "num_samples" in metrics else {})]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pixelflow.runs.identity import slug
+from pixelflow.runs.identity import slug, training_overrides
 from pixelflow.processes import World, after_first
 from pixelflow.runs.folder import RunFolder, find_run_folder
 from pixelflow.signals import stop_on_signals
@@ -53,7 +53,7 @@ def run_path(config: Config, overrides: list[str]) -> Path:
     """Where this config's run lies. `rerun=true` finds the first free name beside it."""
     if config["run_folder"]:  # of a job of a sweep, chosen when it was submitted
         return Path(config["run_folder"])
-    name = slug(overrides)
+    name = slug(training_overrides(overrides))
     path = find_run_folder(config, name)
     if not config["rerun"]:
         return path
@@ -96,7 +96,7 @@ def open_run(path: Path, config: Config, world: World = ALONE) -> Iterator[Run]:
             )
         tracker = Tracker(folder=path, mirror=mirror)
         try:
-            tracker.params(flatten(config))
+            tracker.params(flatten(folder.config))  # of the first call: MLflow never changes a parameter
             tracker.artifact(path / "config.yaml")
             after_first(world)
             yield Run(folder, tracker)

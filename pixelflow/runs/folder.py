@@ -6,7 +6,6 @@ import fcntl
 import json
 import logging
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -15,8 +14,9 @@ from typing import IO, Any
 import yaml
 
 from pixelflow.files import write_json, write_text
-from pixelflow.runs.identity import config_hash, scientific
+from pixelflow.runs.identity import config_hash, training_config
 from pixelflow.runs.provenance import provenance
+from pixelflow.runs.status import write_status
 
 logger = logging.getLogger(__name__)
 
@@ -82,18 +82,13 @@ class RunFolder:
         path = self.path / "config.yaml"
         if path.exists():
             there = yaml.safe_load(path.read_text(encoding="utf-8"))
-            if scientific(there) != scientific(json.loads(json.dumps(self.config))):
+            if training_config(there) != training_config(json.loads(json.dumps(self.config))):
                 raise ValueError(f"{self.path} belongs to another config; move it away or change runs_dir")
         else:
-            write_text(path, yaml.safe_dump(dict(self.config), sort_keys=False))
+            there = dict(self.config)
+            write_text(path, yaml.safe_dump(there, sort_keys=False))
+        self.config = there
 
-    @property
-    def status(self) -> dict[str, Any]:
-        """{} before the first."""
-        path = self.path / "status.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-    def set_status(self, state: str, **more: Any) -> None:
-        """state: running, finished, failed or interrupted. `step` and `max_steps` stay as they were unless given."""
-        kept = {key: value for key, value in self.status.items() if key in ("step", "max_steps", "job")}
-        write_json(self.path / "status.json", {"state": state, "message": "", **kept, **more, "updated": time.time()})
+    def set_status(self, state: str, **changes: Any) -> None:
+        """Writes the run's state; see `pixelflow.runs.status.write_status`."""
+        write_status(self.path, state, **changes)

@@ -1,12 +1,67 @@
-"""What makes two runs the same run: the hash of the resolved scientific config."""
+"""The identity of runs and evaluations: which config keys determine the weights, and which determine what is measured.
+
+A config has three kinds of keys. Some determine the trained weights; their hash names the run folder. Some determine
+an evaluation of given weights; their hash names a file in `evaluation/` of that folder. The others state where, how
+fast and under which observation the work is done, and belong to neither hash. `trainer.precision` is of the first two
+kinds, because both training and sampling use it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+TRAINING_SECTIONS = (
+    "data",
+    "backbone",
+    "conditioning",
+    "encoder",
+    "prediction",
+    "cascade",
+    "timesteps",
+    "objective",
+    "optimizer",
+    "ema",
+    "trainer",
+    "seed",
+    "init_from",
+)
+"""Sections that determine the weights, without their evaluation keys and machine keys. A section that no list of this
+module names (one of a user's own package) counts as one of them: a needless second run costs less than a wrong result.
+"""
+
+EVALUATION_SECTIONS = ("solver", "guidance", "sampler", "metrics")
+"""Sections that determine an evaluation of given weights, without their machine keys."""
+
+CALL_SECTIONS = (
+    "experiment",
+    "job",
+    "tracking",
+    "runs_dir",
+    "assets",
+    "checkpoint",
+    "samples",
+    "rerun",
+    "axes",
+    "paper",
+    "site",
+    "sweep",
+    "run_folder",
+    "dry_run",
+    "watch",
+    "seeds",
+    "settings",
+)
+"""Sections that describe the command, its place and its report, but neither the weights nor their evaluation."""
+
+EVALUATION_KEYS = ("data.reference_images", "data.held_out_split")
+"""Keys of the training sections that only an evaluation reads."""
+
+SHARED_KEYS = ("trainer.precision",)
+"""Keys of the training sections that determine an evaluation as well."""
 
 SAMPLER_MACHINE_KEYS = (
     "format",
@@ -18,7 +73,7 @@ SAMPLER_MACHINE_KEYS = (
     "tune_attention",
     "trajectories",
 )
-"""Keys of `sampler` that change how images are made and kept, but not (beyond rounding) the images."""
+"""Keys of `sampler` that change how images are computed and stored but, beyond rounding, not the images."""
 
 TRAINER_MACHINE_KEYS = (
     "device",
@@ -37,59 +92,88 @@ TRAINER_MACHINE_KEYS = (
     "attention",
     "profile_steps",
 )
-"""Keys of `trainer` that change where and how fast a run trains, but not, beyond rounding, what it becomes."""
+"""Keys of `trainer` that change where and how fast a run trains but, beyond rounding, not its weights."""
+
+DATA_MACHINE_KEYS = ("root", "held_out", "cache_dir", "cache_gb", "reading")
+"""Keys of `data` that state where the data lie and how they are read. The data's name is part of the identity."""
 
 MACHINE_KEYS = (
-    "experiment",
-    "job",
-    "tracking",
-    "runs_dir",
-    "assets",
-    "checkpoint",
-    "samples",
-    "rerun",
-    "axes",
-    "paper",
-    "site",
-    "sweep",
-    "run_folder",
-    "dry_run",
-    "watch",
-    "seeds",
-    "settings",
-    "data.root",
-    "data.held_out",
-    "data.cache_dir",
-    "data.cache_gb",
-    "data.reading",
+    *CALL_SECTIONS,
+    *(f"data.{key}" for key in DATA_MACHINE_KEYS),
     *(f"trainer.{key}" for key in TRAINER_MACHINE_KEYS),
     *(f"sampler.{key}" for key in SAMPLER_MACHINE_KEYS),
 )
-"""Keys that change where, how watched or how fast a run is, but not its results."""
+"""Dotted keys that belong to neither hash."""
 
 
-def scientific(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config without its machine keys."""
-    return _without(config, "")
+def training_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the part of a resolved config that determines the weights.
+
+    Example:
+        >>> training_config({"seed": 0, "solver": {"num_steps": 10}, "trainer": {"max_steps": 5, "device": "cpu"}})
+        {'seed': 0, 'trainer': {'max_steps': 5}}
+    """
+    return _without(config, (*MACHINE_KEYS, *EVALUATION_SECTIONS, *EVALUATION_KEYS))
 
 
-def _without(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    kept = {}
-    for key, value in node.items():
-        path = f"{prefix}{key}"
-        if path not in MACHINE_KEYS:
-            kept[key] = _without(value, f"{path}.") if isinstance(value, Mapping) else value
+def evaluation_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the part of a resolved config that determines an evaluation of given weights.
+
+    Example:
+        >>> evaluation_config({"seed": 0, "solver": {"num_steps": 10}, "sampler": {"seed": 1, "format": "npz"}})
+        {'solver': {'num_steps': 10}, 'sampler': {'seed': 1}}
+    """
+    kept = _without({key: config[key] for key in EVALUATION_SECTIONS if key in config}, MACHINE_KEYS)
+    for path in (*EVALUATION_KEYS, *SHARED_KEYS):
+        section, key = path.split(".")
+        if isinstance(node := config.get(section), Mapping) and key in node:
+            kept.setdefault(section, {})[key] = node[key]
     return kept
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Eight hexadecimal digits of a resolved config, whatever the order of its keys."""
-    text = json.dumps(scientific(config), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    """Returns eight hexadecimal digits that identify the weights of a resolved config, in any order of its keys."""
+    return _digest(training_config(config))
 
 
-def slug(overrides: list[str], *, length: int = 60) -> str:
-    """What the user changed, as a readable part of a folder's name: "num_stages-2_seed-1", or "default"."""
+def evaluation_hash(config: Mapping[str, Any]) -> str:
+    """Returns eight hexadecimal digits that identify an evaluation of given weights, in any order of the keys."""
+    return _digest(evaluation_config(config))
+
+
+def sampling_hash(config: Mapping[str, Any]) -> str:
+    """Returns eight hexadecimal digits that identify a set of images of given weights in one file format."""
+    settings = {key: value for key, value in evaluation_config(config).items() if key not in ("metrics", "data")}
+    return _digest(settings | {"format": config["sampler"]["format"]})
+
+
+def evaluation_file(checkpoint: str, config: Mapping[str, Any]) -> str:
+    """Returns the path, inside the run folder, of the evaluation of a checkpoint.
+
+    Args:
+        checkpoint: Name of the checkpoint's folder, such as "step_00002000".
+        config: The resolved config of the evaluation.
+    """
+    return f"evaluation/{checkpoint}-{evaluation_hash(config)}.json"
+
+
+def own_evaluation(config: Mapping[str, Any]) -> str:
+    """Returns the path, inside the run folder, of the evaluation that job=pipeline makes after the last step."""
+    return evaluation_file(f"step_{config['trainer']['max_steps']:08d}", config)
+
+
+def training_overrides(overrides: Iterable[str]) -> list[str]:
+    """Returns the overrides that can change the weights, for the name of a run folder."""
+    return [override for override in overrides if not _of_evaluation(_key(override))]
+
+
+def slug(overrides: Iterable[str], *, length: int = 60) -> str:
+    """Returns the user's changes as a readable part of a folder's name: "num_stages-2_seed-1", or "default".
+
+    Args:
+        overrides: Overrides as the user typed them.
+        length: Maximum number of characters.
+    """
     parts = []
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
@@ -99,3 +183,25 @@ def slug(overrides: list[str], *, length: int = 60) -> str:
         parts.append(f"{re.split('[./]', key.split('@')[0])[-1]}-{word}")
     text = "_".join(parts)
     return text[:length].rstrip("-_.") or "default"
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _of_evaluation(key: str) -> bool:
+    return re.split("[./@]", key)[0] in EVALUATION_SECTIONS or key in EVALUATION_KEYS
+
+
+def _without(node: Mapping[str, Any], dropped: Iterable[str], prefix: str = "") -> dict[str, Any]:
+    kept = {}
+    for key, value in node.items():
+        path = f"{prefix}{key}"
+        if path not in dropped:
+            kept[key] = _without(value, dropped, f"{path}.") if isinstance(value, Mapping) else value
+    return kept
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,39 +1,112 @@
-"""`status.json` in a run folder: its state, step and message; and the lock that a working process holds."""
+"""The state of a run: `status.json` in its folder, and the lock that a process holds while it works there."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from pixelflow.files import write_json
+from pixelflow.files import InUse, locked, write_json
+
+STATUS_FILE = "status.json"
+LOCK_FILE = ".lock"
 
 
-def read_status(folder: Path) -> dict[str, Any]:
-    """Of a run folder; {} where there is none."""
+@dataclass(frozen=True)
+class RunStatus:
+    """The state of a run as its folder records it.
+
+    Args:
+        state: queued, starting, running, finished, failed, interrupted or cancelled; None where it is unknown.
+        message: Why the run is in this state; one line, or empty.
+        step: Training steps done.
+        max_steps: Training steps of the whole run.
+        job: The job that set the state: train, pipeline, or another one of a sweep.
+        evaluations: Evaluations that the pipeline made of this run, as paths in the run folder, the latest last. Others
+            in `evaluation/` were made by hand and do not belong to a table.
+        updated: Unix seconds.
+    """
+
+    state: str | None = None
+    message: str = ""
+    step: int | None = None
+    max_steps: int | None = None
+    job: str | None = None
+    evaluations: tuple[str, ...] = ()
+    updated: float = 0.0
+
+    @staticmethod
+    def parse(content: Mapping[str, Any]) -> RunStatus:
+        """Returns the status of a decoded status.json; keys that it does not name are ignored.
+
+        Raises:
+            ValueError: A value has the wrong type.
+        """
+        known: dict[str, Any] = {key: content[key] for key in (field.name for field in fields(RunStatus)) if key in content}
+        if isinstance(name := content.get("evaluation"), str):  # the key of earlier versions, for a single evaluation
+            known.setdefault("evaluations", [name])
+        if not all(isinstance(known.get(key, ""), str) for key in ("state", "message", "job")):
+            raise ValueError("state, message and job must be text")
+        try:
+            known |= {key: int(known[key]) for key in ("step", "max_steps") if key in known}
+            known["evaluations"] = tuple(str(entry) for entry in known.get("evaluations", ()))
+            return RunStatus(**known)
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+
+    def text(self) -> dict[str, Any]:
+        """Returns the content of status.json: what is known, and always state, message and updated."""
+        always = ("state", "message", "updated")
+        content = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {key: value for key, value in content.items() if key in always or value not in (None, ())}
+
+
+def read_status(folder: Path) -> RunStatus:
+    """Returns the status of a run folder; an unknown one where status.json is missing or damaged."""
     try:
-        return json.loads((folder / "status.json").read_text(encoding="utf-8"))
+        content = json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))
+        return RunStatus.parse(content) if isinstance(content, dict) else RunStatus()
     except (OSError, ValueError):
-        return {}
+        return RunStatus()
 
 
-def write_status(folder: Path, state: str, message: str = "", **more: Any) -> None:
-    """For a run that no process works on: step and what else is known stay."""
-    kept = {key: value for key, value in read_status(folder).items() if key in ("step", "max_steps", "job")}
-    write_json(folder / "status.json", {"state": state, "message": message, **kept, **more, "updated": time.time()})
+def write_status(folder: Path, state: str, message: str = "", **changes: Any) -> None:
+    """Writes a new state to a run folder's status.json. What else is known of the run is kept.
+
+    Args:
+        folder: The run folder.
+        state: See `RunStatus`.
+        message: Why the run is in this state; the old message is not kept.
+        **changes: New values of other fields of `RunStatus`.
+    """
+    status = replace(read_status(folder), state=state, message=message, updated=time.time(), **changes)
+    write_json(folder / STATUS_FILE, status.text())
+
+
+def add_evaluation(folder: Path, name: str) -> tuple[str, ...]:
+    """Returns the run's evaluations with `name` as the latest, for `write_status`."""
+    return (*(other for other in read_status(folder).evaluations if other != name), name)
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[bool]:
-    """Whether the run's lock could be had; it is let go at the end. False: a process is at work there."""
-    with open(folder / ".lock", "a+") as lock:
+    """Tries to hold a run's lock for the duration of the block.
+
+    Yields:
+        Whether the lock is held; False where another process is at work in the folder.
+
+    Raises:
+        UserError: The filesystem does not support locks.
+    """
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
+            stack.enter_context(locked(folder / LOCK_FILE))
+        except InUse:
+            ours = False
         else:
-            yield True
+            ours = True
+        yield ours

@@ -43,14 +43,14 @@ def tell_end(folder: Path, word: Status) -> None:
 def _end(folder: Path, state: RunState) -> None:
     claim = read_claim(folder)
     known = read_status(folder)
-    lost = "it left the queue" if known.get("state") == "queued" else "its process ended without a word"
+    lost = "it left the queue" if known.state == "queued" else "its process ended without a word"
     message = "cancelled" if state.state == "cancelled" else lost
     new = "cancelled" if state.state == "cancelled" else "interrupted"
-    if known.get("state") == new:
+    if known.state == new:
         return
     write_status(folder, new, message)
-    if known.get("state") in ("starting", "running"):
-        record(folder, "end", step=int(known.get("step") or 0), exit=None, outcome="interrupted",
+    if known.state in ("starting", "running"):
+        record(folder, "end", step=known.step or 0, exit=None, outcome="interrupted",
                token=claim.token if claim else "")  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pixelflow.runs.context import run_path, tracking_uri
 from pixelflow.runs.folder import ROOT
-from pixelflow.runs.identity import config_hash, slug
+from pixelflow.runs.identity import config_hash, evaluation_hash, slug
 from pixelflow.runs.snapshot import take_snapshot
 from pixelflow.sweeps.claims import read_claim
 from pixelflow.sweeps.end import sweep_table
@@ -50,7 +50,7 @@ def launch(
     if launcher == "slurm" and not first["dry_run"]:
         require_slurm()
     experiment = Path(first["runs_dir"]).absolute() / first["experiment"]
-    names = [config_hash(config) + config["job"]["name"] for config, _ in configs]
+    names = [_identity(config) + config["job"]["name"] for config, _ in configs]
     digest = sweep_digest([search] if search else names)
     folder = Path(first["sweep"]).absolute() if first["sweep"] else experiment / f"sweep-{digest}"
     sweep = _sweep(folder, first, digest, axes)
@@ -120,13 +120,18 @@ def _site(config: Config) -> Site:
     return Site(**{key: value for key, value in config["site"].items() if key != "_target_"})
 
 
+def _identity(config: Config) -> str:
+    """Weights and evaluation together; job=train makes no evaluation."""
+    return config_hash(config) + ("" if config["job"]["name"] == "train" else evaluation_hash(config))
+
+
 def _job(config: Config, overrides: list[str], sweep: Path) -> tuple[SweepJob, Config]:
     """Where the run lies, and its config with that place in it."""
     job = config["job"]["name"]
     if job in RUN_JOBS:
         path = run_path(config, overrides)
     else:  # its results lie beside its checkpoint or samples; here lies how it went
-        text = json.dumps([config_hash(config), config["checkpoint"], config["samples"], config["job"]], sort_keys=True)
+        text = json.dumps([_identity(config), config["checkpoint"], config["samples"], config["job"]], sort_keys=True)
         path = sweep / "tasks" / f"{slug(overrides)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     config = {**config, "run_folder": str(path) if job in RUN_JOBS else None, "rerun": False}
     steps = config["trainer"]["max_steps"] if job in RUN_JOBS else 0

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pixelflow.runs.attempts import read_attempts, record
-from pixelflow.runs.status import write_status
+from pixelflow.runs.status import read_status, write_status
 from pixelflow.signals import stop_on_signals, stop_signal
 from pixelflow.sweeps.claims import read_claim
 from pixelflow.sweeps.manifest import Sweep
@@ -62,8 +62,7 @@ def run_batch(sweep: Sweep) -> None:
             except KeyboardInterrupt:  # Ctrl-C went to the jobs, too
                 _stop(running)
                 waiting = []
-    left = [job for job in batch["jobs"] if json.loads(Path(job["folder"], "status.json").read_text())["state"] in
-            ("interrupted", "queued")]  # fmt: skip
+    left = [job for job in batch["jobs"] if read_status(Path(job["folder"])).state in ("interrupted", "queued")]
     if left:
         raise Interrupted(f"{len(left)} of {len(batch['jobs'])} runs are left")
 

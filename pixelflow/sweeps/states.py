@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pixelflow.runs.attempts import read_attempts
-from pixelflow.runs.status import held, read_status
+from pixelflow.runs.status import RunStatus, held, read_status
 from pixelflow.sweeps import slurm
 from pixelflow.sweeps.claims import Claim, read_claim
 from pixelflow.sweeps.manifest import Sweep, SweepJob
@@ -58,12 +58,12 @@ def run_state(job: SweepJob, claim: Claim | None, entries: Mapping[str, slurm.Qu
     folder = job.path
     status, attempts = read_status(folder), read_attempts(folder)
     entry, name = queue_entry(claim, entries)
-    state, message = _state(job, status, claim, entry), status.get("message", "")
+    state, message = _state(job, status, claim, entry), status.message
     if state == "queued" and entry:
         message = "queued again" if attempts.restarts else entry.reason
     return RunState(
         job, state, name,
-        step=int(status.get("step") or 0), max_steps=int(status.get("max_steps") or job.max_steps),
+        step=status.step or 0, max_steps=status.max_steps or job.max_steps,
         metric=newest_metric(folder),
         node=entry.node if entry and entry.active else "",
         time_left=entry.time_left if entry and entry.state == "RUNNING" else "",
@@ -81,14 +81,14 @@ def queue_entry(claim: Claim | None, entries: Mapping[str, slurm.QueueEntry]) ->
     return first, claim.job
 
 
-def _state(job: SweepJob, status: Mapping[str, object], claim: Claim | None, entry: slurm.QueueEntry | None) -> str:
+def _state(job: SweepJob, status: RunStatus, claim: Claim | None, entry: slurm.QueueEntry | None) -> str:
     if is_finished(job.path, job.job):
         return "finished"
     if entry is not None and entry.active:
         if entry.state == "RUNNING":
-            return "starting" if status.get("state") in ("queued", "starting", None) else "running"
+            return "starting" if status.state in ("queued", "starting", None) else "running"
         return "stopping" if entry.state == "COMPLETING" else "queued"
-    state = str(status.get("state", "new"))
+    state = status.state or "new"
     if (job.path / PRUNED).exists():
         return "pruned"
     if entry is not None and entry.state == "CANCELLED":

@@ -133,7 +133,7 @@ def _claim(sweep: Sweep, entry: Planned, submission: Submission, tags: dict[str,
         write_text(path / "config.yaml", yaml.safe_dump(dict(entry.config), sort_keys=False))
     Claim(str(sweep.folder), submission.token, submission.user, submission.time, job, tags=tags).save(path)
     (path / PRUNED).unlink(missing_ok=True)
-    if read_status(path).get("state") in (None, "cancelled"):
+    if read_status(path).state in (None, "cancelled"):
         write_status(path, "queued")
 
 

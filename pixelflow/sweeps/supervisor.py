@@ -97,7 +97,7 @@ def run_task(batch: Mapping[str, Any], job: Mapping[str, Any], site: Site) -> in
 
 
 def outcome_of(folder: Path, job: str, code: int) -> str:
-    state = read_status(folder).get("state")
+    state = read_status(folder).state
     if is_finished(folder, job):
         return "finished"
     if state == "interrupted" or (code == CONTINUE and state != "failed"):
@@ -138,11 +138,11 @@ def job_name(environment: Mapping[str, str]) -> str:
 
 def is_finished(folder: Path, job: str) -> bool:
     status = read_status(folder)
-    return status.get("state") == "finished" and status.get("job") in (job, "pipeline")
+    return status.state == "finished" and status.job in (job, "pipeline")
 
 
 def step_of(folder: Path) -> int:
-    return int(read_status(folder).get("step") or 0)
+    return read_status(folder).step or 0
 
 
 def free(folder: Path) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pixelflow.runs.status import read_status
 from pixelflow.sweeps import slurm
 from pixelflow.sweeps.manifest import Sweep
 from pixelflow.sweeps.states import PRUNED, RunState, sweep_states
@@ -78,8 +79,8 @@ def objective(state: RunState) -> Any:
     the job returned."""
     folder = state.job.path
     if state.job.job == "pipeline":
-        status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
-        metrics = json.loads((folder / status["evaluation"]).read_text(encoding="utf-8"))["metrics"]
+        file = folder / read_status(folder).evaluations[-1]
+        metrics = json.loads(file.read_text(encoding="utf-8"))["metrics"]
         return next(value for name, value in metrics.items() if name.startswith(("fd_", "fid")))
     if state.job.job == "train":
         return history(folder / FILE_NAME)["loss"][-1][1]

@@ -89,6 +89,24 @@ def test_the_same_command_again_says_that_it_is_there(finished: Finished) -> Non
     assert before == {p: p.stat().st_mtime_ns for p in finished.folder.rglob("*") if p.is_file()}
 
 
+def test_another_guidance_is_measured_on_the_same_weights(finished: Finished, tmp_path: Path) -> None:
+    shutil.copytree(finished.cwd / "runs", tmp_path / "runs")
+    (folder,) = [p for p in (tmp_path / "runs" / "quickstart").iterdir() if p.is_dir()]
+    weights = folder / "checkpoints" / "step_00000006" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    done = call(*TINY, "guidance.scale=3", "tracking=none", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [p for p in (tmp_path / "runs" / "quickstart").iterdir() if p.is_dir()] == [folder]
+    assert weights.stat().st_mtime_ns == before and "training is done" in done.stderr
+    files = sorted((folder / "evaluation").glob("step_00000006-*.json"))
+    records = [json.loads(file.read_text())["record"] for file in files]
+    assert {record["guidance"]["scale"] for record in records} == {2.0, 3.0}
+    rows = [line for line in done.stdout.splitlines() if line.startswith(("| 2", "| 3"))]
+    assert len(rows) == 2, done.stdout
+    again = call(*TINY, "guidance.scale=3", "tracking=none", cwd=tmp_path)
+    assert "already there" in again.stdout
+
+
 def test_mlflow_mirrors_the_run(finished: Finished) -> None:
     from mlflow.tracking import MlflowClient
 

@@ -75,6 +75,42 @@ def test_newest_evaluation_by_its_record_and_not_by_the_file(write_run: Callable
     assert run.metrics == {"fid": 6.0}
 
 
+def test_evaluations_of_one_run_with_other_settings_are_rows_of_one_table(
+    write_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Runs that differ only in their guidance share a folder, whose config.yaml has the first one's."""
+    names = {}
+    for seed in (0, 1):
+        folder = write_run(f"run-{seed}", {"seed": seed, "guidance": {"scale": 1.0, "low": 0.1}, "depth": 2})
+        for scale in (1.0, 2.0, 3.0):
+            settings = {"guidance": {"scale": scale}}
+            content = {"metrics": {"fid": 10 * scale + seed}, "record": {"num_samples": 50, "settings": settings}}
+            names[scale] = f"evaluation/{scale}.json"
+            (folder / names[scale]).write_text(json.dumps(content))
+        status = json.loads((folder / "status.json").read_text())
+        # The third was made by hand: it is no row.
+        (folder / "status.json").write_text(json.dumps(status | {"evaluations": [names[1.0], names[2.0]]}))
+    runs = read_run_folders(tmp_path)
+    assert [(run.seed, run.config["guidance.scale"], run.metrics["fid"]) for run in runs] == [
+        (0, 1, 10.0), (0, 2, 20.0), (1, 1, 11.0), (1, 2, 21.0),
+    ]  # fmt: skip
+    assert all("guidance.low" not in run.config and run.config["depth"] == 2 for run in runs)
+    table = build_table(runs)
+    assert table.axes == ("guidance.scale",)
+    assert [row.cells["fid"].mean for row in table.rows] == [10.5, 20.5]
+
+
+def test_a_later_evaluation_that_fails_leaves_the_earlier_ones_in_the_table(
+    write_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = write_run("a", config(8, 0), {"fid": 3.0})
+    status = {"state": "failed", "message": "the disk is full", "evaluations": ["evaluation/held-out.json"]}
+    (folder / "status.json").write_text(json.dumps(status))
+    first, second = read_run_folders(tmp_path)
+    assert (first.complete, first.metrics) == (True, {"fid": 3.0})
+    assert (second.complete, second.state, second.reason) == (False, "failed", "the disk is full")
+
+
 def test_unfinished_failed_and_unevaluated_runs_are_kept(write_run: Callable[..., Path], tmp_path: Path) -> None:
     write_run("failed", config(8, 0), state="failed", message="the loss is nan at step 7")
     write_run("running", config(8, 1), {"fid": 1.0}, state="running")
