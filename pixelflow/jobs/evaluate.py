@@ -21,6 +21,7 @@ from pixelflow.data.image_files import open_images
 from pixelflow.files import write_json
 from pixelflow.jobs.sample import run_of, sample, sampling_record
 from pixelflow.metrics.accumulate import Accumulator, Parts, accumulate, open_parts, together
+from pixelflow.metrics.catalogue import main_distance
 from pixelflow.metrics.suite import Suite
 from pixelflow.processes import World, processes, world_of
 from pixelflow.progress import Progress
@@ -60,7 +61,7 @@ def run(config: Config, overrides: list[str]) -> Outcome:
         print("\n".join(f"{name:24} {value:.6g}" for name, value in result["metrics"].items()))
         print(f"record: {result['path']}")
     metrics = result["metrics"]
-    distance = next(value for name, value in metrics.items() if name.startswith(("fd_", "fid")))
+    distance = main_distance(metrics)
     outcome = Outcome((distance, metrics.get("seconds_per_image", nan)))
     outcome.path = result["path"]
     return outcome

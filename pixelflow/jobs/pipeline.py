@@ -19,6 +19,7 @@ from pixelflow.jobs.sample import sample
 from pixelflow.jobs.train import train
 from pixelflow.processes import World, processes, together
 from pixelflow.reporting.figures import loss_curve
+from pixelflow.reporting.formats import markdown
 from pixelflow.reporting.runs import read_run_folders
 from pixelflow.reporting.table import build_table
 from pixelflow.runs.context import Run, catch_up, open_run, run_path, tracking_uri
@@ -81,7 +82,7 @@ def report(run: Run, folder: Path, result: dict[str, Any]) -> None:
 
 def show(config: Config, path: Path) -> None:
     """The table of this run, and where everything lies."""
-    print(build_table(read_run_folders(path)).to_markdown())
+    print(markdown(build_table(read_run_folders(path))))
     print(f"samples     {path / 'figures' / 'samples.png'}")
     print(f"run folder  {path}")
     if config["tracking"]["mlflow"]:

@@ -29,6 +29,7 @@ from pixelflow.config.resolve import CONF
 from pixelflow.config.suites import build_evaluator
 from pixelflow.config.validate import validate
 from pixelflow.files import write_json, write_text
+from pixelflow.metrics.catalogue import main_distance
 from pixelflow.metrics.evaluator import Evaluator
 from pixelflow.reporting.pareto import Point, quality_chart, quality_table
 from pixelflow.runs.provenance import versions
@@ -100,7 +101,7 @@ def _point(config: Config, setting: dict[str, Any], reference: Sampler, exact: T
     evaluator = Evaluator(features=measure.features, reference=measure.reference)
     for images in to_uint8(x).split(500):
         evaluator.update(images)
-    distance = next(value for name, value in evaluator.compute().items() if name.startswith(("fd_", "fid")))
+    distance = main_distance(evaluator.compute())
     error = ((x - exact).square().mean().sqrt() / exact.square().mean().sqrt()).item()
     label = " ".join([setting["solver"], *(f"{key}={value}" for key, value in setting.items() if key != "solver")])
     series = setting["solver"] + (" cached" if setting.get("cache_every", 1) > 1 else "")

@@ -10,6 +10,7 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 
 from pixelflow.config.build import Config
+from pixelflow.reporting.formats import markdown
 from pixelflow.reporting.runs import Run, read_mlflow, read_run_folders
 from pixelflow.reporting.table import build_table
 from pixelflow.runs.context import tracking_uri
@@ -30,7 +31,7 @@ def run(config: Config, overrides: list[str]) -> None:
     table = build_table(runs, paper=config["paper"], axes=axes, command=command)
     for path in write(table, Path(config["job"]["output"]), experiment):
         logger.info("wrote %s", path)
-    print(table.to_markdown())
+    print(markdown(table))
     if config["job"]["record"]:
         print(records(runs))
 

@@ -6,19 +6,18 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from pixelflow.reporting.figures import _figure, _save, _tidy
-from pixelflow.reporting.pareto import MARKS, SERIES_COLORS
+from pixelflow.metrics.catalogue import known_metrics
+from pixelflow.reporting.canvas import MARKS, SERIES_COLORS, new_figure, save_figure, tidy_axes
 from pixelflow.reporting.runs import Run
-from pixelflow.reporting.table import COLUMNS
-
-DISTANCES = ("fid", "fd_digits")
 
 
 def guidance_curve(runs: Sequence[Run], path: Path, *, key: str = "guidance.scale") -> Path:
     """The distance of each finished run against `key`, one line for each combination of the other settings; the least
     is ringed. Raises ValueError where no run has both.
     """
-    metric = next((name for name in DISTANCES if any(name in run.metrics for run in runs)), "")
+    distances = [metric for metric in known_metrics() if metric.distance]
+    shown = next((metric for metric in distances if any(metric.key in run.metrics for run in runs)), None)
+    metric = shown.key if shown else ""
     lines: dict[str, list[tuple[float, float]]] = {}
     for run in runs:
         value = run.config.get(key)
@@ -27,7 +26,7 @@ def guidance_curve(runs: Sequence[Run], path: Path, *, key: str = "guidance.scal
             lines.setdefault(others, []).append((float(value), run.metrics[metric]))
     if not lines:
         raise ValueError(f"no run has both {key} and a distance, so there is no curve")
-    figure = _figure(6.4, 4.4)
+    figure = new_figure(6.4, 4.4)
     panel = figure.subplots()
     for number, (label, points) in enumerate(lines.items()):
         points.sort()
@@ -37,8 +36,8 @@ def guidance_curve(runs: Sequence[Run], path: Path, *, key: str = "guidance.scal
     panel.plot(*best, "o", markersize=13, markerfacecolor="none", markeredgecolor="black")
     panel.annotate(f"{best[1]:.4g}", best, xytext=(9, 7), textcoords="offset points", fontsize=8)
     panel.set_xlabel(key)
-    panel.set_ylabel(next(column.label for column in COLUMNS if column.key == metric))
+    panel.set_ylabel(shown.label if shown else "")
     if len(lines) > 1:
         panel.legend(fontsize=7, frameon=False)
-    _tidy(panel)
-    return _save(figure, path)
+    tidy_axes(panel)
+    return save_figure(figure, path)

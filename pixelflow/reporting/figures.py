@@ -16,19 +16,17 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from pixelflow.files import write_aside
+from pixelflow.metrics.catalogue import MetricInfo
+from pixelflow.reporting.canvas import COLOR, FAINT, new_figure, save_figure, tidy_axes
+from pixelflow.reporting.records import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from pixelflow.reporting.table import Column, Table
 
 PANEL_SIZE = (3.4, 2.9)
 PANELS_PER_LINE = 3
 LONG_LABEL = 6
 """Characters from which on the labels of several rows would touch."""
-DPI = 100
-COLOR, FAINT = "#1f4e79", "#8fb1d1"
 GREY = (200, 200, 200)
 
 
@@ -52,7 +50,7 @@ def metric_chart(table: Table, path: Path, *, keys: Sequence[str] | None = None)
     width = max(PANEL_SIZE[0], 0.45 * len(table.rows) + 1)
     longest = max(len(row.label) for row in table.rows)
     height = PANEL_SIZE[1] + (0.04 * longest if _crowded(table) else 0)
-    figure = _figure(width * across, height * down)
+    figure = new_figure(width * across, height * down)
     panels = figure.subplots(down, across, squeeze=False).flatten()
     for panel, column in zip(panels, columns, strict=False):
         _metric_panel(panel, table, column)
@@ -60,10 +58,10 @@ def metric_chart(table: Table, path: Path, *, keys: Sequence[str] | None = None)
         panel.remove()
     if any(len(row.runs) > 1 for row in table.rows):
         figure.supxlabel("mean ± std over seeds; dots: the seeds", fontsize=9, color="#555555")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
-def _metric_panel(panel: Axes, table: Table, column: Column) -> None:
+def _metric_panel(panel: Axes, table: Table, column: MetricInfo) -> None:
     for position, row in enumerate(table.rows):
         cell = row.cells.get(column.key)
         if cell is None:
@@ -83,7 +81,7 @@ def _metric_panel(panel: Axes, table: Table, column: Column) -> None:
     panel.set_xlabel(" | ".join(table.headers), fontsize=9, parse_math=False)
     panel.set_title(column.header, fontsize=11, parse_math=False)
     panel.ticklabel_format(axis="y", useOffset=False)
-    _tidy(panel)
+    tidy_axes(panel)
 
 
 def _crowded(table: Table) -> bool:
@@ -102,7 +100,7 @@ def loss_curve(histories: Mapping[str, Sequence[tuple[int, float]]], path: Path,
     finite = [value for history in histories.values() for _, value in history if math.isfinite(value)]
     if not finite:
         raise ValueError(f"no finite {label} to draw in {len(histories)} histories; was anything logged?")
-    figure = _figure(6.4, 3.8)
+    figure = new_figure(6.4, 3.8)
     panel = figure.subplots()
     for name, history in histories.items():
         steps = [step for step, _ in history]
@@ -114,32 +112,8 @@ def loss_curve(histories: Mapping[str, Sequence[tuple[int, float]]], path: Path,
     panel.set_ylabel(label)
     if len(histories) > 1:
         panel.legend(fontsize=8, frameon=False)
-    _tidy(panel)
-    return _save(figure, path)
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    layout = ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.08)
-    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _tidy(panel: Axes) -> None:
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.grid(axis="y", color="#dddddd", linewidth=0.6)
-    panel.set_axisbelow(True)
-    panel.tick_params(labelsize=9)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    return write_aside(path, stream.getvalue())
+    tidy_axes(panel)
+    return save_figure(figure, path)
 
 
 # Images ------------------------------------------------------------------------------------------------------------

@@ -7,12 +7,13 @@ import io
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TypeVar
 
+from pixelflow.files import write_text
+from pixelflow.metrics.catalogue import MetricInfo
 from pixelflow.reporting.axes import MISSING, spell
-
-if TYPE_CHECKING:
-    from pixelflow.reporting.table import Column, PaperRow, Row, Table
+from pixelflow.reporting.records import PaperRow, Row, Table
 
 T = TypeVar("T")
 LATEX = {
@@ -75,7 +76,7 @@ def _text_lines(table: Table) -> tuple[list[list[Text]], ...]:
     return _arranged(table, ours, quoted)
 
 
-def _number(row: Row, column: Column) -> str:
+def _number(row: Row, column: MetricInfo) -> str:
     cell = row.cells.get(column.key)
     if cell is None:
         return MISSING
@@ -85,13 +86,23 @@ def _number(row: Row, column: Column) -> str:
     return text if len(cell.values) == len(row.runs) else f"{text} (n={len(cell.values)})"
 
 
-def _quoted_number(row: PaperRow, column: Column) -> str:
+def _quoted_number(row: PaperRow, column: MetricInfo) -> str:
     """As it was quoted: more decimals would claim more than the source does."""
     return f"{row.metrics[column.key] * column.scale:g}" if column.key in row.metrics else MISSING
 
 
 def _headers(table: Table) -> list[str]:
     return [*table.headers, "seeds", *(column.header for column in table.columns)]
+
+
+def write_table(table: Table, folder: Path, stem: str) -> list[Path]:
+    """Write `stem.md`, `stem.csv` and `stem.tex` to a folder.
+
+    Returns:
+        The paths of the three files.
+    """
+    texts = {"md": markdown(table), "csv": csv_text(table), "tex": latex(table)}
+    return [write_text(Path(folder) / f"{stem}.{kind}", text) for kind, text in texts.items()]
 
 
 # Markdown ----------------------------------------------------------------------------------------------------------

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pixelflow.metrics.catalogue import MetricInfo
 from pixelflow.reporting.axes import axis_values, differing_keys, spell
+from pixelflow.reporting.records import PaperRow, Row
 from pixelflow.reporting.runs import Run
 from pixelflow.runs.flat import flatten
-
-if TYPE_CHECKING:
-    from pixelflow.reporting.table import Column, PaperRow, Row
 
 EVALUATION_KEYS = (
     "num_samples",
@@ -100,7 +99,7 @@ def _as_configured(row: Row, key: str) -> bool:
     return row.facts.get(key) == (tuple(configured) or None)
 
 
-def unlike_cells(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+def unlike_cells(rows: Sequence[Row], columns: Sequence[MetricInfo]) -> list[str]:
     """Runs that lack a number that others of their row have, or whose number is not finite."""
     result = []
     for column in columns:

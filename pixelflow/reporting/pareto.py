@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pixelflow.reporting.figures import COLOR, FAINT, _figure, _save, _tidy
+from pixelflow.reporting.canvas import COLOR, FAINT, MARKS, SERIES_COLORS, new_figure, save_figure, tidy_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LETTERS = string.ascii_uppercase + string.ascii_lowercase
-MARKS = "osD^vP*X"
-SERIES_COLORS = ("#1f4e79", "#c0504d", "#6a994e", "#8064a2", "#d98e04", "#4a8f94", "#7f7f7f", "#a05195")
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def quality_chart(
         raise ValueError("there is no setting to draw: was anything evaluated?")
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    figure = _figure(7.2, 4.8)
+    figure = new_figure(7.2, 4.8)
     panel = figure.subplots()
     for number, series in enumerate(dict.fromkeys(p.series for p in points)):
         chosen = sorted((p for p in points if p.series == series), key=lambda p: p.cost)
@@ -73,8 +71,8 @@ def quality_chart(
     panel.set_xlabel(cost)
     panel.set_ylabel(quality)
     panel.legend(fontsize=8, frameon=False)
-    _tidy(panel)
-    return _save(figure, path)
+    tidy_axes(panel)
+    return save_figure(figure, path)
 
 
 def _draw_front(panel: Axes, front: Sequence[Point]) -> None:

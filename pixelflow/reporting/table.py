@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import datetime
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-from pixelflow.files import write_aside
-from pixelflow.reporting import formats, notes
+from pixelflow.metrics.catalogue import FULL_SAMPLE_COUNT, MetricInfo, known_metrics
+from pixelflow.reporting import notes
 from pixelflow.reporting.axes import (
     DEFAULT_IGNORE,
     Setting,
@@ -27,135 +25,12 @@ from pixelflow.reporting.axes import (
     natural,
     spell,
 )
+from pixelflow.reporting.records import Cell, PaperRow, Row, Table
 from pixelflow.reporting.runs import Run
 from pixelflow.runs.flat import flatten
 
-FULL_SAMPLE_COUNT = 50_000
-"""Images behind a number that is called FID without more words (Heusel et al. 2017, and the ADM suite)."""
-COUNTED = ("fid", "sfid", "fd_dinov2")
-"""Columns whose label names a smaller sample count: they are biased upwards by it."""
 QUALITY_FACTS = ("num_samples", "reference", "features")
 SPEED_FACTS = ("device", "batch_size")
-
-
-@dataclass(frozen=True)
-class Column:
-    """key: of the metric. decimals: shown, after multiplying with `scale`, in `unit`."""
-
-    key: str
-    label: str
-    higher_is_better: bool | None
-    decimals: int
-    scale: float = 1.0
-    unit: str = ""
-
-    @property
-    def header(self) -> str:
-        arrow = {None: "", True: " ↑", False: " ↓"}[self.higher_is_better]
-        return f"{self.label}{f' [{self.unit}]' if self.unit else ''}{arrow}"
-
-    @property
-    def facts(self) -> tuple[str, ...]:
-        """What must be equal in two evaluations for this column to be comparable."""
-        return SPEED_FACTS if self.key == "seconds_per_image" else QUALITY_FACTS
-
-
-COLUMNS = (
-    Column("fid", "FID", False, 2),
-    Column("sfid", "sFID", False, 2),
-    Column("fid_infinity", "FID-infinity", False, 2),
-    Column("inception_score", "IS", True, 1),
-    Column("kid", "KID", False, 3, 1e3, "1e-3"),
-    Column("fd_dinov2", "FD-DINOv2", False, 2),
-    Column("clip_score", "CLIP score", True, 2),
-    Column("fd_digits", "FD (digits CNN)", False, 2),
-    Column("kid_digits", "KID (digits CNN)", False, 2, 1e3, "1e-3"),
-    Column("precision", "precision", True, 3),
-    Column("recall", "recall", True, 3),
-    Column("accuracy", "accuracy", True, 1, 100, "%"),
-    Column("seconds_per_image", "s/image", False, 4),
-)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One metric over the seeds of a setting, in the metric's own unit."""
-
-    values: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """nan as soon as one value is not finite: leaving that seed out would flatter the setting."""
-        return statistics.mean(self.values) if all(map(math.isfinite, self.values)) else math.nan
-
-    @property
-    def std(self) -> float | None:
-        """Of the sample (divides by n-1); None for one seed."""
-        if len(self.values) < 2:
-            return None
-        return statistics.stdev(self.values) if all(map(math.isfinite, self.values)) else math.nan
-
-
-@dataclass(frozen=True)
-class Row:
-    """A setting. values: its axis values as shown. facts: how its runs were evaluated (`notes.evaluation_facts`)."""
-
-    setting: Setting
-    values: tuple[str, ...]
-    cells: dict[str, Cell]
-    facts: dict[str, tuple[str, ...]]
-
-    @property
-    def runs(self) -> tuple[Run, ...]:
-        return self.setting.runs
-
-    @property
-    def label(self) -> str:
-        return " | ".join(self.values)
-
-
-@dataclass(frozen=True)
-class PaperRow:
-    """A quoted row. match: config values of the row of ours that it stands beside."""
-
-    label: str
-    source: str
-    match: dict[str, Any]
-    metrics: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Table:
-    """axes: config keys that tell the rows apart. headers: how they are shown, one more than axes if there are none.
-
-    paper: quoted rows, each with the index of the row it stands beneath, or None. best: (row index, column key).
-    """
-
-    axes: tuple[str, ...]
-    headers: tuple[str, ...]
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-    paper: tuple[tuple[PaperRow, int | None], ...]
-    best: frozenset[tuple[int, str]]
-    notes: tuple[str, ...]
-    command: str
-    date: str
-
-    def to_markdown(self) -> str:
-        return formats.markdown(self)
-
-    def to_csv(self) -> str:
-        """Full precision: mean, std and n of each metric in its own unit (accuracy as a share, KID unscaled)."""
-        return formats.csv_text(self)
-
-    def to_latex(self) -> str:
-        """A tabular of the package booktabs with its notes, to be \\input into a table environment."""
-        return formats.latex(self)
-
-    def write(self, folder: Path, stem: str) -> list[Path]:
-        """Writes stem.md, stem.csv and stem.tex, each aside and then renamed. Returns their paths."""
-        texts = {"md": self.to_markdown(), "csv": self.to_csv(), "tex": self.to_latex()}
-        return [write_aside(Path(folder) / f"{stem}.{kind}", text.encode()) for kind, text in texts.items()]
 
 
 def build_table(
@@ -204,7 +79,7 @@ def paper_rows(paper: Iterable[Mapping[str, Any]]) -> list[PaperRow]:
     Raises ValueError for one without them, or with a metric that has no column.
     """
     rows = []
-    known = [column.key for column in COLUMNS]
+    known = [column.key for column in known_metrics()]
     for number, entry in enumerate(paper):
         lacking = [key for key in ("label", "source", "metrics") if not entry.get(key)]
         if lacking:
@@ -229,7 +104,7 @@ def _rows(settings: Sequence[Setting], keys: Sequence[str]) -> tuple[Row, ...]:
     rows = []
     for setting, values in zip(settings, zip(*shown, strict=True), strict=True):
         cells = {}
-        for column in COLUMNS:
+        for column in known_metrics():
             numbers = tuple(run.metrics[column.key] for run in setting.runs if column.key in run.metrics)
             if numbers:
                 cells[column.key] = Cell(numbers)
@@ -237,16 +112,16 @@ def _rows(settings: Sequence[Setting], keys: Sequence[str]) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _columns(rows: Sequence[Row], paper: Sequence[PaperRow]) -> tuple[Column, ...]:
+def _columns(rows: Sequence[Row], paper: Sequence[PaperRow]) -> tuple[MetricInfo, ...]:
     """The columns that any row has a number for, with the sample count in the label where it is not the usual one."""
     columns = []
-    for column in COLUMNS:
+    for column in known_metrics():
         measured = [row for row in rows if column.key in row.cells]
         if not measured and not any(column.key in row.metrics for row in paper):
             continue
         counts = {run.record.get("num_samples") for row in measured for run in row.runs}
         known = sorted(count for count in counts if isinstance(count, int))
-        if column.key in COUNTED and known and known[0] < FULL_SAMPLE_COUNT:
+        if column.biased and known and known[0] < FULL_SAMPLE_COUNT:
             column = replace(column, label=f"{column.label}-{'/'.join(short_count(count) for count in known)}")
         columns.append(column)
     return tuple(columns)
@@ -257,17 +132,18 @@ def short_count(count: int) -> str:
     return str(count) if count % 1000 else f"{count // 1000}k"
 
 
-def _best(rows: Sequence[Row], columns: Sequence[Column]) -> frozenset[tuple[int, str]]:
+def _best(rows: Sequence[Row], columns: Sequence[MetricInfo]) -> frozenset[tuple[int, str]]:
     """The best means among rows that were evaluated alike; equal as shown is a tie, and alone is not best."""
     best = set()
     for column in columns:
         if column.higher_is_better is None:
             continue
+        compared = SPEED_FACTS if column.key == "seconds_per_image" else QUALITY_FACTS
         peers: dict[tuple[Any, ...], list[tuple[float, int]]] = {}
         for index, row in enumerate(rows):
             cell = row.cells.get(column.key)
             if cell and math.isfinite(cell.mean):
-                alike = tuple(sorted(fact for fact in row.facts.items() if fact[0].split(".")[0] in column.facts))
+                alike = tuple(sorted(fact for fact in row.facts.items() if fact[0].split(".")[0] in compared))
                 peers.setdefault(alike, []).append((round(cell.mean * column.scale, column.decimals), index))
         for entries in peers.values():
             if len(entries) > 1:

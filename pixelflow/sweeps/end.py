@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from pixelflow.reporting.figures import metric_chart
+from pixelflow.reporting.formats import markdown, write_table
 from pixelflow.reporting.runs import Run, read_run_folders
 from pixelflow.reporting.table import Table, build_table
 from pixelflow.sweeps.dead import end_dead_runs
@@ -29,7 +30,7 @@ def main() -> None:
     states = sweep_states(sweep)
     files: list[Path] = []
     if table := sweep_table(sweep):
-        print(table.to_markdown())
+        print(markdown(table))
         files = [sweep.folder / "table.md", sweep.folder / "table.png"]
     if sweep.mlflow:
         sync_sweep(sweep, files)
@@ -49,7 +50,7 @@ def sweep_table(sweep: Sweep) -> Table | None:
     except ValueError as error:
         logger.info("no table yet: %s", error)
         return None
-    table.write(sweep.folder, "table")
+    write_table(table, sweep.folder, "table")
     metric_chart(table, sweep.folder / "table.png")
     return table
 

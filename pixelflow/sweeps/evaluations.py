@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from pixelflow.files import write_text
 from pixelflow.reporting.curves import guidance_curve
+from pixelflow.reporting.formats import markdown, write_table
 from pixelflow.reporting.runs import Run, parse_evaluation
 from pixelflow.reporting.table import Table, build_table
 from pixelflow.runs.flat import plain
@@ -54,17 +55,17 @@ class EvaluationSweep(Callback):
         except ValueError as error:
             logger.warning("no table of the sweep: %s", error)
             return
-        written = table.write(folder, name)
+        written = write_table(table, folder, name)
         best = best_setting(table)
-        write_text(folder / f"{name}.md", f"{table.to_markdown()}\n{best}\n")
+        write_text(folder / f"{name}.md", f"{markdown(table)}\n{best}\n")
         if any(GUIDANCE in run.config for run in self.runs):
             written.append(guidance_curve(self.runs, folder / f"{name}.png", key=GUIDANCE))
-        print(f"\n{table.to_markdown()}\n{best}\nwritten: {', '.join(str(path) for path in written)}")
+        print(f"\n{markdown(table)}\n{best}\nwritten: {', '.join(str(path) for path in written)}")
 
 
 def best_setting(table: Table) -> str:
     """The setting with the least distance, as overrides for the next command."""
-    column = next(c for c in table.columns if c.key in ("fid", "fd_digits"))
+    column = next(column for column in table.columns if column.distance)
     row = min((row for row in table.rows if column.key in row.cells), key=lambda row: row.cells[column.key].mean)
     value = row.cells[column.key].mean
     overrides = " ".join(f"{key}={row.setting.config[key]}" for key in table.axes if key in row.setting.config)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pixelflow.reporting.formats import markdown
 from pixelflow.runs.context import run_path, tracking_uri
 from pixelflow.runs.folder import ROOT
 from pixelflow.runs.identity import config_hash, evaluation_hash, slug
@@ -83,7 +84,7 @@ def show_end(sweep: Sweep) -> None:
     if any(state.active for state in states):
         return
     if table := sweep_table(sweep):
-        print(f"\n{table.to_markdown()}\ntable: {sweep.folder / 'table.md'} (and .csv, .tex, .png)")
+        print(f"\n{markdown(table)}\ntable: {sweep.folder / 'table.md'} (and .csv, .tex, .png)")
     for state in states:
         if state.state not in ("finished", "pruned"):
             print(f"{state.state}: {state.job.name}: {state.message}")

@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
-    from pixelflow.reporting.table import Table
+    from pixelflow.reporting.records import Table
 
 
 class SweepTable(Callback):
@@ -26,7 +26,9 @@ class SweepTable(Callback):
         if "pixelflow.Slurm" in config.hydra.launcher._target_ or "pixelflow.Local" in config.hydra.launcher._target_:
             return  # they show the table of their own sweep, when there is one
         if config.job.name == "pipeline" and (table := self._table(config)):
-            print(f"\n{table.to_markdown()}\ntable: {self._folder(config) / 'table.md'} (and .csv, .tex, .png)")
+            from pixelflow.reporting.formats import markdown
+
+            print(f"\n{markdown(table)}\ntable: {self._folder(config) / 'table.md'} (and .csv, .tex, .png)")
 
     def _folder(self, config: DictConfig) -> Path:
         return Path(config.runs_dir) / config.experiment
@@ -55,5 +57,6 @@ def swept_keys(sweeper: DictConfig) -> list[str]:
 
 def write(table: Table, folder: Path, stem: str) -> list[Path]:
     from pixelflow.reporting.figures import metric_chart
+    from pixelflow.reporting.formats import write_table
 
-    return [*table.write(folder, stem), metric_chart(table, folder / f"{stem}.png")]
+    return [*write_table(table, folder, stem), metric_chart(table, folder / f"{stem}.png")]

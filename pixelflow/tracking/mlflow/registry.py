@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pixelflow.metrics.catalogue import main_metric
 from pixelflow.tracking.mlflow.position import MirrorState
 from pixelflow.tracking.mlflow.worker import ENVIRONMENT
 
@@ -53,7 +54,8 @@ def best_run(folders: Sequence[Path], metric: str | None) -> tuple[float, Path, 
     for folder in folders:
         for file in sorted(folder.glob("evaluation/*.json"))[-1:]:
             metrics: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["metrics"]
-            name = metric or next((key for key in metrics if key.startswith(("fid", "fd_"))), None)
+            main = main_metric(metrics)
+            name = metric or (main.key if main else None)
             if name in metrics:
                 found.append((metrics[name], folder, name))
     if not found:

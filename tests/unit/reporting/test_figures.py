@@ -18,8 +18,8 @@ from pixelflow.reporting.table import Table, build_table
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are saved, for a look at what is in them."""
     seen: list[Figure] = []
-    save = figures._save
-    monkeypatch.setattr(figures, "_save", lambda figure, path: (seen.append(figure), save(figure, path))[1])
+    save = figures.save_figure
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: (seen.append(figure), save(figure, path))[1])
     return seen
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pixelflow.reporting.formats import csv_text, markdown
 from pixelflow.reporting.runs import Run, read_mlflow, read_run_folders
 from pixelflow.reporting.table import build_table
 from pixelflow.runs.flat import flatten
@@ -217,9 +218,9 @@ def test_mlflow_gives_the_table_of_the_folders(write_run: Callable[..., Path], t
     assert [run.config for run in runs] == [run.config for run in folders]
     expected = build_table(folders, date="2026-01-02")
     table = build_table(runs, date="2026-01-02")
-    assert table.to_csv() == expected.to_csv()
+    assert csv_text(table) == csv_text(expected)
     # Why a run failed is known to its folder only.
-    assert table.to_markdown() == expected.to_markdown().replace(", step 7 of 10", "")
+    assert markdown(table) == markdown(expected).replace(", step 7 of 10", "")
     assert table.notes[-2:] == ("Left out: halted: interrupted.", "Left out: stopped: failed.")
 
 

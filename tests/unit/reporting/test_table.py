@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from pixelflow.metrics.catalogue import known_metrics
+from pixelflow.reporting.formats import csv_text, latex, markdown, write_table
+from pixelflow.reporting.records import Table
 from pixelflow.reporting.runs import Run
-from pixelflow.reporting.table import COLUMNS, Table, build_table
+from pixelflow.reporting.table import build_table
 
 PAPER = {
     "label": "PixelFlow Table 1",
@@ -34,7 +37,7 @@ def sweep(make_run: Callable[..., Run]) -> list[Run]:
 
 def test_markdown_of_a_small_sweep(sweep: list[Run]) -> None:
     table = build_table(sweep, paper=[PAPER], command="python run.py job=table", date="2026-01-02")
-    assert table.to_markdown() == (
+    assert markdown(table) == (
         "Made on 2026-01-02 by `python run.py job=table`.\n"
         "\n"
         "| kickoff | seeds | FID-10k ↓ | IS ↑ |\n"
@@ -54,7 +57,7 @@ def test_markdown_of_a_small_sweep(sweep: list[Run]) -> None:
 def test_latex_of_a_small_sweep(sweep: list[Run]) -> None:
     lonely = {**PAPER, "match": None, "label": "50% & more_"}
     table = build_table(sweep, paper=[lonely], command="python run.py\n-m", date="2026-01-02")
-    assert table.to_latex() == (
+    assert latex(table) == (
         "% Made on 2026-01-02 by: python run.py -m\n"
         "% Needs \\usepackage{booktabs}.\n"
         "\\begin{tabular}{lrrr}\n"
@@ -81,7 +84,7 @@ def test_latex_of_a_small_sweep(sweep: list[Run]) -> None:
 
 def test_csv_has_full_precision(sweep: list[Run]) -> None:
     table = build_table(sweep, paper=[PAPER])
-    lines = list(csv.DictReader(io.StringIO(table.to_csv())))
+    lines = list(csv.DictReader(io.StringIO(csv_text(table))))
     eight, paper, sixteen = lines
     assert (eight["row"], eight["cascade.kickoff"], eight["seeds"], eight["num_samples"]) == ("ours", "8", "2", "10000")
     assert (float(eight["fid_mean"]), float(eight["fid_std"]), eight["fid_n"]) == (4.0, math.sqrt(2), "2")
@@ -95,19 +98,19 @@ def test_units_and_arrows(make_run: Callable[..., Run]) -> None:
         "fid": 3.0, "sfid": 4.0, "inception_score": 80.0, "precision": 0.7824, "recall": 0.5, "fd_digits": 1.5,
         "kid_digits": 0.00123, "kid_digits_std": 1.0, "accuracy": 0.9712, "seconds_per_image": 0.0042, "other": 1.0,
     }  # fmt: skip
-    lines = build_table([make_run({}, 0, metrics)]).to_markdown().splitlines()
+    lines = markdown(build_table([make_run({}, 0, metrics)])).splitlines()
     assert lines[2] == (
         "| setting | seeds | FID ↓ | sFID ↓ | IS ↑ | FD (digits CNN) ↓ | KID (digits CNN) [1e-3] ↓ | "
         "precision ↑ | recall ↑ | accuracy [%] ↑ | s/image ↓ |"
     )
     assert lines[4] == "| ours | 1 | 3.00 | 4.00 | 80.0 | 1.50 | 1.23 | 0.782 | 0.500 | 97.1 | 0.0042 |"
-    assert len(COLUMNS) == 13
+    assert len(known_metrics()) == 13
     named = build_table([make_run({"experiment": "quickstart"}, 0, metrics)])
-    assert "| quickstart | 1 |" in named.to_markdown()
+    assert "| quickstart | 1 |" in markdown(named)
 
 
 def cells_of(table: Table, column: int) -> list[str]:
-    rows = [line for line in table.to_markdown().splitlines() if line.startswith("| ")][2:]
+    rows = [line for line in markdown(table).splitlines() if line.startswith("| ")][2:]
     return [re.split(r"(?<!\\) ?\| ?", row)[column + 1].strip() for row in rows]
 
 
@@ -162,7 +165,7 @@ def test_unlike_sample_counts_are_said_and_not_compared(make_run: Callable[..., 
         for k, fid, count in ((1, 9.0, 10000), (2, 8.0, 10000), (3, 1.0, 50000))
     ]
     table = build_table(runs)
-    assert "FID-10k/50k ↓" in table.to_markdown()
+    assert "FID-10k/50k ↓" in markdown(table)
     assert cells_of(table, 2) == ["9.00", "**8.00**", "1.00"]
     assert cells_of(table, 3)[2] == "**1.0000**"  # time does not depend on it
     assert (
@@ -248,10 +251,10 @@ def test_write_replaces_whole_files(sweep: list[Run], tmp_path: Path) -> None:
     table = build_table(sweep)
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "v1.0.md").write_text("old")
-    paths = table.write(tmp_path / "deep", "v1.0")
+    paths = write_table(table, tmp_path / "deep", "v1.0")
     assert [path.name for path in paths] == ["v1.0.md", "v1.0.csv", "v1.0.tex"]
     assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == ["v1.0.csv", "v1.0.md", "v1.0.tex"]
-    assert [path.read_text() for path in paths] == [table.to_markdown(), table.to_csv(), table.to_latex()]
+    assert [path.read_text() for path in paths] == [markdown(table), csv_text(table), latex(table)]
 
 
 def test_hostile_text_keeps_the_structure(make_run: Callable[..., Run]) -> None:
@@ -259,18 +262,18 @@ def test_hostile_text_keeps_the_structure(make_run: Callable[..., Run]) -> None:
     runs = [make_run({"the|key": text}, 0, {"fid": float(i)}) for i, text in enumerate(hostile)]
     table = build_table(runs)
 
-    rows = [line for line in table.to_markdown().splitlines() if line.startswith("| ")]
+    rows = [line for line in markdown(table).splitlines() if line.startswith("| ")]
     assert len(rows) == 2 + len(hostile)
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {4}
 
-    latex = table.to_latex()
-    body = latex[latex.index("\\toprule") : latex.index("\\bottomrule")]
+    text = latex(table)
+    body = text[text.index("\\toprule") : text.index("\\bottomrule")]
     lines = [line for line in body.splitlines() if line.endswith("\\\\")]
     assert len(lines) == 1 + len(hostile)
     assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {2}
     assert not re.search(r"(?<!\\)[%#_]|[<>|^~]|\\\\\n\[", body)
-    assert len(re.findall(r"(?<!\\)\{", latex)) == len(re.findall(r"(?<!\\)\}", latex))
+    assert len(re.findall(r"(?<!\\)\{", text)) == len(re.findall(r"(?<!\\)\}", text))
     assert r"\{y\}\textbackslash{}z" in body
     assert r"\textasciitilde{}\textasciicircum{}\textless{}\&\#\$\_\textgreater{}" in body
 
-    assert {line["the|key"] for line in csv.DictReader(io.StringIO(table.to_csv()))} == set(hostile)
+    assert {line["the|key"] for line in csv.DictReader(io.StringIO(csv_text(table)))} == set(hostile)
