@@ -13,7 +13,6 @@ from torch.nn.attention import SDPBackend
 
 from pixelflow.assets import COMMAND
 from pixelflow.data.preparation import PrepareSettings
-from pixelflow.data.transforms import ENLARGED
 from pixelflow.flow.cascade import Cascade
 from pixelflow.losses.objective import Objective
 from pixelflow.nn.compile import compile_blocks
@@ -139,10 +138,9 @@ def pick_device(name: str) -> torch.device:
 
 
 def prepare_settings(config: Config) -> PrepareSettings:
-    """job.size=null: what the training crop needs, 1.125 image_size (PixelFlow's crop) or image_size (ADM's)."""
-    job = config["job"]
-    crop = config["data"].get("preprocess", {}).get("crop", "center")
-    size = job["size"] or round((ENLARGED if crop == "random" else 1) * config["data"]["image_size"])
+    """Return the form of prepared shards; job.size=null chooses the size that the training crop needs."""
+    job, spec = config["job"], instantiate(config["data"]).spec
+    size = job["size"] or spec.preprocess.stored_size(spec.image_size)
     return PrepareSettings(
         size=size, format=job["format"], quality=job["quality"], samples_per_shard=job["samples_per_shard"]
     )

@@ -71,7 +71,7 @@ def _has_images(path: Path) -> bool:
 def _of_data(config: Config, extractor: FeatureExtractor) -> Reference:
     data, split = instantiate(config["data"]), config["metrics"]["reference"]
     images, _ = data.images(split)
-    name = f"{data.name} {split}, {data.image_size} px, {len(images)} images"
+    name = f"{data.spec.name} {split}, {data.spec.image_size} px, {len(images)} images"
 
     def compute(content: str) -> Reference:
         batches: Any = images.split(BATCH)

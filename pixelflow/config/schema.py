@@ -26,8 +26,7 @@ def check_group(node: Mapping[str, Any], key: str, *, given: tuple[str, ...] = (
         callable_ = hydra.utils.get_object(str(target))
     except Exception as error:
         raise ValueError(f"{key}._target_={target} cannot be imported: {error}") from None
-    parameters = inspect.signature(callable_).parameters
-    hints = _hints(callable_)
+    parameters, hints = _options(callable_)
     for name, value in node.items():
         if name in ("_target_", "_partial_"):
             continue
@@ -51,7 +50,7 @@ def check_group(node: Mapping[str, Any], key: str, *, given: tuple[str, ...] = (
 
 def option_names(node: Mapping[str, Any]) -> set[str]:
     """The keyword arguments of a group's `_target_`."""
-    return set(inspect.signature(hydra.utils.get_object(node["_target_"])).parameters)
+    return set(_options(hydra.utils.get_object(node["_target_"]))[0])
 
 
 def check_type(value: Any, annotation: Any, key: str) -> None:
@@ -76,6 +75,22 @@ def check_type(value: Any, annotation: Any, key: str) -> None:
 
 def _readable(message: str) -> str:
     return message.replace("Input should be ", "must be ")
+
+
+def _options(callable_: Any) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
+    """Return parameters and type hints; the keys in `**options: Unpack[SomeTypedDict]` count as parameters."""
+    hints = _hints(callable_)
+    parameters: dict[str, inspect.Parameter] = {}
+    for name, parameter in inspect.signature(callable_).parameters.items():
+        if typing.get_origin(hints.get(name)) is not typing.Unpack:
+            parameters[name] = parameter
+            continue
+        (options,) = typing.get_args(hints[name])
+        for option, hint in typing.get_type_hints(options).items():
+            default = inspect.Parameter.empty if option in options.__required_keys__ else None
+            parameters[option] = inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=default)
+            hints[option] = hint
+    return parameters, hints
 
 
 def _hints(callable_: Any) -> dict[str, Any]:

@@ -231,7 +231,8 @@ def _check_prepare(config: Config) -> None:
         raise ValueError(f"job.workers={job['workers']} must be 0 or more")
     if job["text_encoder"]:
         check_group(job["text_encoder"], "job.text_encoder")
-    prepare_settings(config)
+    _build(config, "data")
+    _with_key(lambda: prepare_settings(config), job, "job")
 
 
 def check_data(config: Config) -> None:

@@ -1,8 +1,8 @@
-"""From the bytes of an image file to upright RGB pixels.
+"""Decodes image files to upright RGB pixels.
 
-JPEGs go through libjpeg-turbo (simplejpeg), reduced while decoding where the crop needs at most half of the size;
-whatever is unusual - CMYK, 16 bit, palettes, transparency, rotation by EXIF, other formats - goes through Pillow. The
-size is read from the header and bounded before any pixel is decoded.
+JPEGs are decoded by libjpeg-turbo (simplejpeg), at a reduced size where the crop needs at most half of it. All other
+cases (CMYK, 16 bits, palettes, transparency, rotation by EXIF, other formats) are decoded by Pillow. The size is read
+from the header and checked before any pixel is decoded.
 """
 
 from __future__ import annotations
@@ -19,19 +19,27 @@ from pixelflow.data.records import BadSample
 
 JPEG = b"\xff\xd8\xff"
 EXIF_WITHIN = 4096
-"""Bytes in which the EXIF header of a JPEG begins, if it has one (it follows the JFIF header)."""
+"""Number of bytes in which the EXIF header of a JPEG begins, if it has one (it follows the JFIF header)."""
 HARMLESS = "extraneous bytes before marker 0xd9"
-"""libjpeg-turbo's warning that leaves every pixel intact: something between the last row and the end marker."""
+"""Warning of libjpeg-turbo about bytes between the last row and the end marker; all pixels are intact."""
 WHITE = (255, 255, 255)
 
 
 def decode(data: bytes, *, max_pixels: int, shortest: int | None = None) -> np.ndarray:
-    """(H, W, 3) uint8.
+    """Decode an image file.
 
-    max_pixels: of the stored image, the bound of the memory that decoding takes. shortest: length that the short side
-    must keep; a JPEG of at least twice that is decoded at an eighth to a half of its size (between a half and the whole
-    libjpeg-turbo has no vector code, and it costs more than it saves). None decodes in full.
-    Raises BadSample.
+    Args:
+        data: The content of the file.
+        max_pixels: Largest accepted number of pixels of the stored image, which bounds the memory.
+        shortest: Length in pixels that the short side must keep, or None to decode in full. A JPEG of at least twice
+            that length is decoded at an eighth to a half of its size; between a half and the whole, libjpeg-turbo has
+            no vector code and reducing is slower than decoding in full.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        BadSample: The file is empty, damaged, too large or not an image.
     """
     if not data:
         raise BadSample("empty file")
@@ -39,11 +47,11 @@ def decode(data: bytes, *, max_pixels: int, shortest: int | None = None) -> np.n
         pixels = _decode_jpeg(data, max_pixels, shortest)
         if pixels is not None:
             return pixels
-    return np.array(_open(data, max_pixels))  # a copy: torch wants it writable
+    return np.array(_open(data, max_pixels))  # a copy, because torch needs writable memory
 
 
 def size_of(data: bytes, *, max_pixels: int) -> tuple[int, int]:
-    """(height, width) from the header, as stored. Raises BadSample."""
+    """Return the stored (height, width) from the header; raises BadSample if the file is not an image."""
     try:
         if data.startswith(JPEG):
             return simplejpeg.decode_jpeg_header(data, strict=False)[:2]
@@ -54,7 +62,7 @@ def size_of(data: bytes, *, max_pixels: int) -> tuple[int, int]:
 
 
 def _decode_jpeg(data: bytes, max_pixels: int, shortest: int | None) -> np.ndarray | None:
-    """None if it is a case for Pillow."""
+    """Decode an ordinary JPEG; None if Pillow must decode it."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     except (ValueError, KeyError):  # KeyError: a header without a colour space
@@ -75,7 +83,7 @@ def _orientation(data: bytes) -> int:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # a damaged EXIF block says nothing about the pixels
+    except Exception:  # the pixels of an image with a damaged EXIF block can be good
         return 1
 
 
@@ -85,7 +93,7 @@ def _bound(height: int, width: int, max_pixels: int) -> None:
 
 
 def _image(data: bytes, max_pixels: int) -> Image.Image:
-    """Opened, not decoded."""
+    """Open an image without decoding it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large images and damaged EXIF
@@ -93,7 +101,7 @@ def _image(data: bytes, max_pixels: int) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise BadSample("too many pixels", str(error)) from None
     except Exception as error:  # plugins raise SyntaxError, struct.error and others
-        # "cannot identify image file <_io.BytesIO object at 0x...>" tells nothing, and differs every time.
+        # "cannot identify image file <_io.BytesIO object at 0x...>" is no information and differs every time.
         raise BadSample("not an image", "" if isinstance(error, UnidentifiedImageError) else str(error)[:200]) from None
     _bound(image.height, image.width, max_pixels)
     return image
@@ -105,7 +113,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image.load()
-            with contextlib.suppress(Exception):  # a damaged EXIF block: the pixels stand as they are
+            with contextlib.suppress(Exception):  # with a damaged EXIF block the image is not rotated
                 image = ImageOps.exif_transpose(image)
             return _to_rgb(image)
     except Exception as error:
@@ -124,6 +132,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _sixteen_bits(values: np.ndarray) -> np.ndarray:
-    """Grey of more than 8 bits as uint8; integers span 0..65535, floats 0..1."""
+    """Convert grey of more than 8 bits to uint8; integers span 0..65535, floats 0..1."""
     unit = values / 65535 if values.dtype.kind in "iu" else np.nan_to_num(values)
     return (unit.clip(0, 1) * 255).round().astype(np.uint8)

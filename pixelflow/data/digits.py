@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,46 +15,52 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pixelflow.data.in_memory import MemoryLoader, MemorySource
+from pixelflow.data.records import Split
+from pixelflow.data.spec import ImageSpec
 from pixelflow.data.transforms import Preprocess
 
-Split = Literal["train", "held_out"]
 HELD_OUT = 297
 
 
 class Digits:
     """1,500 training and 297 held-out digits, stratified by class, enlarged from 8x8 by bicubic interpolation.
 
-    channels: 1 for grey, 3 for the same grey in each. Raises ValueError for an image_size outside 8..64, other
-    channels, or num_classes other than 10.
+    Args:
+        image_size: Height and width in pixels, 8 to 64.
+        channels: 1 for grey, 3 for the same grey in each channel.
+        num_classes: 10.
+
+    Raises:
+        ValueError: An argument is out of range.
     """
 
-    name = "digits"
-    preprocess = Preprocess(crop="center", flip=False)
     labelled = True
     captions: Mapping[str, float] = {}
 
     def __init__(self, *, image_size: int = 16, channels: int = 1, num_classes: int = 10) -> None:
         if not 8 <= image_size <= 64:
             raise ValueError(f"image_size={image_size} must be in 8..64 for the digits (their scans have 8x8 pixels)")
-        if channels not in (1, 3):
-            raise ValueError(f"channels={channels} must be 1 or 3")
         if num_classes != 10:
             raise ValueError(f"num_classes={num_classes} must be 10 for the digits")
-        self.image_size, self.channels, self.num_classes = image_size, channels, num_classes
+        self.spec = ImageSpec(
+            image_size=image_size, channels=channels, num_classes=num_classes, name="digits",
+            preprocess=Preprocess(crop="center", flip=False), reference_images=0,
+        )  # fmt: skip
 
     def images(self, split: Split) -> tuple[Tensor, Tensor]:
-        """uint8 images (N, C, R, R) and int64 labels (N,)."""
-        images, labels = _digits(self.image_size, split)
-        return images.expand(-1, self.channels, -1, -1), labels
+        """Return the images (N, C, R, R) uint8 and the labels (N,) int64 of a split."""
+        images, labels = _digits(self.spec.image_size, split)
+        return images.expand(-1, self.spec.channels, -1, -1), labels
 
     def check(self) -> None:
-        """Nothing to find: the digits come with a package."""
+        """Do nothing: the digits come with scikit-learn."""
 
     def class_names(self) -> list[str]:
+        """Return "0" to "9"."""
         return [str(digit) for digit in range(10)]
 
     def source(self, split: Split) -> MemorySource:
-        """The images one by one."""
+        """Return the images of a split as records."""
         return MemorySource(*self.images(split), name=f"digit of {split}")
 
     def loader(
@@ -68,7 +73,7 @@ class Digits:
         device: torch.device | str = "cpu",
         report: Path | None = None,
     ) -> MemoryLoader:
-        """The endless training sequence. It stays on the CPU and has no bad samples: device and report are not used."""
+        """Return the endless training sequence. It stays on the CPU, and `device` and `report` are not used."""
         images, labels = self.images("train")
         return MemoryLoader(
             images=images, labels=labels, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size

@@ -6,24 +6,37 @@ import glob
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
-from pixelflow.data.images import ImageData, Split
-from pixelflow.data.loader import Reading
-from pixelflow.data.records import BadSample, Record
-from pixelflow.data.transforms import Preprocess
-from pixelflow.data.webdataset import checked_weights
+from pixelflow.data.imagefolder import read_file
+from pixelflow.data.images import ImageData, checked_weights
+from pixelflow.data.records import BadSample, Record, Split
+from pixelflow.data.spec import ImageOptions
+from pixelflow.errors import UserError, WorkFailed
 
 
 class HuggingFace(ImageData):
-    """repository: for example ILSVRC/imagenet-1k. root: parquet files instead, a folder or a pattern with *.
+    """Rows of a repository on the Hugging Face hub, or of parquet files.
 
-    `datasets` fetches, keeps and maps the rows as Arrow files in its own cache (cache_dir, HF_HOME by default), so that
-    rows are read at random without loading a file. subset: a repository's configuration, if it has several.
-    image_column, label_column: their names; label_column null for data without classes. captions: weights of the
-    columns of text to choose from.
+    `datasets` downloads the rows and maps them as Arrow files in its own cache, so that rows are read at random without
+    loading a file.
+
+    Args:
+        repository: Name on the hub, for example ILSVRC/imagenet-1k.
+        root: Parquet files instead of a repository: a folder, or a pattern with *.
+        subset: Configuration of the repository, if it has several.
+        train_split: Name of the training split.
+        held_out_split: Name of the held-out split.
+        image_column: Name of the column with images.
+        label_column: Name of the column with classes; None for data without classes.
+        captions: Weights of the columns of text to draw from; empty for none.
+        cache_dir: Cache folder of `datasets`; None for its default.
+        **options: Shared options; see `ImageSpec`.
+
+    Raises:
+        ValueError: An option is out of range.
     """
 
     def __init__(
@@ -38,40 +51,32 @@ class HuggingFace(ImageData):
         label_column: str | None = "label",
         captions: dict[str, float] | None = None,
         cache_dir: str | None = None,
-        image_size: int = 256,
-        channels: int = 3,
-        num_classes: int = 1000,
-        name: str = "huggingface",
-        preprocess: Preprocess | None = None,
-        reading: Reading | None = None,
-        reference_images: int = 5000,
+        **options: Unpack[ImageOptions],
     ) -> None:
-        super().__init__(
-            image_size=image_size, channels=channels, num_classes=num_classes, name=name,
-            preprocess=preprocess or Preprocess(), reading=reading or Reading(), reference_images=reference_images,
-        )  # fmt: skip
+        super().__init__(options, name="huggingface")
         self.repository, self.root, self.subset, self.cache_dir = repository, root, subset, cache_dir
         self.split_names: dict[str, str] = {"train": train_split, "held_out": held_out_split}
         self.image_column, self.label_column = image_column, label_column
-        self.captions, self.labelled = checked_weights(captions or {}), label_column is not None
+        self.captions, self.labelled = checked_weights(captions), label_column is not None
 
     def check(self) -> None:
+        """Raise UserError unless `datasets` is installed and exactly one of `repository` and `root` is given."""
         if importlib.util.find_spec("datasets") is None:
-            raise ValueError("data=huggingface needs the package datasets: pip install 'pixelflow[huggingface]'")
+            raise UserError("this data source needs the package datasets: pip install 'pixelflow[huggingface]'")
         if (self.repository is None) == (self.root is None):
-            raise ValueError(
-                "repository: data=huggingface needs one of data.repository=NAME and data.root=PARQUET_FILES"
-            )
+            raise UserError("repository: give one of repository=NAME and root=PARQUET_FILES")
         if self.root is not None:
             self._files("train")
 
     def class_names(self) -> Sequence[str]:
+        """Return the names of the classes, if the data have them."""
         return self._rows("train").names
 
     def open(self, split: Split) -> RowSource:
+        """Load a split; raises UserError if it does not fit the options, WorkFailed if it cannot be fetched."""
         source = self._rows(split)
-        if self.labelled and source.names and len(source.names) != self.num_classes:
-            raise ValueError(f"num_classes={self.num_classes}, but the data have {len(source.names)} classes")
+        if self.labelled and source.names and len(source.names) != self.spec.num_classes:
+            raise UserError(f"num_classes={self.spec.num_classes}, but the data have {len(source.names)} classes")
         return source
 
     def _rows(self, split: Split) -> RowSource:
@@ -79,21 +84,24 @@ class HuggingFace(ImageData):
 
         self.check()
         name = self.split_names[split]
-        if self.root is not None:
-            rows = datasets.load_dataset(
-                "parquet", data_files={name: self._files(split)}, split=name, cache_dir=self.cache_dir
-            )
-        else:
-            rows = datasets.load_dataset(self.repository, self.subset, split=name, cache_dir=self.cache_dir)
+        files = None if self.root is None else {name: self._files(split)}
+        where, subset = (self.repository, self.subset) if files is None else ("parquet", None)
+        failed = f"the split {name} of {self.root or self.repository} cannot be loaded"
+        try:
+            rows = datasets.load_dataset(where, subset, data_files=files, split=name, cache_dir=self.cache_dir)
+        except (FileNotFoundError, ValueError) as error:  # no such repository, configuration or split
+            raise UserError(f"{failed}: {error}") from error
+        except (datasets.exceptions.DatasetsError, OSError) as error:
+            raise WorkFailed(f"{failed}: {error}") from error
         wanted = [self.image_column, *([self.label_column] if self.label_column else []), *self.captions]
         missing = [column for column in wanted if column not in rows.column_names]
         if missing:
-            raise ValueError(f"no column {', '.join(missing)}; there are {', '.join(rows.column_names)}")
+            raise UserError(f"no column {', '.join(missing)}; there are {', '.join(rows.column_names)}")
         rows = rows.select_columns(wanted).cast_column(self.image_column, datasets.Image(decode=False))
-        return RowSource(rows, self.image_column, self.label_column, list(self.captions), f"{self.name} {name}")
+        return RowSource(rows, self.image_column, self.label_column, list(self.captions), f"{self.spec.name} {name}")
 
     def _files(self, split: Split) -> list[str]:
-        """Of a folder: the files of the split, by their names, if any are named after it; else all for training."""
+        """Return the parquet files that are named after the split; for training all files, if none is."""
         assert self.root is not None
         if "*" in self.root or self.root.endswith(".parquet"):
             files = sorted(glob.glob(str(Path(self.root).expanduser()), recursive=True))
@@ -101,12 +109,20 @@ class HuggingFace(ImageData):
             files = sorted(str(path) for path in Path(self.root).expanduser().rglob("*.parquet"))
         named = [file for file in files if Path(file).name.startswith(self.split_names[split])]
         if not files or (split == "held_out" and not named):
-            raise ValueError(f"root={self.root} has no parquet files for the split {self.split_names[split]}")
+            raise UserError(f"root={self.root} has no parquet files for the split {self.split_names[split]}")
         return named or files
 
 
 class RowSource:
-    """Rows of a `datasets.Dataset` with an image column that is not decoded."""
+    """Rows of a dataset with encoded images.
+
+    Args:
+        rows: A `datasets.Dataset` whose image column is not decoded.
+        image: Name of the column with images.
+        label: Name of the column with classes, or None.
+        captions: Names of the columns of text.
+        name: Name of the rows in messages.
+    """
 
     def __init__(self, rows: Any, image: str, label: str | None, captions: list[str], name: str) -> None:
         self.rows, self.image, self.label, self.captions, self.name = rows, image, label, captions, name
@@ -114,19 +130,21 @@ class RowSource:
         self.names: Sequence[str] = getattr(rows.features.get(label), "names", None) or ()
 
     def where(self, index: int) -> str:
+        """Return the name of the split and the row."""
         return f"{self.name} row {index}"
 
     def read(self, index: int) -> Record:
+        """Return the image, the label and the captions of a row."""
         row = self.rows[index]
         image = row[self.image]
         if image is None or not image.get("bytes"):
             path = image and image.get("path")
             if not path or not Path(path).is_file():
                 raise BadSample("missing image")
-            image = {"bytes": Path(path).read_bytes()}
+            image = {"bytes": read_file(path)}
         label = row[self.label] if self.label else None
         if isinstance(label, int | np.integer) and label < 0:
-            label = None  # the hub's mark of a hidden label
+            label = None  # -1 marks a hidden label on the hub
         return Record(
             key=f"{index:09}", image=image["bytes"], label=None if label is None else int(label),
             captions={name: row[name] for name in self.captions if isinstance(row[name], str)},

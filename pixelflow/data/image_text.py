@@ -1,26 +1,38 @@
-"""Images with captions: files beside each other, or tar shards."""
+"""Images with captions: image and text files side by side, or tar shards."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 
-from pixelflow.data.imagefolder import SUFFIXES, FileSource
-from pixelflow.data.images import Split, first_files, require_root
-from pixelflow.data.loader import Reading
-from pixelflow.data.records import BadSample, Record, Source
-from pixelflow.data.transforms import Preprocess
-from pixelflow.data.webdataset import CACHE, WebDataset
+from pixelflow.data.imagefolder import FileSource, image_paths
+from pixelflow.data.images import ImageData, checked_weights
+from pixelflow.data.records import BadSample, Record, Source, Split
+from pixelflow.data.spec import ImageOptions
+from pixelflow.data.webdataset import CACHE, ShardSet
+from pixelflow.errors import UserError
 
 
-class ImageText(WebDataset):
-    """root: a folder with `a.jpg` beside `a.txt` or `a.json` at any depth, or shards with such members.
+class ImageText(ImageData):
+    """A folder with `a.jpg` beside `a.txt` or `a.json` at any depth, or tar shards with such members.
 
-    captions: weights of the texts to choose from: "txt" is the text file, other names are keys of the json. There are
-    no classes: every label is 0, and num_classes must be 1.
+    There are no classes: every label is 0.
+
+    Args:
+        root: Folder or shards of the training split; see `WebDataset` for the form of shards.
+        held_out: Folder or shards of the held-out split.
+        captions: Weights of the texts to draw from: "txt" is the text file, other names are keys of the json.
+        embeddings: Whether the precomputed text tokens of prepared shards are delivered.
+        shuffle_shards: Number of shards that are mixed at a time; 0 for all.
+        cache_dir: Folder for tables of the shards, and for shards fetched from a URL.
+        cache_gb: Limit of the fetched shards in gigabytes.
+        **options: Shared options; see `ImageSpec`. `num_classes` must be 1.
+
+    Raises:
+        ValueError: An option is out of range.
     """
 
     labelled = False
@@ -32,63 +44,62 @@ class ImageText(WebDataset):
         held_out: str | None = None,
         captions: dict[str, float] | None = None,
         embeddings: bool = False,
-        image_size: int = 256,
-        channels: int = 3,
-        num_classes: int = 1,
-        name: str = "image_text",
         shuffle_shards: int = 64,
         cache_dir: str = CACHE,
         cache_gb: float = 100.0,
-        preprocess: Preprocess | None = None,
-        reading: Reading | None = None,
-        reference_images: int = 5000,
+        **options: Unpack[ImageOptions],
     ) -> None:
-        if num_classes != 1:
-            raise ValueError(f"num_classes={num_classes} must be 1: image_text has captions, no classes")
-        super().__init__(
-            root=root, held_out=held_out, captions=captions or {"txt": 1.0}, embeddings=embeddings,
-            image_size=image_size, channels=channels, num_classes=num_classes, name=name,
-            shuffle_shards=shuffle_shards, cache_dir=cache_dir, cache_gb=cache_gb, preprocess=preprocess,
-            reading=reading, reference_images=reference_images,
+        super().__init__(options, name="image_text", num_classes=1)
+        if self.spec.num_classes != 1:
+            raise ValueError(f"num_classes={self.spec.num_classes} must be 1: image_text has captions, no classes")
+        if shuffle_shards < 0:
+            raise ValueError(f"shuffle_shards={shuffle_shards} must be 0 or more")
+        self.captions, self.embeddings = checked_weights(captions or {"txt": 1.0}), embeddings
+        self.shuffle_shards = shuffle_shards
+        self.shards = ShardSet(
+            root=root, held_out=held_out, cache_dir=cache_dir, cache_gb=cache_gb, retries=self.spec.reading.retries,
+            texts=True,
         )  # fmt: skip
 
     def check(self) -> None:
+        """Raise UserError unless there are images or shards, and embeddings if they are asked for."""
         folder = self._pairs("train")
         if folder is None:
-            super().check()
-        elif not first_files(folder, SUFFIXES):
-            raise ValueError(f"root={self.root} holds neither .tar files nor images")
+            self.shards.check(num_classes=None, embeddings=self.embeddings)
+        elif next(image_paths(folder), None) is None:
+            raise UserError(f"root={self.shards.root} holds neither .tar files nor images")
         elif self.embeddings:
-            raise ValueError("embeddings=true needs shards that job=prepare wrote with job.text_encoder")
+            raise UserError("embeddings=true needs shards that were prepared with a text encoder")
 
     def open(self, split: Split) -> Source:
+        """List the images or the samples of the shards of a split."""
         folder = self._pairs(split)
-        return super().open(split) if folder is None else PairSource(folder)
+        return self.shards.open(split) if folder is None else PairSource(folder)
 
     def _pairs(self, split: Split) -> Path | None:
-        """The folder, if it holds files beside each other."""
-        root = require_root(self.root, "image_text", "FOLDER_OR_URL") if split == "train" else self._root(split)
+        """Return the folder of a split if it holds image and text files, and None if it holds shards."""
+        root = self.shards.path(split)
         folder = Path(root).expanduser()
         if "://" in root or root.endswith(".tar"):
             return None
         if not folder.is_dir():
-            raise ValueError(f"root={root} is not a folder")
+            raise UserError(f"root={root} is not a folder")
         return None if (folder / "prepare.json").exists() or any(folder.glob("*.tar")) else folder
 
 
 class PairSource(FileSource):
-    """Every image below a folder, sorted by path, with the texts of its name."""
+    """Every image below a folder, sorted by path, with the texts in files of the same name.
+
+    Args:
+        folder: The folder.
+    """
 
     def __init__(self, folder: Path) -> None:
-        files = [
-            os.path.relpath(os.path.join(parent, name), folder)
-            for parent, _, names in os.walk(folder)
-            for name in names
-            if name.lower().endswith(SUFFIXES)
-        ]
-        super().__init__(folder, sorted(files), np.zeros(len(files), dtype=np.int32))
+        files = sorted(image_paths(folder))
+        super().__init__(folder, files, np.zeros(len(files), dtype=np.int32))
 
     def read(self, index: int) -> Record:
+        """Return the bytes of an image and its captions."""
         record = super().read(index)
         image = Path(self.where(index))
         captions = {}
@@ -96,9 +107,9 @@ class PairSource(FileSource):
         if described.exists():
             try:
                 content = json.loads(described.read_text(encoding="utf-8"))
-            except ValueError as error:
+                captions = {key: value for key, value in content.items() if isinstance(value, str)}
+            except (ValueError, AttributeError) as error:
                 raise BadSample("damaged json", str(error)) from None
-            captions = {key: value for key, value in content.items() if isinstance(value, str)}
         text = image.with_suffix(".txt")
         if text.exists():
             captions["txt"] = text.read_text(encoding="utf-8", errors="replace")

@@ -1,82 +1,147 @@
-"""What all options of the data group share that read images from somewhere."""
+"""The base class of the data sources that read images, and the contract of a data source.
+
+Every option that all sources share (`image_size`, `channels`, `num_classes`, `name`, `preprocess`, `reading`,
+`reference_images`) is a field of one frozen record, `ImageSpec`, which is documented and checked there. A source
+declares only its own arguments and accepts the shared ones as `**options: Unpack[ImageOptions]`, so that they remain
+plain keyword arguments: of the constructor, of the config group `data`, and of type checkers (PEP 692). The base class
+builds the record, `self.spec`, and passes it on as a whole.
+
+Writing a data source takes a subclass of `ImageData` with two methods:
+
+- `__init__(self, *, <own arguments>, **options: Unpack[ImageOptions])` stores its arguments, touches no disk, and calls
+  `super().__init__(options, name="...")`; further keyword arguments there replace the defaults of `ImageSpec`.
+- `open(split)` returns a `Source`: `group_sizes`, `read(index) -> Record` and `where(index) -> str`. A record holds the
+  bytes of an image file, which are cropped here, or finished pixels (R, R, C).
+
+`check()` and `class_names()` may be overridden, and the class attributes `labelled`, `captions`, `embeddings` and
+`shuffle_shards` may be set. `DataSource` lists what the rest of the package uses; a class that fits it needs no base.
+Order, random crops, workers, resuming and the handling of bad samples come with the base class.
+
+Example:
+    >>> from typing import Unpack
+    >>> import torch
+    >>> from pixelflow.data import ImageData, ImageOptions, MemorySource, Reading
+    >>> class Greys(ImageData):
+    ...     def __init__(self, *, levels: int = 8, **options: Unpack[ImageOptions]) -> None:
+    ...         super().__init__(options, name="greys", image_size=4, num_classes=2)
+    ...         self.levels = levels
+    ...     def open(self, split):
+    ...         level = torch.arange(self.levels, dtype=torch.uint8)
+    ...         return MemorySource(level[:, None, None, None].expand(-1, 3, 4, 4), level.long() % 2, name="grey level")
+    >>> batch = next(iter(Greys(reading=Reading(workers=0)).loader(batch_size=4, seed=0)))
+    >>> batch.x.shape, batch.condition.class_label.shape
+    (torch.Size([4, 3, 4, 4]), torch.Size([4]))
+"""
 
 from __future__ import annotations
 
-import itertools
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Protocol, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pixelflow.data.loader import Maker, Reading, StreamLoader
+from pixelflow.data.loader import Maker, StreamLoader
 from pixelflow.data.order import EpochOrder, Order
-from pixelflow.data.records import BadSample, Record, Source
-from pixelflow.data.transforms import Preprocess, to_channels
+from pixelflow.data.records import BadSample, Record, Source, Split
+from pixelflow.data.spec import ImageOptions, ImageSpec
+from pixelflow.data.transforms import to_channels
+from pixelflow.errors import UserError
+from pixelflow.types import Loader
 
 logger = logging.getLogger(__name__)
 
-Split = Literal["train", "held_out"]
+
+class DataSource(Protocol):
+    """The part of a data source that jobs, metrics and training use.
+
+    Attributes:
+        spec: Form of the batches.
+        labelled: Whether the samples have classes; without classes every label is 0.
+        captions: Weights by which one of several captions is drawn, by name; empty for data without captions.
+    """
+
+    spec: ImageSpec
+    labelled: bool
+    captions: Mapping[str, float]
+
+    def check(self) -> None:
+        """Raise UserError, cheaply, if the data are not where the options say."""
+        ...
+
+    def class_names(self) -> Sequence[str]:
+        """Return the names of the classes in the order of the labels, or an empty sequence."""
+        ...
+
+    def source(self, split: Split) -> Source:
+        """Return the records of a split."""
+        ...
+
+    def images(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Return the reference images (N, C, R, R) uint8 of the metrics and their labels (N,) int64."""
+        ...
+
+    def loader(
+        self,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+        report: Path | None = None,
+    ) -> Loader:
+        """Return the endless training sequence; `batch_size` counts the images of all ranks together."""
+        ...
 
 
 class ImageData(ABC):
-    """A data option; `open(split)` gives its records. Constructing one touches no disk, `check()` does.
+    """Base class of the data sources; see the module's documentation for how to write one.
 
-    image_size, channels, num_classes: of the batches. name: what the data are called in records and reports.
-    reference_images: how many, evenly spaced, `images()` puts into memory for the metrics; 0 for all.
-    captions: weights of the captions to choose from. labelled: whether there are classes.
+    Args:
+        options: Shared options that the user gave.
+        defaults: Defaults of this source that differ from those of `ImageSpec`.
+
+    Raises:
+        ValueError: An option is out of range.
     """
 
-    captions: Mapping[str, float] = {}
     labelled = True
+    captions: Mapping[str, float] = {}
     embeddings = False
     shuffle_shards = 0
 
-    def __init__(
-        self,
-        *,
-        image_size: int,
-        channels: int,
-        num_classes: int,
-        name: str,
-        preprocess: Preprocess,
-        reading: Reading,
-        reference_images: int,
-    ) -> None:
-        for key, value, least in (("image_size", image_size, 1), ("num_classes", num_classes, 1),
-                                  ("reference_images", reference_images, 0)):  # fmt: skip
-            if value < least:
-                raise ValueError(f"{key}={value} must be at least {least}")
-        if channels not in (1, 3):
-            raise ValueError(f"channels={channels} must be 1 or 3")
-        self.image_size, self.channels, self.num_classes, self.name = image_size, channels, num_classes, name
-        self.preprocess, self.reading, self.reference_images = preprocess, reading, reference_images
+    def __init__(self, options: ImageOptions, /, **defaults: Unpack[ImageOptions]) -> None:
+        self.spec = ImageSpec(**(defaults | options))
         self._sources: dict[str, Source] = {}
 
     @abstractmethod
-    def check(self) -> None:
-        """Raise ValueError, cheaply, if the data are not where the config says."""
-
-    @abstractmethod
     def open(self, split: Split) -> Source:
-        """List the samples. Raises ValueError if there are none or they do not fit the config."""
+        """List the samples of a split.
+
+        Raises:
+            UserError: There are no samples, or they do not fit the options.
+        """
+
+    def check(self) -> None:  # noqa: B027 - most sources override it, and data that are made need no check
+        """Raise UserError, cheaply, if the data are not where the options say."""
 
     def class_names(self) -> Sequence[str]:
-        """Of the labels, where the data name them."""
+        """Return the names of the classes in the order of the labels, or an empty sequence."""
         return ()
 
     def source(self, split: Split) -> Source:
-        """`open`, once."""
+        """Return the result of `open`, which is called once for each split."""
         if split not in self._sources:
             self._sources[split] = self.open(split)
         return self._sources[split]
 
     def order(self, seed: int) -> Order:
-        """Of the training samples."""
+        """Return the order of the training samples."""
         return EpochOrder(sizes=self.source("train").group_sizes, seed=seed, window=self.shuffle_shards)
 
     def loader(
@@ -89,55 +154,74 @@ class ImageData(ABC):
         device: torch.device | str = "cpu",
         report: Path | None = None,
     ) -> StreamLoader:
-        """The endless training sequence; see `StreamLoader`."""
+        """Return the endless training sequence; see `StreamLoader` for the arguments."""
         maker = Maker(
-            source=self.source("train"), order=self.order(seed), preprocess=self.preprocess,
-            image_size=self.image_size, channels=self.channels, num_classes=self.num_classes, seed=seed,
-            captions=self.captions, labelled=self.labelled, embeddings=self.embeddings,
+            source=self.source("train"), order=self.order(seed), spec=self.spec, seed=seed, captions=self.captions,
+            labelled=self.labelled, embeddings=self.embeddings,
         )  # fmt: skip
         return StreamLoader(
-            maker=maker, reading=self.reading, batch_size=batch_size, rank=rank, world_size=world_size, device=device,
-            report=report,
-        )  # fmt: skip
+            maker=maker, batch_size=batch_size, rank=rank, world_size=world_size, device=device, report=report
+        )
 
     def images(self, split: Split) -> tuple[Tensor, Tensor]:
-        """uint8 images (N, C, R, R), ADM-cropped, and int64 labels (N,): the reference of the metrics."""
+        """Return the reference of the metrics: ADM-cropped images and their labels.
+
+        Returns:
+            Images (N, C, R, R) uint8 and labels (N,) int64, with N at most `spec.reference_images`.
+
+        Raises:
+            UserError: No image of the split can be read.
+        """
         images, labels = [], []
         for record, pixels in self.good(split):
             images.append(pixels)
             labels.append(record.label if self.labelled and record.label is not None else 0)
         if not images:
-            raise ValueError(f"{self.name}: no image of the {split} split can be read")
+            raise UserError(f"{self.spec.name}: no image of the {split} split can be read")
         return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
 
     def good(self, split: Split) -> Iterator[tuple[Record, np.ndarray]]:
-        """The records that `images()` is made of, with their pixels (R, R, C)."""
-        source = self.source(split)
+        """Yield the records that `images` consists of, with their pixels (R, R, C) uint8."""
+        source, spec = self.source(split), self.spec
         total = sum(source.group_sizes)
-        count = min(self.reference_images or total, total)
+        count = min(spec.reference_images or total, total)
         bad = 0
         for index in np.linspace(0, total, count, endpoint=False).astype(int).tolist():
             try:
                 record = source.read(index)
                 pixels = record.image
                 if isinstance(pixels, bytes):
-                    pixels = self.preprocess.evaluation_crop(pixels, self.image_size)
-                yield record, to_channels(pixels, self.channels)
+                    pixels = spec.preprocess.evaluation_crop(pixels, spec.image_size)
+                yield record, to_channels(pixels, spec.channels)
             except BadSample as error:
                 bad += 1
                 logger.debug("left out %s: %s", source.where(index), error)
         if bad:
-            logger.warning("%s, %s: %d of %d images cannot be used", self.name, split, bad, count)
+            logger.warning("%s, %s: %d of %d images cannot be used", spec.name, split, bad, count)
 
 
-def require_root(root: str | None, option: str, wanted: str) -> str:
-    """Raises ValueError naming the key unless a root was given."""
+def require_root(root: str | None, wanted: str) -> str:
+    """Return `root`.
+
+    Args:
+        root: The argument of the data source.
+        wanted: Description of a valid root, for the message.
+
+    Raises:
+        UserError: No root was given.
+    """
     if not root:
-        raise ValueError(f"root is missing: data={option} needs data.root={wanted}")
+        raise UserError(f"root is missing: give {wanted}")
     return root
 
 
-def first_files(root: Path, suffixes: Sequence[str], count: int = 1) -> list[Path]:
-    """A few files with one of the suffixes, found without listing everything."""
-    found = (path for path in root.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
-    return list(itertools.islice(found, count))
+def checked_weights(captions: Mapping[str, float] | None) -> dict[str, float]:
+    """Return the weights of the captions as a dictionary.
+
+    Raises:
+        ValueError: A weight is not above 0.
+    """
+    for name, weight in (captions or {}).items():
+        if weight <= 0:
+            raise ValueError(f"captions.{name}={weight} must be above 0; leave it out instead")
+    return dict(captions or {})

@@ -8,39 +8,57 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pixelflow.data.order import rank_slice
+from pixelflow.data.order import rank_slice, require_divisible
 from pixelflow.data.records import Record
 from pixelflow.flow.rng import KeyedRandom
 from pixelflow.types import Batch, Condition
 
 
 class MemorySource:
-    """The images of a `MemoryLoader` as records. images: (N, C, H, W) uint8. labels: (N,)."""
+    """Images in memory as records.
+
+    Args:
+        images: (N, C, R, R) uint8.
+        labels: (N,) int64.
+        name: Name of one image in messages.
+    """
 
     def __init__(self, images: Tensor, labels: Tensor, name: str) -> None:
         self.images, self.labels, self.name = images.permute(0, 2, 3, 1).contiguous().numpy(), labels, name
         self.group_sizes = [len(labels)]
 
     def read(self, index: int) -> Record:
+        """Return the finished pixels and the label of an image."""
         return Record(key=f"{index:06}", image=self.images[index], label=int(self.labels[index]))
 
     def where(self, index: int) -> str:
+        """Return the name and the index of an image."""
         return f"{self.name} {index}"
 
 
 class MemoryLoader:
-    """Every epoch in a new order. What image stands where is a function of seed and position alone.
+    """An endless sequence of batches, in a new order every epoch; a `Loader`.
 
-    images: (N, C, H, W) uint8. labels: (N,) int64. Batches run over the ends of epochs, so all have batch_size images,
-    of which each rank yields its slice.
+    Which image stands at a position is a function of seed and position alone. Batches continue across the ends of
+    epochs, so all of them have `batch_size` images, of which each rank yields its slice.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64.
+        batch_size: Number of images of all ranks together.
+        seed: Seed of the order.
+        rank: Rank of this process.
+        world_size: Number of processes.
+
+    Raises:
+        ValueError: `world_size` does not divide `batch_size`.
     """
 
     def __init__(
         self, *, images: Tensor, labels: Tensor, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
     ) -> None:
         assert len(images) == len(labels) > 0
-        if batch_size % world_size:
-            raise ValueError(f"trainer.batch_size={batch_size} must be divisible by the number of ranks, {world_size}")
+        require_divisible(batch_size, world_size)
         self.rank, self.world_size = rank, world_size
         self.images, self.labels, self.batch_size = images, labels, batch_size
         self.position = 0
@@ -48,7 +66,7 @@ class MemoryLoader:
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def _index(self, position: int) -> Tensor:
-        """Which image stands at `position` of the sequence."""
+        """Return the index of the image at a position of the sequence."""
         epoch, offset = divmod(position, len(self.images))
         if self._order[0] != epoch:
             order = torch.from_numpy(self._random.permutation("epoch order", len(self.images), step=epoch))
@@ -66,8 +84,9 @@ class MemoryLoader:
             yield Batch(x, Condition(class_label=self.labels[index]), ids)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position of the next batch's first image."""
+        """Return the position of the first image of the next batch."""
         return {"position": self.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue at the saved position."""
         self.position = int(state["position"])

@@ -13,47 +13,22 @@ import torch
 from torch import Tensor
 
 from pixelflow.data.dirty import DirtyReport, Found
-from pixelflow.data.order import Order, rank_slice
+from pixelflow.data.order import Order, rank_slice, require_divisible
 from pixelflow.data.records import BadSample, Record, Source
-from pixelflow.data.transforms import Preprocess, to_channels
+from pixelflow.data.spec import ImageSpec
+from pixelflow.data.transforms import to_channels
 from pixelflow.data.workers import WorkerPool
+from pixelflow.errors import UserError, WorkFailed
 from pixelflow.flow.rng import KeyedRandom
 from pixelflow.types import Batch, Condition
 
 SUBSTITUTES = 50
-"""Samples that are tried for one position before the data are given up."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How samples are read; none of it changes what is read.
-
-    workers: processes; 0 reads in the process that trains. depth: batches that each worker keeps ready. Memory is
-    workers x depth batches of uint8 pixels, and one decoded image in each worker.
-    max_bad_share: of damaged samples, more is refused. stall_seconds: a worker that gives no sign of life for so long
-    is replaced. retries: how often a batch, or a shard, is tried again before the error names it.
-    Raises ValueError for numbers out of range.
-    """
-
-    workers: int = 4
-    depth: int = 2
-    max_bad_share: float = 0.01
-    stall_seconds: float = 60.0
-    retries: int = 4
-
-    def __post_init__(self) -> None:
-        for name, least in (("workers", 0), ("depth", 1), ("retries", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"reading.{name}={getattr(self, name)} must be at least {least}")
-        if not 0 <= self.max_bad_share <= 1:
-            raise ValueError(f"reading.max_bad_share={self.max_bad_share} must be in [0, 1]")
-        if self.stall_seconds <= 0:
-            raise ValueError(f"reading.stall_seconds={self.stall_seconds} must be above 0")
+"""Number of samples that are tried for one position before the data are reported as unusable."""
 
 
 @dataclass
 class _Parts:
-    """What belongs to the pixels of a batch."""
+    """Labels, captions and embeddings of a batch, and the bad samples that were found while it was filled."""
 
     labels: list[int] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
@@ -64,25 +39,41 @@ class _Parts:
 
 @dataclass(frozen=True)
 class Maker:
-    """Makes the sample of a position: read, crop, label, caption. Knows neither ranks nor workers.
+    """Makes the sample of a position: read, crop, label, caption. It does not depend on ranks and workers.
 
-    captions: weights of the names to choose from; empty for sources without captions. labelled: False for sources
-    without classes, whose label is 0. embeddings: whether every sample must bring its precomputed text.
+    Args:
+        source: Records of the training split.
+        order: Order of the samples.
+        spec: Form of the batches.
+        seed: Seed of crops, flips, captions and substitutes.
+        captions: Weights of the captions by name; empty for sources without captions.
+        labelled: Whether samples have classes; otherwise the label is 0.
+        embeddings: Whether every sample must have precomputed text tokens.
     """
 
     source: Source
     order: Order
-    preprocess: Preprocess
-    image_size: int
-    channels: int
-    num_classes: int
+    spec: ImageSpec
     seed: int
     captions: Mapping[str, float] = field(default_factory=dict)
     labelled: bool = True
     embeddings: bool = False
 
     def fill(self, positions: range, slot: Tensor, reading: Callable[[int], None]) -> _Parts:
-        """slot: (B, C, R, R) uint8. Raises ValueError if no sample can be used."""
+        """Fill a batch.
+
+        Args:
+            positions: The B positions of the sequence.
+            slot: (B, C, R, R) uint8, the memory to fill.
+            reading: Called with the index of each sample before it is read.
+
+        Returns:
+            Labels, captions and embeddings of the batch, and the bad samples.
+
+        Raises:
+            UserError: Too many samples in a row cannot be used.
+            WorkFailed: The storage failed.
+        """
         parts, random = _Parts(), KeyedRandom(self.seed)
         for row, position in enumerate(positions):
             self._make(position, slot[row], parts, random, reading)
@@ -91,7 +82,7 @@ class Maker:
     def _make(
         self, position: int, row: Tensor, parts: _Parts, random: KeyedRandom, reading: Callable[[int], None]
     ) -> None:
-        # Always four numbers, so that an option changes nothing but what it is for: top, left, flip, caption.
+        # Always four numbers (top, left, flip, caption), so that an option changes only the draw that it controls.
         uniform = random.generator("augmentation", position).random(4)
         index = self.order.index(position)
         for attempt in range(SUBSTITUTES):
@@ -106,33 +97,36 @@ class Maker:
             except BadSample as bad:
                 found = Found(index, self.source.where(index), bad.reason, bad.detail, bad.filtered)
                 parts.bad.append(found)
-                # Another sample takes its place, so that no position is empty and every rank makes the same steps.
+                # Another sample takes its place, so that no position is empty and every rank takes the same steps.
                 size = self.order.size
                 drawn = random.generator("substitute", position, attempt).integers(size if size else 2**62)
                 index = int(drawn)
                 continue
+            except OSError as error:
+                raise WorkFailed(f"{self.source.where(index)} cannot be read: {error}") from error
             parts.labels.append(label)
-            flipped = self.preprocess.flip and isinstance(record.image, bytes) and uniform[2] < 0.5
+            flipped = self.spec.preprocess.flip and isinstance(record.image, bytes) and uniform[2] < 0.5
             row.copy_(pixels.flip(-1) if flipped else pixels)
             if self.captions:
                 parts.captions.append(caption)
             if self.embeddings and record.embedding is not None:
                 parts.embeddings.append(record.embedding)
             return
-        raise ValueError(f"{SUBSTITUTES} samples in a row cannot be used; the last was {found.file}: {found.reason}")
+        raise UserError(f"{SUBSTITUTES} samples in a row cannot be used; the last was {found.file}: {found.reason}")
 
     def _pixels(self, record: Record, uniform: np.ndarray) -> np.ndarray:
-        if isinstance(record.image, bytes):
-            return to_channels(self.preprocess.training_crop(record.image, self.image_size, uniform[:2]), self.channels)
-        return to_channels(record.image, self.channels)
+        spec, pixels = self.spec, record.image
+        if isinstance(pixels, bytes):
+            pixels = spec.preprocess.training_crop(pixels, spec.image_size, uniform[:2])
+        return to_channels(pixels, spec.channels)
 
     def _label(self, record: Record) -> int:
         if not self.labelled:
             return 0
         if record.label is None:
             raise BadSample("missing label")
-        if not 0 <= record.label < self.num_classes:
-            raise BadSample("label out of range", f"{record.label}, but data.num_classes={self.num_classes}")
+        if not 0 <= record.label < self.spec.num_classes:
+            raise BadSample("label out of range", f"{record.label}, but num_classes={self.spec.num_classes}")
         return record.label
 
     def _caption(self, record: Record, uniform: float) -> str:
@@ -140,7 +134,19 @@ class Maker:
 
 
 def choose_caption(record: Record, weights: Mapping[str, float], uniform: float) -> str:
-    """One of the record's captions, by weight among those it has. uniform: in [0, 1). Raises BadSample."""
+    """Draw one of the captions that a record has.
+
+    Args:
+        record: The sample.
+        weights: Weights of the captions by name.
+        uniform: A uniform random number in [0, 1).
+
+    Returns:
+        The caption, without surrounding white space.
+
+    Raises:
+        BadSample: The record has none of the captions.
+    """
     there = [name for name in weights if record.captions.get(name, "").strip()]
     if not there:
         raise BadSample("missing caption", f"none of {', '.join(weights)}")
@@ -150,7 +156,7 @@ def choose_caption(record: Record, weights: Mapping[str, float], uniform: float)
 
 @dataclass(frozen=True)
 class _RankFill:
-    """Fills one rank's slice of the global batch at a position; all that a worker needs to know."""
+    """Fills the slice of one rank in the global batch that begins at a position."""
 
     maker: Maker
     batch_size: int
@@ -165,45 +171,50 @@ class _RankFill:
 
 
 class StreamLoader:
-    """`Loader` over a `Maker`; the sample at a position depends neither on rank nor on workers.
+    """An endless sequence of batches; a `Loader`. The sample at a position does not depend on rank or workers.
 
-    batch_size: images of all ranks together; every rank yields its slice. device: where batches are made float;
-    pixels travel to it as uint8. report: folder for the list of bad samples.
-    Raises ValueError unless world_size divides batch_size.
+    Args:
+        maker: Makes the samples; its spec says how many workers read them.
+        batch_size: Number of images of all ranks together; every rank yields its slice.
+        rank: Rank of this process.
+        world_size: Number of processes.
+        device: Device of the batches; pixels are copied to it as uint8 and converted there.
+        report: Folder for the list of bad samples.
+
+    Raises:
+        ValueError: `world_size` does not divide `batch_size`.
     """
 
     def __init__(
         self,
         *,
         maker: Maker,
-        reading: Reading,
         batch_size: int,
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | str = "cpu",
         report: Path | None = None,
     ) -> None:
-        if batch_size % world_size:
-            raise ValueError(f"trainer.batch_size={batch_size} must be divisible by the number of ranks, {world_size}")
+        require_divisible(batch_size, world_size)
         assert 0 <= rank < world_size
-        self.maker, self.reading, self.batch_size = maker, reading, batch_size
+        self.maker, self.reading, self.batch_size = maker, maker.spec.reading, batch_size
         self.world_size, self.device = world_size, torch.device(device)
         self._fill = _RankFill(maker, batch_size, rank, world_size)
         self.position = 0
-        self.bad = DirtyReport(folder=report, max_share=reading.max_bad_share, rank=rank)
+        self.bad = DirtyReport(folder=report, max_share=self.reading.max_bad_share, rank=rank)
         self._pool: WorkerPool | None = None
         self._slot: Tensor | None = None
         self._asked = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of a rank's batch of uint8 pixels."""
-        m = self.maker
-        return (self.batch_size // self.world_size, m.channels, m.image_size, m.image_size)
+        """Shape (B, C, R, R) of the batches of this rank."""
+        spec = self.maker.spec
+        return (self.batch_size // self.world_size, spec.channels, spec.image_size, spec.image_size)
 
     @property
     def buffer_bytes(self) -> int:
-        """Memory of the batches that are kept ready."""
+        """Memory of the batches that are kept ready, in bytes."""
         return int(np.prod(self.shape)) * max(self.reading.workers * self.reading.depth, 1)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -213,7 +224,7 @@ class StreamLoader:
             yield self._next()
 
     def remaining(self) -> Iterator[Batch]:
-        """The batches that the workers were asked for ahead, and no more; then the workers end."""
+        """Yield only the batches that the workers have been asked for already, then stop the workers."""
         while self._pool is not None and self.position < self._asked:
             yield self._next()
         self.close()
@@ -223,29 +234,33 @@ class StreamLoader:
             slot, parts = self._read()
             self.bad.add(drawn=parts.drawn, found=parts.bad)
         except BaseException:
-            self.close()  # what the workers hold ready no longer fits the position
+            self.close()  # the batches that the workers keep ready no longer fit the position
             raise
         batch = self._batch(slot, parts, torch.as_tensor(self._fill.positions(self.position)))
         self.position += self.batch_size
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The position of the next batch, in images of all ranks, and how many samples it refers to."""
+        """Return the position of the next batch, in images of all ranks, and the number of samples of the data."""
         return {"position": self.position, "samples": self.maker.order.size}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError if the position is one in another set of samples."""
+        """Continue at the saved position.
+
+        Raises:
+            UserError: The data have another number of samples than when the position was saved.
+        """
         size = self.maker.order.size
         if state.get("samples", size) != size:
-            raise ValueError(
-                f"the data have {size} samples, but {state['samples']} when this run was saved: "
-                "restore them, or start anew with rerun=true"
+            raise UserError(
+                f"the data have {size} samples, but they had {state['samples']} when this run was saved; "
+                "restore them, or start the run anew (on the command line: rerun=true)"
             )
         self.position = int(state["position"])
         self.close()
 
     def close(self) -> None:
-        """Stop the workers; the next batch starts new ones."""
+        """Stop the workers; reading the next batch starts new ones."""
         if self._pool is not None:
             self._pool.close()
             self._pool = None
@@ -258,7 +273,7 @@ class StreamLoader:
         return self._slot, self._fill(self.position, self._slot, lambda index: None)
 
     def _ask(self) -> None:
-        """Fill the queue of the workers. The slot of the batch before is free by now."""
+        """Fill the queue of the workers. The slot of the previous batch is free at this point."""
         pool = self._pool or self._start()
         while self._asked < self.position + pool.capacity * self.batch_size:
             pool.submit(self._asked)

@@ -1,7 +1,7 @@
 """The order of training samples: which sample stands at a position of the endless sequence.
 
-It is a function of (seed, position) alone, made before anything is split: ranks and workers only take slices of
-positions, so another number of either continues the same sequence, and every rank makes the same number of steps.
+The order is a function of (seed, position) alone and is defined before anything is split. Ranks and workers only take
+slices of positions, so the sequence does not depend on their number, and every rank takes the same number of steps.
 """
 
 from __future__ import annotations
@@ -14,22 +14,30 @@ import numpy as np
 from pixelflow.flow.rng import KeyedRandom
 
 KEPT = 2
-"""Orders kept in memory: a batch may lie on the border of two windows or epochs."""
+"""Number of permutations kept in memory: a batch may lie on the border of two windows or epochs."""
 
 
 class Order(Protocol):
-    """`size`: samples per epoch, None if every position is another sample."""
+    """Maps positions of the endless training sequence to samples."""
 
     @property
-    def size(self) -> int | None: ...
-    def index(self, position: int) -> int: ...
+    def size(self) -> int | None:
+        """Number of samples in an epoch, or None if no sample is repeated."""
+        ...
+
+    def index(self, position: int) -> int:
+        """Return the index of the sample at a position."""
+        ...
 
 
 class EpochOrder:
-    """Every epoch in a new order, each sample once.
+    """An order that visits each sample once per epoch, in a new permutation every epoch.
 
-    sizes: samples of each shard. window: shards that are mixed at a time; 0 for all. A window bounds what must be at
-    hand: with 64 shards of 1,000 samples, 64 shards are in use and samples are drawn from 64,000.
+    Args:
+        sizes: Number of samples in each shard.
+        seed: Seed of the permutations.
+        window: Number of shards that are mixed at a time; 0 for all. A window bounds the number of shards in use: with
+            64 shards of 1,000 samples, samples are drawn from 64,000.
     """
 
     def __init__(self, *, sizes: Sequence[int], seed: int, window: int = 0) -> None:
@@ -43,7 +51,7 @@ class EpochOrder:
         self._windows: dict[tuple[int, int], np.ndarray] = {}
 
     def index(self, position: int) -> int:
-        """The sample at `position`, counted through the shards in their own order."""
+        """Return the index of the sample at a position, counted through the shards in their own order."""
         epoch, offset = divmod(position, self.size)
         if self.window == len(self.sizes):
             return int(self._samples(epoch, 0)[offset])
@@ -52,7 +60,7 @@ class EpochOrder:
         return int(self._samples(epoch, window)[offset - (ends[window - 1] if window else 0)])
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The order of the shards, and where in the epoch each window ends."""
+        """Return the order of the shards and the offset in the epoch at which each window ends."""
         if epoch not in self._epochs:
             order = self._random.permutation("shard order", len(self.sizes), step=epoch)
             ends = np.cumsum(self.sizes[order])
@@ -61,7 +69,7 @@ class EpochOrder:
         return self._epochs[epoch]
 
     def _samples(self, epoch: int, window: int) -> np.ndarray:
-        """The samples of one window, in their order."""
+        """Return the samples of one window, in their order."""
         if (epoch, window) not in self._windows:
             if self.window == len(self.sizes):
                 order = self._random.permutation("epoch order", self.size, step=epoch)
@@ -74,18 +82,25 @@ class EpochOrder:
 
 
 class EndlessOrder:
-    """Position and sample are the same: for sources that make a new sample for every position."""
+    """The order of sources that generate a new sample for every position: the index is the position."""
 
     size = None
 
     def index(self, position: int) -> int:
+        """Return the position itself."""
         return position
 
 
 def rank_slice(position: int, *, batch_size: int, rank: int, world_size: int) -> range:
-    """The positions of one rank in the global batch that begins at `position`."""
+    """Return the positions of one rank in the global batch that begins at `position`."""
     share = batch_size // world_size
     return range(position + rank * share, position + (rank + 1) * share)
+
+
+def require_divisible(batch_size: int, world_size: int) -> None:
+    """Raise ValueError unless every rank gets the same number of images."""
+    if batch_size % world_size:
+        raise ValueError(f"batch_size={batch_size} must be divisible by the number of ranks, {world_size}")
 
 
 def _keep(cache: dict, key: object, value: object) -> None:

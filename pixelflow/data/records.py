@@ -1,21 +1,26 @@
-"""What a source of images hands over: one record for each sample, or the reason why there is none."""
+"""The records that a source of images returns, and the exception for a sample that cannot be used."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
+
+Split = Literal["train", "held_out"]
 
 
 @dataclass(frozen=True)
 class Record:
     """One sample as it is stored.
 
-    key: names it in its source. image: the encoded file, or finished pixels (R, R, C) uint8 that need no crop.
-    label: class, or None if the sample has none. captions: by name, for example {"txt": "a red circle"}.
-    embedding: precomputed text tokens (L, D), or None.
+    Args:
+        key: Name of the sample in its source.
+        image: The encoded file, or finished pixels (R, R, C) uint8 that need no crop.
+        label: Class, or None if the sample has none.
+        captions: Texts by name, for example {"txt": "a red circle"}.
+        embedding: Precomputed text tokens (L, D), or None.
     """
 
     key: str
@@ -26,9 +31,12 @@ class Record:
 
 
 class BadSample(Exception):
-    """A sample that cannot be used. reason: one of a few words, to be counted by; detail: what was found.
+    """A sample that cannot be used.
 
-    filtered: left out on purpose (too small, too long), so no sign of damage.
+    Args:
+        reason: One of a few fixed phrases, by which bad samples are counted.
+        detail: What was found.
+        filtered: Whether the sample was left out on purpose (too small, too long) and is not damaged.
     """
 
     def __init__(self, reason: str, detail: str = "", *, filtered: bool = False) -> None:
@@ -37,15 +45,22 @@ class BadSample(Exception):
 
 
 class Source(Protocol):
-    """Random access to records. `group_sizes`: samples of each shard; one entry where there are no shards."""
+    """Random access to the records of one split."""
 
     @property
-    def group_sizes(self) -> Sequence[int]: ...
+    def group_sizes(self) -> Sequence[int]:
+        """Number of samples in each shard; a single entry where there are no shards."""
+        ...
 
     def read(self, index: int) -> Record:
-        """Raises BadSample for a sample that cannot be used, OSError if the storage fails."""
+        """Return the record of a sample.
+
+        Raises:
+            BadSample: The sample cannot be used; another one takes its place.
+            OSError: The storage failed.
+        """
         ...
 
     def where(self, index: int) -> str:
-        """The file of a sample, for messages; reads nothing."""
+        """Return the file of a sample for messages, without reading anything."""
         ...

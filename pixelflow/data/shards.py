@@ -1,13 +1,13 @@
-"""Tar shards as webdataset has them, with random access to their samples.
+"""Tar shards in the format of webdataset, with random access to their samples.
 
-webdataset reads shards from front to back, each worker others, so what a rank sees depends on the number of workers.
-Here the rules of names are webdataset's, but members are read where they lie: a shard is listed once (positions and
-sizes, kept in the cache folder), and a shard behind a URL is fetched once into a cache of bounded size.
+webdataset reads shards from front to back, and each worker reads other shards, so the samples of a rank depend on the
+number of workers. Here the naming rules are those of webdataset, but members are read at their position in the file: a
+shard is listed once (positions and sizes, kept in the cache folder), and a shard behind a URL is fetched once into a
+cache of bounded size.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import json
@@ -26,6 +26,8 @@ from webdataset.tariterators import base_plus_ext
 
 from pixelflow.data.records import BadSample, Record
 from pixelflow.data.workers import sign_of_life
+from pixelflow.errors import UserError, WorkFailed
+from pixelflow.files import InUse, locked, writing, written_aside
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -39,26 +41,37 @@ ABSENT = -1
 OPEN_FILES = 128
 CHUNK = 1 << 22
 FIRST_WAIT = 0.5
-"""Wait before the first new try; it doubles."""
+"""Seconds before the second attempt; every further wait is twice as long."""
+CONTINUE = "run the same command again, or choose another cache_dir"
 
 
-class ShardError(OSError):
-    """A shard that cannot be read, though it was tried again."""
+class ShardError(WorkFailed):
+    """A shard could not be read in several attempts."""
 
 
 def retried(work: Callable[[], T], what: str, retries: int) -> T:
-    """`work()`, tried again with growing waits while it raises OSError. Raises ShardError naming `what`."""
+    """Return `work()`, repeated with growing waits while it raises OSError.
+
+    Args:
+        work: The function to call.
+        what: Path or URL that it reads. For a URL every exception counts, because file systems differ in what they
+            raise.
+        retries: Number of further attempts.
+
+    Raises:
+        ShardError: No attempt succeeded; the message names `what`.
+    """
     for attempt in range(retries + 1):
         sign_of_life()
         try:
             return work()
-        except ShardError:
+        except (UserError, WorkFailed):
             raise
-        except Exception as error:  # the file systems behind fsspec raise what they like
+        except Exception as error:
             if not isinstance(error, OSError) and "://" not in what:
                 raise
             if attempt == retries:
-                raise ShardError(f"{what} cannot be read, tried {attempt + 1} times: {error}") from None
+                raise ShardError(f"{what} cannot be read, tried {attempt + 1} times: {error or repr(error)}") from None
             pause = FIRST_WAIT * 2**attempt
             logger.warning("%s: %s; trying again in %.1f s", what, error, pause)
             time.sleep(pause)
@@ -66,9 +79,13 @@ def retried(work: Callable[[], T], what: str, retries: int) -> T:
 
 
 def scan(path: Path) -> np.ndarray:
-    """(samples, fields, 2) int64: where each member begins and how many bytes it has; ABSENT where there is none.
+    """List the members of a tar archive.
 
-    Raises ValueError for a file that is no whole tar archive.
+    Returns:
+        (samples, fields, 2) int64: the position of each member and its size in bytes; ABSENT where there is none.
+
+    Raises:
+        UserError: The file is not a complete tar archive.
     """
     rows: list[np.ndarray] = []
     key = None
@@ -88,19 +105,24 @@ def scan(path: Path) -> np.ndarray:
                     rows[-1][column] = member.offset_data, member.size
             end = archive.offset
     except (tarfile.TarError, EOFError) as error:
-        raise ValueError(f"{path} is not a whole tar archive ({error}); fetch it again or leave it out") from None
+        raise UserError(f"{path} is not a whole tar archive ({error}); fetch it again or leave it out") from None
     with open(path, "rb") as stream:
         stream.seek(end)
-        whole = stream.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)  # the mark of the end; tarfile does not mind
+        whole = stream.read(tarfile.BLOCKSIZE) == bytes(
+            tarfile.BLOCKSIZE
+        )  # the end mark, which tarfile does not require
     if not whole:
-        raise ValueError(f"{path} is cut short; fetch it again or leave it out")
+        raise UserError(f"{path} is cut short; fetch it again or leave it out")
     return np.stack(rows) if rows else np.empty((0, 5, 2), dtype=np.int64)
 
 
 class ShardStore:
-    """Shards as local files, and tables of their members.
+    """Provides shards as local files, and tables of their members.
 
-    cache: folder for fetched shards and for tables. cache_bytes: of fetched shards; the least recently used give way.
+    Args:
+        cache: Folder for fetched shards and for tables.
+        cache_bytes: Limit of the fetched shards; the least recently used ones are removed first.
+        retries: Number of further attempts to read a shard.
     """
 
     def __init__(self, *, cache: Path, cache_bytes: float, retries: int) -> None:
@@ -109,7 +131,7 @@ class ShardStore:
         self._files: OrderedDict[str, int] = OrderedDict()
 
     def table(self, url: str) -> np.ndarray:
-        """Listed once for all workers of the machine, then mapped from the cache folder."""
+        """Return the table of a shard, which is made once per machine and mapped from the cache folder."""
         if url not in self._tables:
             self._tables[url] = retried(lambda: self._table(url), url, self.retries)
         return self._tables[url]
@@ -120,13 +142,13 @@ class ShardStore:
         name = _digest(f"{url} {stat.st_size} {stat.st_mtime_ns if path == Path(url) else ''}")
         saved = self.cache / "tables" / f"{name}.npy"
         if not saved.exists():
-            saved.parent.mkdir(parents=True, exist_ok=True)
-            aside = saved.with_name(f".{name}.{os.getpid()}.npy")
-            np.save(aside, scan(path))
-            aside.replace(saved)
+            rows = scan(path)
+            with writing(saved, CONTINUE), written_aside(saved) as aside, open(aside, "wb") as stream:
+                np.save(stream, rows)
         return np.load(saved, mmap_mode="r")
 
     def read(self, url: str, begin: int, size: int) -> bytes:
+        """Return `size` bytes of a shard from position `begin`; raises ShardError if that fails repeatedly."""
         if url in self._files:
             try:
                 return self._pread(url, begin, size)
@@ -143,14 +165,14 @@ class ShardStore:
         try:
             data = os.pread(self._files[url], size, begin)
         except OSError:
-            os.close(self._files.pop(url))  # opened anew on the next try: a network file system may have come back
+            os.close(self._files.pop(url))  # the next attempt opens it anew: a network file system may have recovered
             raise
         if len(data) != size:
             raise OSError(f"ends before byte {begin + size}")
         return data
 
     def local(self, url: str) -> Path:
-        """The shard as a file, fetched if it is behind a URL. Raises OSError or what its file system raises."""
+        """Return the path of the shard, which is fetched first if it is behind a URL."""
         if "://" not in url:
             return Path(url)
         folder = self.cache / "shards"
@@ -158,26 +180,25 @@ class ShardStore:
         if path.exists():
             os.utime(path)
             return path
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / f"{path.stem}.lock", "w") as lock:
-            while not _locked(lock.fileno()):  # another worker fetches it
+        with writing(folder, CONTINUE):
+            folder.mkdir(parents=True, exist_ok=True)
+        while not path.exists():
+            try:
+                with locked(folder / f"{path.stem}.lock"):
+                    if not path.exists():
+                        self._fetch(url, path)
+            except InUse:  # another worker fetches it
                 sign_of_life()
                 time.sleep(0.1)
-            if not path.exists():
-                self._fetch(url, path)
         self._evict(keep=path)
         return path
 
     def _fetch(self, url: str, path: Path) -> None:
-        aside = path.with_suffix(f".{os.getpid()}.part")
-        try:
-            with fsspec.open(url, "rb") as source, open(aside, "wb") as target:
-                while chunk := source.read(CHUNK):
+        with written_aside(path) as aside, fsspec.open(url, "rb") as source, open(aside, "wb") as target:
+            while chunk := source.read(CHUNK):
+                with writing(path, CONTINUE):
                     target.write(chunk)
-                    sign_of_life()
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+                sign_of_life()
 
     def _evict(self, keep: Path) -> None:
         there = []
@@ -191,16 +212,19 @@ class ShardStore:
         for _, size, path in sorted(there):
             if total <= self.cache_bytes:
                 return
-            if path != keep:  # who has it open goes on reading
+            if path != keep:  # processes that have it open can still read it
                 path.unlink(missing_ok=True)
                 total -= size
 
 
 class ShardSource:
-    """The samples of shards.
+    """The samples of tar shards.
 
-    counts: of each; None lists them all (and fetches them, if they are behind URLs). texts: whether captions and
-    embeddings are read.
+    Args:
+        urls: Paths or URLs of the shards.
+        store: Access to the shards.
+        counts: Number of samples in each shard; None lists all shards, and fetches those behind a URL.
+        texts: Whether captions and embeddings are read.
     """
 
     def __init__(
@@ -211,19 +235,21 @@ class ShardSource:
         self._ends = np.cumsum(self.group_sizes)
 
     def place(self, index: int) -> tuple[str, int]:
-        """Shard and row of a sample."""
+        """Return the shard of a sample and the row in it."""
         shard = int(np.searchsorted(self._ends, index, side="right"))
         return self.urls[shard], index - int(self._ends[shard] - self.group_sizes[shard])
 
     def where(self, index: int) -> str:
+        """Return the shard and the row of a sample."""
         url, row = self.place(index)
         return f"{url} sample {row}"
 
     def read(self, index: int) -> Record:
+        """Return a sample; see `Source.read`."""
         url, row = self.place(index)
         table = self.store.table(url)
         if row >= len(table):
-            raise ShardError(f"{url} has {len(table)} samples, not {row + 1} or more as its index says")
+            raise UserError(f"{url} has {len(table)} samples, but its index says at least {row + 1}; copy it again")
 
         def member(column: int) -> bytes | None:
             begin, size = table[row, column].tolist()
@@ -277,11 +303,3 @@ def _embedding(content: bytes | None) -> np.ndarray | None:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

@@ -1,7 +1,7 @@
 """Crops of training images and of evaluation images, as in the papers.
 
 Training (PixelFlow): Lanczos resize of the short side to round(1.125 R), random crop of R x R, flip. Evaluation and
-prepared shards (ADM): halve by box averaging while the short side is 2 R or more, bicubic to R, crop in the centre.
+prepared shards (ADM): box averaging by 2 while the short side is at least 2 R, bicubic resize to R, centre crop.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pixelflow.data.decode import decode, size_of
 from pixelflow.data.records import BadSample
 
 ENLARGED = 1.125
-"""Short side of a training image before its random crop, in units of the crop (PixelFlow, section 4.1)."""
+"""Short side of a training image before its random crop, relative to the crop (PixelFlow, section 4.1)."""
 RGB = 3
 
 
 def _has_lanczos() -> bool:
-    """Newer versions of torch have a vectorised Lanczos: five times Pillow's speed, equal within 1 or 2 grey levels."""
+    """Newer versions of torch have a vectorised Lanczos: five times as fast as Pillow, equal within 2 grey levels."""
     try:
         F.interpolate(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), size=(4, 4), mode="lanczos", antialias=True)
     except (NotImplementedError, ValueError, RuntimeError):
@@ -36,12 +36,17 @@ HAS_LANCZOS = _has_lanczos()
 
 @dataclass(frozen=True)
 class Preprocess:
-    """From the bytes of a file to a crop.
+    """Turns the bytes of an image file into a crop.
 
-    crop: "random", the training crop of PixelFlow; or "center", ADM's. flip: mirror half of the images.
-    max_pixels: larger images are refused before they are decoded. min_side: images with a shorter side are left out.
-    max_aspect: longer side over shorter side; longer images are left out. 0 for either: none are.
-    Raises ValueError for numbers out of range.
+    Args:
+        crop: "random" for the training crop of PixelFlow, "center" for the crop of ADM.
+        flip: Whether half of the training images are mirrored.
+        max_pixels: Images with more pixels are refused before they are decoded.
+        min_side: Images with a shorter side in pixels are left out; 0 for none.
+        max_aspect: Images whose longer side exceeds this multiple of the shorter side are left out; 0 for none.
+
+    Raises:
+        ValueError: A number is out of range.
     """
 
     crop: Literal["random", "center"] = "random"
@@ -58,8 +63,24 @@ class Preprocess:
         if self.max_aspect and self.max_aspect < 1:
             raise ValueError(f"preprocess.max_aspect={self.max_aspect} must be at least 1, or 0 for any")
 
+    def stored_size(self, image_size: int) -> int:
+        """Return the side in pixels at which images must be stored so that this crop can be taken of them."""
+        return round(ENLARGED * image_size) if self.crop == "random" else image_size
+
     def training_crop(self, data: bytes, size: int, uniform: np.ndarray) -> np.ndarray:
-        """(size, size, 3) uint8, not yet flipped. uniform: two numbers in [0, 1), where to crop from top and left."""
+        """Decode an image and take its training crop, without the flip.
+
+        Args:
+            data: The encoded image.
+            size: Height and width of the crop.
+            uniform: Two uniform random numbers in [0, 1), the position of the crop from top and left.
+
+        Returns:
+            (size, size, 3) uint8.
+
+        Raises:
+            BadSample: The image is damaged or does not pass the filters.
+        """
         self._filter(data)
         if self.crop == "center":
             return center_crop(decode(data, max_pixels=self.max_pixels), size)
@@ -69,7 +90,7 @@ class Preprocess:
         return pixels[top : top + size, left : left + size]
 
     def evaluation_crop(self, data: bytes, size: int) -> np.ndarray:
-        """(size, size, 3) uint8: ADM's, from an image decoded in full."""
+        """Decode an image in full and take the crop of ADM, (size, size, 3) uint8; raises BadSample."""
         self._filter(data)
         return center_crop(decode(data, max_pixels=self.max_pixels), size)
 
@@ -84,7 +105,10 @@ class Preprocess:
 
 
 def resize_short_side(pixels: np.ndarray, short: int) -> np.ndarray:
-    """(H, W, 3) uint8 by Lanczos; the long side as torchvision's Resize rounds it, down."""
+    """Resize an image by Lanczos, (H, W, 3) uint8, so that its short side is `short`.
+
+    The long side is rounded down, as torchvision's Resize does.
+    """
     height, width = pixels.shape[:2]
     if min(height, width) == short:
         return pixels
@@ -99,7 +123,7 @@ def resize_short_side(pixels: np.ndarray, short: int) -> np.ndarray:
 
 
 def center_crop(pixels: np.ndarray, size: int) -> np.ndarray:
-    """ADM's (Dhariwal and Nichol 2021): (H, W, 3) uint8 to (size, size, 3)."""
+    """Take the centre crop of ADM (Dhariwal and Nichol, 2021): (H, W, 3) uint8 to (size, size, 3)."""
     image = Image.fromarray(pixels)
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
@@ -110,7 +134,7 @@ def center_crop(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def to_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """(H, W, 3) uint8 to (H, W, channels): as it is, or grey by ITU-R 601."""
+    """Convert (H, W, 3) uint8 to (H, W, channels): unchanged, or grey by ITU-R 601."""
     if channels == pixels.shape[-1]:
         return pixels
     return np.array(Image.fromarray(pixels).convert("L"))[..., None]

@@ -1,21 +1,22 @@
-"""Tar shards: local, or behind any URL that fsspec opens; prepared by `job=prepare`, or of any origin."""
+"""Tar shards: local, or behind any URL that fsspec opens; prepared by `prepare`, or of any origin."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 import fsspec
 from webdataset.shardlists import expand_urls
 
-from pixelflow.data.images import ImageData, Split, require_root
-from pixelflow.data.loader import Reading
-from pixelflow.data.records import Source
+from pixelflow.data.images import ImageData, checked_weights, require_root
+from pixelflow.data.records import Split
 from pixelflow.data.shards import ShardSource, ShardStore, retried
-from pixelflow.data.transforms import Preprocess
+from pixelflow.data.spec import ImageOptions
+from pixelflow.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -25,47 +26,71 @@ INDEX = "index.json"
 
 @dataclass(frozen=True)
 class ShardList:
-    """urls: in order. index: what `job=prepare` wrote beside them, or None."""
+    """Shards in their order.
+
+    Args:
+        urls: Paths or URLs.
+        index: The content of index.json, which `prepare` writes beside the shards, or None.
+    """
 
     urls: tuple[str, ...]
     index: dict | None
 
     @property
     def counts(self) -> list[int] | None:
+        """Number of samples in each shard, or None if there is no index."""
         return None if self.index is None else [shard["samples"] for shard in self.index["shards"]]
 
 
 def list_shards(root: str, retries: int) -> ShardList:
-    """root: a folder, a pattern like `s3://bucket/train-{000000..000146}.tar`, or the URL of a folder.
+    """List tar shards.
 
-    Raises ValueError if there are no shards, or if one is missing or has another size than the index says.
+    Args:
+        root: A folder, a pattern like `s3://bucket/train-{000000..000146}.tar`, or the URL of a folder.
+        retries: Number of further attempts to list a URL.
+
+    Raises:
+        UserError: There are no shards, or one is missing or has another size than the index says.
+        ShardError: The URL cannot be listed.
     """
     if root.endswith(".tar"):
         return _existing(ShardList(tuple(expand_urls(root)), None))
     if "://" in root:
-        system, path = fsspec.core.url_to_fs(root)
+        try:
+            system, path = fsspec.core.url_to_fs(root)
+        except (ValueError, ImportError) as error:  # an unknown protocol, or its package is not installed
+            raise UserError(f"root={root}: {error}") from None
         index = retried(lambda: _remote_index(system, f"{path}/{INDEX}"), root, retries)
         names = index and [f"{path}/{shard['name']}" for shard in index["shards"]]
         found = names or sorted(retried(lambda: system.glob(f"{path}/*.tar"), root, retries))
         return _some(ShardList(tuple(system.unstrip_protocol(name) for name in found), index), root)
     folder = Path(root).expanduser()
     if not folder.is_dir():
-        raise ValueError(f"root={root} is not a folder of shards")
+        raise UserError(f"root={root} is not a folder of shards")
     if (folder / INDEX).exists():
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        index = _parsed((folder / INDEX).read_bytes(), folder / INDEX)
         return _existing(ShardList(tuple(str(folder / shard["name"]) for shard in index["shards"]), index))
     if (folder / "prepare.json").exists():
-        raise ValueError(f"root={root}: job=prepare has not finished there; run it again")
+        raise UserError(f"root={root}: job=prepare has not finished there; run it again")
     return _some(ShardList(tuple(str(path) for path in sorted(folder.glob("*.tar"))), None), root)
 
 
 def _remote_index(system: fsspec.AbstractFileSystem, path: str) -> dict | None:
-    return json.loads(system.cat_file(path)) if system.exists(path) else None
+    return _parsed(system.cat_file(path), path) if system.exists(path) else None
+
+
+def _parsed(content: bytes, path: object) -> dict:
+    try:
+        index = json.loads(content)
+        [(shard["name"], shard["samples"], shard["bytes"]) for shard in index["shards"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error!r}); copy it again, or prepare the shards again") from None
+    return index
 
 
 def _some(shards: ShardList, root: str) -> ShardList:
     if not shards.urls:
-        raise ValueError(f"root={root} holds no .tar files")
+        raise UserError(f"root={root} holds no .tar files")
     return shards
 
 
@@ -75,19 +100,104 @@ def _existing(shards: ShardList) -> ShardList:
         if "://" in url:
             continue
         if not Path(url).exists():
-            raise ValueError(f"{url} does not exist")
+            raise UserError(f"{url} does not exist")
         if size is not None and Path(url).stat().st_size != size:
-            raise ValueError(f"{url} has not the {size} bytes that {INDEX} says: copy it again, or prepare it again")
+            raise UserError(f"{url} has not the {size} bytes that {INDEX} says: copy it again, or prepare it again")
     return shards
 
 
-class WebDataset(ImageData):
-    """root, held_out: see `list_shards`. Members `jpg/png/webp` with `cls`, or `json` with "label".
+@dataclass(frozen=True, kw_only=True)
+class ShardSet:
+    """The tar shards of both splits, and the cache for those behind a URL.
 
-    captions: weights of the texts to choose from, "txt" or a name in `json`; empty for none. embeddings: deliver the
-    texts that `job=prepare` has encoded. shuffle_shards: how many shards are mixed at a time, 0 for all.
-    cache_dir, cache_gb: where shards behind a URL are kept, and how much of them. It must hold shuffle_shards shards,
-    or they are fetched again and again.
+    Args:
+        root: Shards of the training split; see `list_shards`.
+        held_out: Shards of the held-out split, or None.
+        cache_dir: Folder for tables of the shards, and for shards fetched from a URL.
+        cache_gb: Limit of the fetched shards in gigabytes.
+        retries: Number of further attempts to read a shard.
+        texts: Whether captions and embeddings are read.
+
+    Raises:
+        ValueError: `cache_gb` is not above 0.
+    """
+
+    root: str | None
+    held_out: str | None
+    cache_dir: str
+    cache_gb: float
+    retries: int
+    texts: bool
+
+    def __post_init__(self) -> None:
+        if self.cache_gb <= 0:
+            raise ValueError(f"cache_gb={self.cache_gb} must be above 0")
+
+    def path(self, split: Split) -> str:
+        """Return the argument that names the shards of a split; raises UserError if it was not given."""
+        if split == "train":
+            return require_root(self.root, "the folder or the URL of .tar shards")
+        if not self.held_out:
+            raise UserError("held_out is missing: give the folder or the URL of the shards of the held-out split")
+        return self.held_out
+
+    def check(self, *, num_classes: int | None, embeddings: bool) -> None:
+        """Check local shards without opening them; a URL is checked when it is opened.
+
+        Args:
+            num_classes: Number of classes that the index must have, or None for any.
+            embeddings: Whether the shards must hold embeddings.
+
+        Raises:
+            UserError: Shards are missing, or they do not fit the arguments.
+        """
+        root = self.path("train")
+        if "://" in root:
+            return
+        index = list_shards(root, retries=0).index
+        if index is None:
+            return
+        if num_classes is not None and index["classes"] and len(index["classes"]) != num_classes:
+            raise UserError(f"num_classes={num_classes}, but {root} has {len(index['classes'])} classes")
+        if embeddings and not index["prepare"]["text_encoder"]:
+            raise UserError(f"embeddings=true, but {root} was prepared without a text encoder")
+
+    def class_names(self) -> Sequence[str]:
+        """Return the names of the classes from the index of the training shards, if there is one."""
+        index = list_shards(self.path("train"), self.retries).index
+        return index["classes"] if index else ()
+
+    def open(self, split: Split) -> ShardSource:
+        """List the samples of a split; raises UserError if there are none."""
+        root = self.path(split)
+        shards = list_shards(root, self.retries)
+        if shards.counts is None:
+            logger.info("listing %d shards that have no %s", len(shards.urls), INDEX)
+        cache = Path(self.cache_dir).expanduser()
+        store = ShardStore(cache=cache, cache_bytes=self.cache_gb * 1e9, retries=self.retries)
+        source = ShardSource(shards.urls, store, shards.counts, texts=self.texts)
+        if not sum(source.group_sizes):
+            raise UserError(f"root={root}: the shards hold no samples")
+        return source
+
+
+class WebDataset(ImageData):
+    """Tar shards with members `jpg`, `png` or `webp`, and `cls`, or `json` with the key "label".
+
+    Args:
+        root: Training shards: a folder, the URL of a folder, or a pattern like
+            `s3://bucket/train-{000000..000146}.tar`.
+        held_out: Shards of the held-out split, in the same form.
+        captions: Weights of the texts to draw from, "txt" or a key of the json; empty for none.
+        embeddings: Whether the precomputed text tokens of the shards are delivered.
+        shuffle_shards: Number of shards that are mixed at a time; 0 for all.
+        cache_dir: Folder for tables of the shards, and for shards fetched from a URL.
+        cache_gb: Limit of the fetched shards in gigabytes. With room for fewer than `shuffle_shards` shards they are
+            fetched repeatedly.
+        **options: Shared options; see `ImageSpec`.
+
+    Raises:
+        ValueError: An option is out of range.
     """
 
     def __init__(
@@ -95,69 +205,30 @@ class WebDataset(ImageData):
         *,
         root: str | None = None,
         held_out: str | None = None,
-        image_size: int = 256,
-        channels: int = 3,
-        num_classes: int = 1000,
-        name: str = "webdataset",
         captions: dict[str, float] | None = None,
         embeddings: bool = False,
         shuffle_shards: int = 64,
         cache_dir: str = CACHE,
         cache_gb: float = 100.0,
-        preprocess: Preprocess | None = None,
-        reading: Reading | None = None,
-        reference_images: int = 5000,
+        **options: Unpack[ImageOptions],
     ) -> None:
-        super().__init__(
-            image_size=image_size, channels=channels, num_classes=num_classes, name=name,
-            preprocess=preprocess or Preprocess(), reading=reading or Reading(), reference_images=reference_images,
-        )  # fmt: skip
+        super().__init__(options, name="webdataset")
         if shuffle_shards < 0:
             raise ValueError(f"shuffle_shards={shuffle_shards} must be 0 or more")
-        if cache_gb <= 0:
-            raise ValueError(f"cache_gb={cache_gb} must be above 0")
-        self.root, self.held_out = root, held_out
-        self.captions, self.embeddings = checked_weights(captions or {}), embeddings
-        self.shuffle_shards, self.cache_dir, self.cache_gb = shuffle_shards, cache_dir, cache_gb
+        self.captions, self.embeddings, self.shuffle_shards = checked_weights(captions), embeddings, shuffle_shards
+        self.shards = ShardSet(
+            root=root, held_out=held_out, cache_dir=cache_dir, cache_gb=cache_gb, retries=self.spec.reading.retries,
+            texts=bool(captions) or embeddings,
+        )  # fmt: skip
 
     def check(self) -> None:
-        root = self._root("train")
-        if "://" in root:
-            return  # the network is for open()
-        index = list_shards(root, retries=0).index
-        classes = index["classes"] if index else []
-        if self.labelled and classes and len(classes) != self.num_classes:
-            raise ValueError(f"num_classes={self.num_classes}, but {root} has {len(classes)} classes")
-        if self.embeddings and index is not None and not index["prepare"]["text_encoder"]:
-            raise ValueError(f"embeddings=true, but {root} was prepared without job.text_encoder")
+        """Raise UserError unless local shards are complete and fit the options."""
+        self.shards.check(num_classes=self.spec.num_classes, embeddings=self.embeddings)
 
     def class_names(self) -> Sequence[str]:
-        index = list_shards(self._root("train"), self.reading.retries).index
-        return index["classes"] if index else ()
+        """Return the names of the classes, if the shards have an index."""
+        return self.shards.class_names()
 
-    def open(self, split: Split) -> Source:
-        shards = list_shards(self._root(split), self.reading.retries)
-        if shards.counts is None:
-            logger.info("listing %d shards that have no %s", len(shards.urls), INDEX)
-        cache = Path(self.cache_dir).expanduser()
-        store = ShardStore(cache=cache, cache_bytes=self.cache_gb * 1e9, retries=self.reading.retries)
-        texts = bool(self.captions or self.embeddings)
-        source = ShardSource(shards.urls, store, shards.counts, texts=texts)
-        if not sum(source.group_sizes):
-            raise ValueError(f"root={self._root(split)}: the shards hold no samples")
-        return source
-
-    def _root(self, split: Split) -> str:
-        if split == "train":
-            return require_root(self.root, "webdataset", "FOLDER_OR_URL of .tar shards")
-        if not self.held_out:
-            raise ValueError("held_out is missing: metrics.reference=held_out needs data.held_out=FOLDER_OR_URL")
-        return self.held_out
-
-
-def checked_weights(captions: Mapping[str, float]) -> dict[str, float]:
-    """Raises ValueError for weights that cannot be drawn by."""
-    for name, weight in captions.items():
-        if weight <= 0:
-            raise ValueError(f"captions.{name}={weight} must be above 0; leave it out instead")
-    return dict(captions)
+    def open(self, split: Split) -> ShardSource:
+        """List the samples of a split; raises UserError if there are none."""
+        return self.shards.open(split)

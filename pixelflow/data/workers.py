@@ -1,9 +1,9 @@
-"""Processes that fill batches ahead of time, and are replaced when they die or stand still.
+"""Processes that fill batches ahead of time and are replaced when they die or stall.
 
-torch's DataLoader is not used: it reports a dead worker by an exception from a signal handler, in the middle of
-whatever the training step is doing, cannot replace one, and allocates shared memory anew for every batch. Here the
-batches lie in slots that are allocated once, so memory is `workers * depth` batches; and as a batch is a function of
-its position, a new worker fills again what the old one left.
+torch's DataLoader is not used: it reports a dead worker by an exception from a signal handler, in the middle of the
+training step, cannot replace a worker, and allocates shared memory anew for every batch. Here the batches lie in slots
+that are allocated once, so memory is `workers * depth` batches. A batch is a function of its position, so a new worker
+fills the batches that the old one did not finish.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,11 +24,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pixelflow.errors import UserError, WorkFailed
+
 logger = logging.getLogger(__name__)
 
 Fill = Callable[[int, Tensor, Callable[[int], None]], Any]
-"""`(position, slot (B, C, R, R) uint8, reading)` fills the slot and returns what belongs to it; it calls
-`reading(index)` before each sample."""
+"""`(position, slot (B, C, R, R) uint8, reading)` fills the slot and returns the labels and captions that belong to it;
+it calls `reading(index)` before each sample."""
 
 POLL_SECONDS = 1.0
 INDEX, BEATS = 0, 1
@@ -37,12 +40,12 @@ _sign: Callable[[], None] = lambda: None  # noqa: E731 - set in a worker
 
 
 def sign_of_life() -> None:
-    """Called by whatever takes long on purpose - fetching, waiting - so that its worker is not taken for dead."""
+    """Mark this worker as alive. Long operations such as fetching a shard call it, so that they count as no stall."""
     _sign()
 
 
-class WorkerError(OSError):
-    """A batch could not be read, though it was tried again."""
+class WorkerError(WorkFailed):
+    """A batch could not be read in several attempts."""
 
 
 @dataclass
@@ -53,10 +56,16 @@ class _Task:
 
 
 class WorkerPool:
-    """Fills batches in the order in which `submit` asked for them.
+    """Fills batches in worker processes and returns them in the order of `submit`.
 
-    describe: names a sample by its index, for messages. stall_seconds: a worker without a sign of life for so long is
-    replaced. retries: how often a batch is tried again, with a growing wait, before WorkerError names it.
+    Args:
+        fill: Fills one batch.
+        describe: Names a sample by its index, for messages.
+        shape: Shape (B, C, R, R) of a batch.
+        workers: Number of processes, at least 1.
+        depth: Number of batches that each worker keeps ready.
+        stall_seconds: Seconds without a sign of life after which a worker is replaced.
+        retries: Number of further attempts to read a batch, with growing waits.
     """
 
     def __init__(
@@ -77,29 +86,37 @@ class WorkerPool:
         self._free = deque(range(workers * depth))
         self._tasks: deque[_Task] = deque()
         self._turn = 0
-        # fork: a source's list of a million files is shared with the workers, not copied to them.
+        # With fork, a source's list of a million files is shared with the workers and not copied.
         self._context = multiprocessing.get_context("fork")
         self._started = [self._start(worker) for worker in range(workers)]
 
     @property
     def capacity(self) -> int:
-        """Batches that may be asked for at a time."""
+        """Number of batches that may be submitted and not yet returned."""
         return len(self.slots)
 
     @property
     def pids(self) -> list[int]:
+        """Process ids of the workers."""
         return [process.pid for process, _ in self._started if process.pid is not None]
 
     def submit(self, position: int) -> None:
+        """Ask a worker for the batch at `position`."""
         task = _Task(position, self._free.popleft(), self._turn)
         self._turn = (self._turn + 1) % len(self._started)
         self._tasks.append(task)
         self._send(task)
 
     def next(self) -> tuple[Tensor, Any]:
-        """The oldest batch asked for: its slot, good until the next `submit`, and what belongs to it.
+        """Return the oldest batch that was submitted.
 
-        Raises WorkerError if it cannot be read, or the ValueError or OSError that reading it raised.
+        Returns:
+            Its slot, valid until the next `submit`, and the result of `fill`.
+
+        Raises:
+            WorkerError: The worker died or stalled in every attempt.
+            UserError: The samples cannot be used.
+            WorkFailed: The storage failed.
         """
         task = self._tasks[0]
         failures = 0
@@ -124,11 +141,12 @@ class WorkerPool:
         return self.slots[task.slot], result
 
     def close(self) -> None:
+        """Stop all workers."""
         for worker in range(len(self._started)):
             self._stop(worker)
 
     def _wait(self, worker: int) -> tuple[Exception | None, Any] | None:
-        """The worker's next answer; None if it died or stands still."""
+        """Return the next answer of a worker, or None if it died or stalled."""
         process, connection = self._started[worker]
         seen, since = int(self.status[worker, BEATS]), time.monotonic()
         while True:
@@ -154,7 +172,7 @@ class WorkerPool:
             return f"data worker {worker} gave no sign of life for {self.stall_seconds:g} s{where}"
         code = process.exitcode
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-        memory = " (out of memory? lower data.reading.workers)" if code == -signal.SIGKILL else ""
+        memory = " (out of memory? use fewer workers)" if code == -signal.SIGKILL else ""
         return f"data worker {worker} {how}{memory}{where}"
 
     def _start(self, worker: int) -> tuple[BaseProcess, Connection]:
@@ -181,9 +199,9 @@ class WorkerPool:
 
 
 def _work(fill: Fill, connection: Connection, slots: Tensor, status: Tensor) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, which stops us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the trainer stops its workers
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_DFL)  # not what the trainer does on them
+        signal.signal(number, signal.SIG_DFL)  # not the handlers of the trainer
     torch.set_num_threads(1)
     parent = os.getppid()
     beats = status.numpy()
@@ -209,9 +227,8 @@ def _work(fill: Fill, connection: Connection, slots: Tensor, status: Tensor) -> 
         try:
             result = fill(position, slots[slot], reading)
         except Exception as caught:
-            error = (
-                caught if isinstance(caught, ValueError | OSError) else RuntimeError(f"in a data worker: {caught!r}")
-            )
+            known = isinstance(caught, UserError | WorkFailed)
+            error = caught if known else RuntimeError("in a data worker:\n" + traceback.format_exc())
         beats[INDEX] = -1
         try:
             connection.send((error, result))

@@ -31,7 +31,7 @@ CAPTION_ROWS, CAPTION_LENGTH = 12, 90
 
 def run(config: Config, overrides: list[str]) -> None:
     data, job = instantiate(config["data"]), config["job"]
-    folder = Path(job["output"]) / data.name
+    folder = Path(job["output"]) / data.spec.name
     facts = look(data, job["samples"]) | measure(data, config["seed"], job["batch_size"], job["batches"], folder)
     sheet = contact_sheet(facts.pop("shown"), data.class_names(), folder / "contact_sheet.png")
     write_json(folder / "data.json", facts)
@@ -52,10 +52,10 @@ def look(data: Any, count: int) -> dict[str, Any]:
         try:
             record = source.read(index)
             if isinstance(record.image, bytes):
-                sizes.append(size_of(record.image, max_pixels=data.preprocess.max_pixels))
+                sizes.append(size_of(record.image, max_pixels=data.spec.preprocess.max_pixels))
                 formats[_format(record.image)] += 1
                 lengths.append(len(record.image))
-                decode(record.image, max_pixels=data.preprocess.max_pixels)
+                decode(record.image, max_pixels=data.spec.preprocess.max_pixels)
             else:
                 sizes.append(record.image.shape[:2])
             if data.labelled:
@@ -65,7 +65,7 @@ def look(data: Any, count: int) -> dict[str, Any]:
         except BadSample as error:
             bad[error.reason] += 1
             logger.warning("%s: %s", source.where(index), error)
-    facts: dict[str, Any] = {"name": data.name, "training samples": total}
+    facts: dict[str, Any] = {"name": data.spec.name, "training samples": total}
     if len(source.group_sizes) > 1:
         facts["shards"] = len(source.group_sizes)
     facts["looked at"] = len(indices)
@@ -79,7 +79,7 @@ def look(data: Any, count: int) -> dict[str, Any]:
         facts["kilobytes per image"] = round(sum(lengths) / len(lengths) / 1000, 1)
     if classes:
         facts["classes"] = (
-            f"{len(classes)} of {data.num_classes} seen, {min(classes.values())} to {max(classes.values())} each"
+            f"{len(classes)} of {data.spec.num_classes} seen, {min(classes.values())} to {max(classes.values())} each"
         )
     return facts
 

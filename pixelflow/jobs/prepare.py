@@ -39,7 +39,7 @@ def run(config: Config, overrides: list[str]) -> None:
     if index["bad"]:
         told = ", ".join(f"{count} {reason}" for reason, count in index["bad"].items())
         print(f"left out: {told}; listed in {output / 'bad_samples.jsonl'}")
-    option = f"webdataset data.num_classes={data.num_classes}" if data.labelled else "image_text"
-    crop = "random" if settings.size > data.image_size else "center"
-    sizes = f"data.image_size={data.image_size} data.preprocess.crop={crop}"
+    option = f"webdataset data.num_classes={data.spec.num_classes}" if data.labelled else "image_text"
+    image_size = data.spec.image_size
+    sizes = f"data.image_size={image_size} data.preprocess.crop={'random' if settings.size > image_size else 'center'}"
     print(f"train with: data={option} data.root={output} {sizes}")

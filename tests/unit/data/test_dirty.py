@@ -110,9 +110,7 @@ def test_too_many_are_refused(folder: tuple[Path, dict[str, str]], tmp_path: Pat
     data = ImageFolder(
         root=str(folder[0]), image_size=16, num_classes=2, reading=Reading(workers=0, max_bad_share=0.05)
     )
-    message = (
-        r"\d+ of \d+ samples cannot be used \(\d+ .*more than data.reading.max_bad_share=0.05; .*bad_samples.jsonl"
-    )
+    message = r"\d+ of \d+ samples cannot be used \(\d+ .*more than max_bad_share=0.05 accepts; .*bad_samples.jsonl"
     with pytest.raises(DirtyData, match=message):
         list(itertools.islice(data.loader(batch_size=100, seed=0, report=tmp_path), 20))
     assert (tmp_path / "bad_samples.jsonl").exists()
@@ -139,5 +137,5 @@ def test_the_reference_of_the_metrics_leaves_them_out_too(folder: tuple[Path, di
     images, labels = data.images("train")
     assert 250 < len(images) == len(labels) < 295
     assert images.shape[1:] == (3, 16, 16)
-    with pytest.raises(ValueError, match=r"has no val folder: use metrics\.reference=train"):
+    with pytest.raises(ValueError, match=r"has no val folder; use the train split"):
         data.images("held_out")

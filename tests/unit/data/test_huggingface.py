@@ -68,8 +68,8 @@ def test_a_pattern_and_data_without_classes(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "needs one of data.repository=NAME and data.root=PARQUET_FILES"),
-        ({"root": "a", "repository": "b"}, "needs one of"),
+        ({}, "^repository: give one of repository=NAME and root=PARQUET_FILES"),
+        ({"root": "a", "repository": "b"}, "give one of"),
         ({"root": "nowhere"}, "root=nowhere has no parquet files for the split train"),
     ],
 )

@@ -39,7 +39,7 @@ def test_a_file_that_vanishes_is_a_bad_sample(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "root is missing: data=imagefolder needs data.root=FOLDER"),
+        ({}, "root is missing: give a folder with"),
         ({"root": "nowhere"}, "root=nowhere is not a folder"),
         ({"root": "{tmp}"}, "num_classes=1000, but .* has 2 class folders"),
         ({"root": "{tmp}/train/c0"}, "has 0 class folders: images must lie in one folder for each class"),

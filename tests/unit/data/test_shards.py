@@ -193,7 +193,7 @@ def test_no_tar_at_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("root", "message"),
     [
-        (None, "root is missing: data=webdataset needs data.root="),
+        (None, "root is missing: give the folder or the URL of .tar shards"),
         ("nowhere", "root=nowhere is not a folder of shards"),
         ("nowhere-{0..3}.tar", r"nowhere-0\.tar does not exist"),
     ],

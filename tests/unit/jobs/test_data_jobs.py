@@ -46,10 +46,10 @@ def test_captions_stand_beside_their_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ("data=imagefolder", r"data\.root is missing: data=imagefolder needs data\.root="),
+        ("data=imagefolder", r"data\.root is missing: give a folder with"),
         ("data=imagefolder data.root=nowhere", r"data\.root=nowhere is not a folder"),
         ("data=webdataset data.root=nowhere", r"data\.root=nowhere is not a folder of shards"),
-        ("data=huggingface", r"^data\.repository: data=huggingface needs one of data\.repository=NAME"),
+        ("data=huggingface", r"^data\.repository: give one of repository=NAME"),
         ("data=image_text job=data", r"data\.root is missing"),
     ],
 )
