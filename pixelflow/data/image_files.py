@@ -1,8 +1,8 @@
-"""Finished images on disk, read as they are: a folder of files, an .npz as the ADM suite has it, tar shards.
+"""Finished images on disk, read without a crop: a folder of files, an .npz of the ADM suite, or tar shards.
 
-They come in the order of their names, a few at a time, so that 50,000 images need no more memory than 100.
+Images are read in the order of their names, a few at a time, so that memory does not grow with their number.
 
-Shape legend: B images asked for, N all of them, C channels, H and W pixels.
+Shape legend: B images of one read, N all images, C channels, H and W pixels.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from pixelflow.data.shards import ABSENT, IMAGE, LABEL, scan
+from pixelflow.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 EIGHT_BIT = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
@@ -30,7 +31,13 @@ THREADS = 8
 
 
 class ImageFiles(ABC):
-    """path: where they are. count: N. labels: (N,) int64, or None."""
+    """Images on disk with random access.
+
+    Attributes:
+        path: Their folder or file.
+        count: Their number N.
+        labels: (N,) int64, or None.
+    """
 
     path: Path
     count: int
@@ -38,18 +45,22 @@ class ImageFiles(ABC):
 
     @abstractmethod
     def read(self, ids: Sequence[int]) -> Tensor:
-        """(B, C, H, W) uint8. Raises ValueError naming a file that cannot be read or has another size."""
+        """Return the images with the given numbers, (B, C, H, W) uint8.
+
+        Raises:
+            UserError: A file cannot be read or has another size than the first one.
+        """
 
     @abstractmethod
     def files(self) -> list[Path]:
-        """What the images lie in."""
+        """Return the files that hold the images."""
 
     def side(self) -> int:
-        """Width of the first image in pixels."""
+        """Return the width of the first image in pixels."""
         return self.read([0]).shape[-1]
 
     def listing(self) -> str:
-        """Names, sizes and times of the files, hashed: cheap, and another one as soon as a file changes."""
+        """Return a hash of the names, sizes and times of the files. It is cheap and changes when a file changes."""
         digest = hashlib.sha256()
         for path in self.files():
             stat = path.stat()
@@ -57,7 +68,7 @@ class ImageFiles(ABC):
         return digest.hexdigest()
 
     def content(self) -> str:
-        """A hash of the names and bytes of the files, wherever they lie: reads them all."""
+        """Return a hash of the names and contents of all files, which are read. It does not depend on the folder."""
         digest = hashlib.sha256()
         for path in self.files():
             with open(path, "rb") as stream:
@@ -68,9 +79,13 @@ class ImageFiles(ABC):
 
 
 def open_images(path: Path) -> ImageFiles:
-    """The images of a folder that job=sample wrote, of any folder, of an .npz, or of tar shards.
+    """Open a folder written by job=sample, any folder of images, an .npz, or a folder of tar shards.
 
-    Raises ValueError if there are none or they cannot be used.
+    Args:
+        path: The folder or the .npz.
+
+    Raises:
+        UserError: There are no images, or they cannot be used.
     """
     if path.is_dir() and (path / "images.npz").exists():
         path = path / "images.npz"
@@ -84,29 +99,43 @@ def open_images(path: Path) -> ImageFiles:
 
 
 class FolderImages(ImageFiles):
-    """labels: the record of job=sample, whose classes go round."""
+    """Image files at any depth below a folder.
+
+    Args:
+        path: The folder.
+        labels: Record of job=sample with the list of classes, which repeats along the images; or None.
+
+    Raises:
+        UserError: There are no images, or the first one or the record cannot be read.
+    """
 
     def __init__(self, path: Path, *, labels: Path | None = None) -> None:
         self.path = path
         found = [p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
         self._files = sorted(found, key=lambda p: p.relative_to(path).as_posix())
         if not self._files:
-            raise ValueError(f"{path} holds no .png, .jpg or .webp images, no .npz and no tar shards")
+            raise UserError(f"{path} holds no .png, .jpg or .webp images, no .npz and no tar shards")
         self.count = len(self._files)
         if labels is not None:
-            classes = json.loads(labels.read_text(encoding="utf-8"))["class_list"]
-            self.labels = torch.tensor(classes)[torch.arange(self.count) % len(classes)]
+            try:
+                classes = json.loads(labels.read_text(encoding="utf-8"))["class_list"]
+                self.labels = torch.tensor(classes)[torch.arange(self.count) % len(classes)]
+            except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+                raise UserError(f"{labels} cannot be read: {error!r}; remove it to use the images alone") from None
         self._first = decode(self._files[0].read_bytes(), self._files[0]).shape
 
     def files(self) -> list[Path]:
+        """Return the files that hold the images."""
         return self._files
 
     def read(self, ids: Sequence[int]) -> Tensor:
+        """Return images; see `ImageFiles.read`."""
+
         def one(i: int) -> np.ndarray:
             file = self._files[i]
             pixels = decode(file.read_bytes(), file)
             if pixels.shape != self._first:
-                raise ValueError(f"{file} has {pixels.shape[:2]} pixels, {self._files[0].name} has {self._first[:2]}")
+                raise UserError(f"{file} has {pixels.shape[:2]} pixels, {self._files[0].name} has {self._first[:2]}")
             return pixels
 
         with ThreadPoolExecutor(THREADS) as pool:
@@ -114,7 +143,14 @@ class FolderImages(ImageFiles):
 
 
 class NpzImages(ImageFiles):
-    """`arr_0` uint8 (N, H, W, C) and perhaps `arr_1`, the labels. Read in pieces, compressed or not."""
+    """An .npz with `arr_0`, uint8 (N, H, W, C), and optionally `arr_1`, the labels; compressed or not.
+
+    Args:
+        path: The file, which is read in pieces.
+
+    Raises:
+        UserError: The file cannot be read or does not hold images.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -129,17 +165,19 @@ class NpzImages(ImageFiles):
             with np.load(path, allow_pickle=False) as arrays:
                 labels = arrays.get("arr_1")
         except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-            raise ValueError(f"{path} cannot be read as an .npz of images: {error}") from None
+            raise UserError(f"{path} cannot be read as an .npz of images: {error}") from None
         if self.dtype != np.uint8 or len(self.shape) != 4 or self.shape[3] not in (1, 3) or not self.shape[0]:
-            raise ValueError(f"{path}: arr_0 must be uint8 (N, H, W, C), got {self.dtype} {self.shape}")
+            raise UserError(f"{path}: arr_0 must be uint8 (N, H, W, C), got {self.dtype} {self.shape}")
         self.count = self.shape[0]
         if labels is not None and labels.shape == (self.count,):
             self.labels = torch.from_numpy(labels).long()
 
     def files(self) -> list[Path]:
+        """Return the files that hold the images."""
         return [self.path]
 
     def read(self, ids: Sequence[int]) -> Tensor:
+        """Return images; see `ImageFiles.read`."""
         size = int(np.prod(self.shape[1:]))
         images = []
         try:
@@ -149,7 +187,7 @@ class NpzImages(ImageFiles):
                     content = stream.read(size)
                     images.append(np.frombuffer(content, np.uint8).reshape(self.shape[1:]))
         except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-            raise ValueError(f"{self.path} is damaged at image {len(images)} of those asked for: {error}") from None
+            raise UserError(f"{self.path} is damaged: image {ids[len(images)]} cannot be read: {error}") from None
         return as_tensor(images)
 
 
@@ -158,29 +196,41 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], Any]:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(stream)
     if fortran:
-        raise ValueError("arr_0 lies in Fortran order; save it with numpy.ascontiguousarray")
+        raise ValueError("arr_0 is in Fortran order; save it with numpy.ascontiguousarray")
     return shape, dtype
 
 
 class ShardImages(ImageFiles):
-    """Tar shards in the order of their names, as job=sample and job=prepare write them."""
+    """Tar shards in the order of their names, as written by job=sample and job=prepare.
+
+    Args:
+        path: The folder.
+        shards: The shards in it.
+
+    Raises:
+        UserError: A shard cannot be read, or a sample has no image.
+    """
 
     def __init__(self, path: Path, shards: list[Path]) -> None:
         self.path, self._shards = path, shards
         self._tables = [scan(shard) for shard in shards]
         for shard, table in zip(shards, self._tables, strict=True):
             if len(table) and (table[:, IMAGE, 0] == ABSENT).any():
-                raise ValueError(f"{shard} holds samples without an image")
+                raise UserError(f"{shard} holds samples without an image")
         self._ends = np.cumsum([len(table) for table in self._tables])
         self.count = int(self._ends[-1])
         if not self.count:
-            raise ValueError(f"{path}: the shards hold no images")
+            raise UserError(f"{path}: the shards hold no images")
         if all((table[:, LABEL, 0] != ABSENT).all() for table in self._tables):
             texts = [self._member(i, LABEL) for i in range(self.count)]
-            self.labels = torch.tensor([int(text) for text in texts])
+            try:
+                self.labels = torch.tensor([int(text) for text in texts])
+            except ValueError as error:
+                raise UserError(f"{path}: a label is not a number: {error}") from None
         self._first = decode(self._member(0, IMAGE), self._shards[0]).shape
 
     def files(self) -> list[Path]:
+        """Return the files that hold the images."""
         return self._shards
 
     def _member(self, i: int, column: int) -> bytes:
@@ -191,10 +241,12 @@ class ShardImages(ImageFiles):
             return stream.read(size)
 
     def read(self, ids: Sequence[int]) -> Tensor:
+        """Return images; see `ImageFiles.read`."""
+
         def one(i: int) -> np.ndarray:
             pixels = decode(self._member(i, IMAGE), f"image {i} of {self.path}")
             if pixels.shape != self._first:
-                raise ValueError(f"image {i} of {self.path} has {pixels.shape[:2]} pixels, not {self._first[:2]}")
+                raise UserError(f"image {i} of {self.path} has {pixels.shape[:2]} pixels, not {self._first[:2]}")
             return pixels
 
         with ThreadPoolExecutor(THREADS) as pool:
@@ -202,15 +254,27 @@ class ShardImages(ImageFiles):
 
 
 def decode(content: bytes, file: object) -> np.ndarray:
-    """(H, W, 3) uint8. Raises ValueError naming `file` for one that is cut short or has more than 8 bits."""
+    """Decode an image.
+
+    Args:
+        content: The encoded image.
+        file: Its name in messages.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        UserError: The image is damaged or has more than 8 bits per channel.
+    """
     try:
         with Image.open(io.BytesIO(content)) as image:
             if image.mode not in EIGHT_BIT:
                 raise ValueError(f"its pixels are of mode {image.mode}, not of 8 bits")
             return np.asarray(image.convert("RGB"))
-    except Exception as error:  # Pillow raises half a dozen kinds for damaged files
-        raise ValueError(f"{file} cannot be read: {error}") from None
+    except Exception as error:  # Pillow raises many kinds of exceptions for damaged files
+        raise UserError(f"{file} cannot be read: {error}") from None
 
 
 def as_tensor(images: list[np.ndarray]) -> Tensor:
+    """Stack B images (H, W, C) to (B, C, H, W)."""
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()

@@ -1,7 +1,8 @@
-"""Scenes of coloured, textured shapes: what is in them, how they are described, how they are drawn.
+"""Scenes of coloured, textured shapes: their content, their captions and their rendering.
 
-The kinds of scene are those by which GenEval judges text-to-image models (Ghosh et al. 2023): a single object, two
-objects, counting, colours, positions, and colours bound to objects. Everything is exact, so a caption can be checked.
+The kinds of scenes are those of the GenEval benchmark for text-to-image models (Ghosh et al., 2023): a single object,
+two objects, counting, colours, positions, and colours bound to objects. The content is exact, so a caption can be
+checked.
 """
 
 from __future__ import annotations
@@ -27,7 +28,16 @@ POSITIONS = {"left of": (0, -1), "right of": (0, 1), "above": (-1, 0), "below": 
 
 @dataclass(frozen=True)
 class Thing:
-    """One shape. y, x: its centre, and radius: of its outline, in units of the image's side."""
+    """A shape in a scene.
+
+    Args:
+        shape: One of `SHAPES`.
+        colour: One of `COLOURS`.
+        texture: One of `TEXTURES`.
+        y: Vertical position of the centre, relative to the side of the image.
+        x: Horizontal position of the centre, relative to the side of the image.
+        radius: Radius of the outline, relative to the side of the image.
+    """
 
     shape: str
     colour: str
@@ -38,13 +48,21 @@ class Thing:
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """left, top, right, bottom in units of the image's side."""
+        """Left, top, right and bottom, relative to the side of the image."""
         return self.x - self.radius, self.y - self.radius, self.x + self.radius, self.y + self.radius
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The ground truth of one image. background: RGB. relation: of the first thing to the second, or ""."""
+    """The ground truth of one image.
+
+    Args:
+        kind: One of `KINDS`.
+        things: The shapes.
+        caption: The description.
+        background: RGB colour.
+        relation: Position of the first shape relative to the second, or "".
+    """
 
     kind: Kind
     things: tuple[Thing, ...]
@@ -54,12 +72,12 @@ class Scene:
 
     @property
     def label(self) -> int:
-        """The class: the shape of the first thing."""
+        """The class, which is the shape of the first thing."""
         return SHAPES.index(self.things[0].shape)
 
 
 def draw_scene(random: np.random.Generator) -> Scene:
-    """A scene at random; things never overlap."""
+    """Draw a random scene, in which things never overlap."""
     kind = KINDS[int(random.integers(len(KINDS)))]
     grey = int(random.integers(190, 250))
     background = tuple(int(v) for v in np.clip(grey + random.integers(-12, 13, 3), 0, 255))
@@ -81,7 +99,7 @@ def draw_scene(random: np.random.Generator) -> Scene:
 
 
 def _places(random: np.random.Generator, number: int) -> list[tuple[float, float, float]]:
-    """y, x and radius of things in cells of their own."""
+    """Return y, x and radius of each thing, one per cell of a grid."""
     cells = 1 if number == 1 else 2
     chosen = random.permutation(cells * cells)[:number]
     side = 1 / cells
@@ -98,7 +116,7 @@ def _places(random: np.random.Generator, number: int) -> list[tuple[float, float
 def _related(
     places: list[tuple[float, float, float]], relation: str, random: np.random.Generator
 ) -> list[tuple[float, float, float]]:
-    """Two things on opposite sides, so that the relation holds and its orthogonal one is not meant."""
+    """Place two things on opposite sides, so that the relation holds and the orthogonal one does not."""
     down, right = POSITIONS[relation]
     result = []
     for (_, _, radius), side in zip(places, (0.25, -0.25), strict=True):
@@ -133,12 +151,19 @@ def _article(words: str) -> str:
 
 
 def render(scene: Scene, size: int) -> np.ndarray:
-    """(size, size, 3) uint8 at any resolution, edges smooth over one pixel.
+    """Draw a scene with edges that are smooth over one pixel.
 
     Every shape is a signed distance (Quilez, "2D distance functions"), in units of its radius.
+
+    Args:
+        scene: The ground truth.
+        size: Height and width in pixels.
+
+    Returns:
+        (size, size, 3) uint8.
     """
     canvas = np.empty((size, size, 3), dtype=np.float32)
-    # A faint gradient, so that a background is no single value.
+    # A faint gradient, so that the background is not constant.
     canvas[:] = np.asarray(scene.background, dtype=np.float32) + np.linspace(8, -8, size)[:, None, None]
     for thing in scene.things:
         _render_thing(canvas, thing, size)
@@ -154,12 +179,14 @@ def _render_thing(canvas: np.ndarray, thing: Thing, size: int) -> None:
     pixel = 1 / (thing.radius * size)
     inside = np.clip(0.5 - DISTANCES[thing.shape](y, x) / pixel, 0, 1)[..., None]
     colour = np.asarray(COLOURS[thing.colour], dtype=np.float32)
-    shade = np.clip(0.5 - _pattern(thing.texture, y, x) / pixel, 0, 1)[..., None] * 0.55  # of white, in the pattern
+    shade = (
+        np.clip(0.5 - _pattern(thing.texture, y, x) / pixel, 0, 1)[..., None] * 0.55
+    )  # share of white in the pattern
     canvas[rows, columns] += inside * (colour + shade * (255 - colour) - canvas[rows, columns])
 
 
 def _pattern(texture: str, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """A signed distance, negative where the lighter shade is."""
+    """Return a signed distance that is negative in the lighter shade."""
     if texture == "striped":
         return np.abs((x + y + 10) % 0.5 - 0.25) - 0.1
     if texture == "checkered":
@@ -187,7 +214,7 @@ def _cross(y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def _polygon(corners: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Of corners (N, 2) as (y, x): distance to the nearest edge, negative inside (even-odd rule)."""
+    """Return the signed distance to a polygon with corners (N, 2) as (y, x), negative inside (even-odd rule)."""
 
     def distance(y: np.ndarray, x: np.ndarray) -> np.ndarray:
         nearest = np.full(np.broadcast_shapes(y.shape, x.shape), np.inf, dtype=np.float32)
@@ -204,7 +231,7 @@ def _polygon(corners: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarr
 
 
 def _corners(points: int, inner: float) -> np.ndarray:
-    """(N, 2): a regular polygon, its point up; with inner < 1 a star."""
+    """Return the corners (N, 2) of a regular polygon with a corner at the top, or of a star for inner < 1."""
     count = points if inner == 1 else 2 * points
     angle = 2 * np.pi * np.arange(count) / count
     radius = np.where(np.arange(count) % 2 == 0, 1, inner)

@@ -65,7 +65,7 @@ def test_a_file_that_could_not_be_written_whole_leaves_the_old_one_and_nothing_e
         (errno.ENOSPC, WorkFailed, "out cannot be written: .*; free space there, then run the same command again"),
         (errno.EDQUOT, WorkFailed, "free space"),
         (errno.EROFS, UserError, "out cannot be written: .*; choose another folder"),
-        (errno.EIO, OSError, ""),
+        (errno.EIO, OSError, "some reason"),
     ],
 )
 def test_a_full_disk_is_named_with_its_remedy(number: int, kind: type[Exception], message: str) -> None:
