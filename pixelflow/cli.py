@@ -96,8 +96,10 @@ def explained(work: Callable[[], Any]) -> Any:
     except KeyboardInterrupt:
         fail("interrupted; the same command goes on from the last checkpoint", status=130)
     except Exception as error:
-        from pixelflow.errors import Interrupted  # torch: seconds, for nothing where all goes well
+        from pixelflow.errors import Interrupted, WorkFailed
 
+        if isinstance(error, WorkFailed):
+            fail(str(error), status=1)
         if not isinstance(error, Interrupted):
             raise
         name = signal.name if (signal := stop_signal()) else "a request"

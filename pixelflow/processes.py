@@ -1,52 +1,66 @@
-"""The processes of one job: torchrun's, SLURM's, or this one alone.
+"""The processes of one job, as started by torchrun or by SLURM, or this process alone.
 
-What ends one process ends all, with its message: see `together`.
+`processes` opens the process group and gives each process its `World`. `shared_errors` raises an error of one process
+in all of them.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from pixelflow.errors import Interrupted
+from pixelflow.errors import Interrupted, WorkFailed
 from pixelflow.files import locked
 
-PATIENCE = timedelta(days=7)
-"""How long a process waits for the others: they work on pieces of different cost, without a word in between."""
+COLLECTIVE_TIMEOUT = timedelta(days=7)
+"""Time limit of a collective operation. It is long because processes may sample or measure for hours between two."""
+
+FAILURE_TIMEOUT = timedelta(seconds=10)
+"""Time that a failed process leaves the others to read its message, and that they wait for such a message."""
+
+EXIT_TIMEOUT = timedelta(minutes=10)
+"""Time that rank 0, which holds the job's store, waits at the end of its work for the other processes."""
+
+_LOST_CONNECTION = re.compile(r"gloo|nccl|connection|broken pipe|socket", re.IGNORECASE)
 
 
-LAST_WORDS = timedelta(seconds=10)
-"""How long a process that goes down waits for the others to hear why, or for another's reason."""
-
-LAST_WORK = timedelta(minutes=10)
-"""How long a process that has done its part waits for the others to do theirs."""
-
-
-class ProcessFailed(OSError):
-    """Another process of the job ended, and so must this one; the message is the other's."""
+class ProcessFailed(WorkFailed):
+    """Another process of the job failed, so this one ends as well. The message is that of the other process."""
 
 
 @dataclass(frozen=True)
 class World:
-    """rank: of this process among `size`. local_rank: among those of its machine."""
+    """This process and its place among all processes of the job.
+
+    Every method is a collective operation: all processes must call it. With one process it returns at once.
+
+    Args:
+        rank: Number of this process, from 0 to `size` - 1.
+        size: Number of processes.
+        local_rank: Number of this process among those of its machine.
+        store: Key-value store that all processes read and write (None for one process). A client serves one thread
+            at a time; another thread must use `store.clone()`.
+    """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    store: Any = field(default=None, compare=False, repr=False)
 
     def broadcast(self, value: Any) -> Any:
-        """Rank 0's value, to all."""
+        """Returns the value of rank 0 in every process."""
         if self.size == 1:
             return value
         box = [value]
@@ -54,16 +68,45 @@ class World:
         return box[0]
 
     def gather(self, value: Any) -> list[Any]:
-        """Everyone's values, to all, by rank; also a barrier."""
+        """Returns the values of all processes, ordered by rank, in every process. It is also a barrier."""
         if self.size == 1:
             return [value]
         values = [None] * self.size
         dist.all_gather_object(values, value)
         return values
 
+    def any(self, flag: bool) -> bool:
+        """Returns whether `flag` is true in any process. The message uses gloo, so no GPU is synchronised."""
+        if self.size == 1:
+            return flag
+        box = torch.tensor([int(flag)])
+        dist.all_reduce(box, op=dist.ReduceOp.MAX)
+        return bool(box.item())
+
+    def add(self, *tensors: Tensor) -> None:
+        """Replaces each tensor by its sum over the processes, in one message. All must have one dtype and device."""
+        if self.size == 1 or not tensors:
+            return
+        flat = torch.cat([t.reshape(-1) for t in tensors])
+        dist.all_reduce(flat)
+        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def slice(self, total: int) -> slice:
+        """Returns the contiguous share of this process among `total` items, a multiple of `size`. Not collective."""
+        share = total // self.size
+        return slice(self.rank * share, (self.rank + 1) * share)
+
 
 def world_of(environment: Mapping[str, str]) -> World:
-    """From the variables of torchrun, or of a SLURM step with several tasks; else alone."""
+    """Reads rank and size from the variables of torchrun, or of a SLURM step with several tasks.
+
+    Args:
+        environment: Environment variables, such as `os.environ`.
+
+    Returns:
+        The world without a store; a world of one process if neither set of variables is present.
+    """
     if "RANK" in environment and "WORLD_SIZE" in environment:
         rank = int(environment["RANK"])
         return World(rank, int(environment["WORLD_SIZE"]), int(environment.get("LOCAL_RANK", rank)))
@@ -74,7 +117,7 @@ def world_of(environment: Mapping[str, str]) -> World:
 
 
 def _rendezvous(environment: Mapping[str, str]) -> dict[str, str]:
-    """Where a SLURM step's processes meet: its first machine, a port by its job's number."""
+    """Address for the processes of a SLURM step: its first machine, and a port derived from its job's number."""
     if "MASTER_ADDR" in environment:
         return {}
     nodes = environment.get("SLURM_STEP_NODELIST", "localhost")
@@ -87,99 +130,139 @@ def _rendezvous(environment: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def processes(device: torch.device) -> Iterator[tuple[World, torch.device]]:
-    """The world, and this process's own device. Messages go over gloo on a CPU and NCCL on GPUs.
+    """Opens the process group of the job, with gloo for tensors on a CPU and NCCL for those on GPUs.
 
-    Inside another of its kind, it is that one.
+    Inside the block errors are shared (see `shared_errors`). A nested call uses the group that is open already.
+
+    Args:
+        device: Device of the job; "cuda" without an index selects one GPU for each process of a machine.
+
+    Yields:
+        The world, and the device of this process.
     """
     world = world_of(os.environ)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", world.local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
-    if world.size == 1 or dist.is_initialized():
+    if world.size == 1:
         yield world, device
         return
-    if world.rank:  # one voice is enough
+    if dist.is_initialized():
+        yield replace(world, store=_job_store()), device
+        return
+    if world.rank:  # rank 0 logs for all
         logging.getLogger("pixelflow").setLevel(logging.WARNING)
     os.environ.update(_rendezvous(os.environ))
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=PATIENCE)
-    store = job_store()  # now: who goes first may take with it what later ones would connect to
+    dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=COLLECTIVE_TIMEOUT)
+    world = replace(world, store=_job_store())
     try:
-        yield world, device
+        with shared_errors(world):
+            yield world, device
     except BaseException:
-        _leave_last(world, store, LAST_WORDS)
-        raise  # without taking the group down, which could wait for a process that is gone
-    _leave_last(world, store, LAST_WORK)
+        _leave_last(world, FAILURE_TIMEOUT)
+        raise  # without destroying the group, which could wait for a process that no longer exists
+    _leave_last(world, EXIT_TIMEOUT)
     dist.destroy_process_group()
 
 
-def job_store() -> dist.Store:
-    """Words that all processes of the job can read, for one thread."""
+def _job_store() -> dist.Store:
     return dist.PrefixStore("pixelflow", dist.distributed_c10d._get_default_store().clone())
 
 
 @contextmanager
-def together(world: World) -> Iterator[None]:
-    """An error inside is told to the other processes, and theirs is raised here, as ProcessFailed."""
+def shared_errors(world: World, *, wait: bool = False) -> Iterator[None]:
+    """Raises an error of any process in all processes.
+
+    The process whose code failed raises its own error; the others raise `ProcessFailed` with that error's message.
+    There are two ways for the others to learn of it:
+
+    - A block that contains collective operations (`wait=False`): the message is written to the job's store. Another
+      process notices when its next collective operation fails, and then reads the message.
+    - A block without collective operations (`wait=True`): every process completes its own work, and all compare their
+      results at the end of the block. Nothing in the block may communicate.
+
+    Args:
+        world: The processes that share errors.
+        wait: Whether all processes wait for each other at the end of the block.
+
+    Raises:
+        ProcessFailed: Another process failed, or the connection to it was lost.
+    """
     if world.size == 1:
         yield
         return
-    store = job_store()
+    if wait:
+        yield from _compared(world)
+        return
     try:
         yield
     except (Interrupted, ProcessFailed):
-        raise  # known to all
+        raise  # all processes know of it already
     except BaseException as error:
-        if isinstance(error, RuntimeError) and not _told(store):  # perhaps no more than the echo of another's end
-            raise ProcessFailed(
-                f"process {world.rank + 1} of {world.size} lost touch with the others: {error}"
-            ) from None
-        mine = f"process {world.rank + 1} of {world.size}: {(str(error) or type(error).__name__).splitlines()[0]}"
-        first = store.compare_set("failure", "", mine).decode()
+        # A lost connection is usually the effect of another process's failure, whose message is on its way.
+        if _lost_connection(error) and not _message_arrives(world):
+            raise ProcessFailed(f"{_name(world)} lost the connection to the others: {error}") from None
+        mine = _message(world, error)
+        first = world.store.compare_set("failure", "", mine).decode()
         if first != mine:
             raise ProcessFailed(first) from None
         raise
 
 
-def after_first(world: World) -> None:
-    """All go on when rank 0 gets here; if it ends before, the others hear why instead of waiting."""
-    if world.size == 1:
-        return
-    store = job_store()
-    if world.rank == 0:
-        store.set("open", "")
-    while not store.check(["open"]):
-        if store.check(["failure"]):
-            raise ProcessFailed(store.get("failure").decode())
-        time.sleep(0.05)
-
-
-def _told(store: dist.Store) -> bool:
-    """Whether another process says, soon, why it ends."""
+def _compared(world: World) -> Iterator[None]:
+    failure: Exception | None = None
     try:
-        store.wait(["failure"], LAST_WORDS)
+        yield
+    except Exception as error:
+        failure = error
+    messages = world.gather(None if failure is None else _message(world, failure))
+    if failure is not None:
+        raise failure
+    for message in filter(None, messages):
+        raise ProcessFailed(message)
+
+
+def _name(world: World) -> str:
+    return f"process {world.rank + 1} of {world.size}"
+
+
+def _message(world: World, error: BaseException) -> str:
+    return f"{_name(world)}: {(str(error) or type(error).__name__).splitlines()[0]}"
+
+
+def _lost_connection(error: BaseException) -> bool:
+    if isinstance(error, WorkFailed) or not isinstance(error, RuntimeError):
+        return False
+    return isinstance(error, dist.DistError) or _LOST_CONNECTION.search(str(error)) is not None
+
+
+def _message_arrives(world: World) -> bool:
+    """Whether another process reports its failure within FAILURE_TIMEOUT."""
+    try:
+        world.store.wait(["failure"], FAILURE_TIMEOUT)
     except RuntimeError:
         return False
     return True
 
 
-def _leave_last(world: World, store: dist.Store, patience: timedelta) -> None:
-    """Rank 0 may hold the words of all; it goes when the others have gone, or have had the time."""
+def _leave_last(world: World, timeout: timedelta) -> None:
+    """Keeps rank 0, which may hold the store, alive until the others have left or the time is over."""
     try:
         if world.rank:
-            store.set(f"left {world.rank}", "")
+            world.store.set(f"left {world.rank}", "")
         else:
-            store.wait([f"left {rank}" for rank in range(1, world.size)], patience)
-    except RuntimeError:  # the store, or somebody, is gone already
+            world.store.wait([f"left {rank}" for rank in range(1, world.size)], timeout)
+    except RuntimeError:  # the store or another process no longer exists
         return
 
 
 @contextmanager
 def held(folder: Path, world: World) -> Iterator[None]:
-    """One job at a time works on a folder; rank 0 holds it for all processes of the job."""
-    if world.rank:
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / ".lock"):
+    """Locks a folder, so that one job at a time works on it; rank 0 holds the lock for all processes of the job."""
+    with ExitStack() as stack:
+        with shared_errors(world, wait=True):
+            if world.rank == 0:
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(folder / ".lock"))
         yield

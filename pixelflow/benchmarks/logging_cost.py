@@ -19,8 +19,8 @@ import torch
 
 from pixelflow.config.build import Config
 from pixelflow.config.training_parts import build_trainer, checkpoint_store
+from pixelflow.processes import World
 from pixelflow.runs.context import open_run
-from pixelflow.training.distributed import Team
 
 
 def logging_cost(config: Config, device: torch.device) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def logging_cost(config: Config, device: torch.device) -> dict[str, Any]:
 def _run(config: Config, path: Path, device: torch.device) -> dict[str, float]:
     with open_run(path, config) as run:
         store = checkpoint_store(config, path)
-        trainer = build_trainer(config, run, store, Team(), device, lambda what: None)
+        trainer = build_trainer(config, run, store, World(), device, lambda what: None)
         inside: list[float] = []
         log = trainer.log
 

@@ -22,6 +22,7 @@ from pixelflow.nn.flops import DEFAULT_WIDTH, matrix_rate
 from pixelflow.nn.kernel_timing import choose_kernel
 from pixelflow.nn.kernels import set_kernel
 from pixelflow.nn.pack import Layout
+from pixelflow.processes import World
 from pixelflow.reporting.figures import image_grid
 from pixelflow.runs.context import Run
 from pixelflow.sampling.sampler import to_uint8
@@ -29,7 +30,7 @@ from pixelflow.signals import stop_signal
 from pixelflow.training.activation_checkpointing import checkpoint_blocks
 from pixelflow.training.checkpoint import CheckpointStore
 from pixelflow.training.costs import step_costs
-from pixelflow.training.distributed import Network, Team
+from pixelflow.training.distributed import Network
 from pixelflow.training.meter import Meter
 from pixelflow.training.settings import TrainerSettings
 from pixelflow.training.trainer import Trainer
@@ -49,7 +50,7 @@ def build_trainer(
     config: Config,
     run: Run,
     store: CheckpointStore,
-    team: Team,
+    world: World,
     device: torch.device,
     mark: Callable[[str], None],
 ) -> Trainer:
@@ -70,7 +71,9 @@ def build_trainer(
         image_grid(to_uint8(samples.x).cpu(), path, columns=GRID_COLUMNS, scale=GRID_SCALE)
         run.tracker.artifact(path)
 
-    trainer = assemble_trainer(config, store, team=team, device=device, report=run.path, log=log, grid=grid, mark=mark)
+    trainer = assemble_trainer(
+        config, store, world=world, device=device, report=run.path, log=log, grid=grid, mark=mark
+    )
     trainer.meter = build_meter(config, trainer)
     return trainer
 
@@ -79,7 +82,7 @@ def build_meter(config: Config, trainer: Trainer) -> Meter:
     """Counts a step of this process on a copy without memory, and measures what the device could do."""
     with torch.device("meta"):
         bare = instantiate(config["backbone"])
-    images = trainer.settings.batch_size // trainer.team.size
+    images = trainer.settings.batch_size // trainer.world.size
     costs = step_costs(bare, trainer.cascade, channels=config["data"]["channels"], images=images)
     dtype = torch.bfloat16 if trainer.settings.precision == "bf16" else torch.float32
     cuda = trainer.device.type == "cuda"
@@ -89,7 +92,7 @@ def build_meter(config: Config, trainer: Trainer) -> Meter:
     )  # fmt: skip
     return Meter(
         images=costs.images, tokens=costs.tokens, flops=costs.flops, device=trainer.device,
-        processes=trainer.team.size, rate=rate,
+        processes=trainer.world.size, rate=rate,
     )  # fmt: skip
 
 
@@ -97,7 +100,7 @@ def assemble_trainer(
     config: Config,
     store: CheckpointStore,
     *,
-    team: Team | None = None,
+    world: World | None = None,
     device: torch.device | None = None,
     report: Path | None = None,
     log: Callable[[dict[str, float], int], None],
@@ -105,17 +108,17 @@ def assemble_trainer(
     mark: Callable[[str], None] = lambda what: None,
 ) -> Trainer:
     """A trainer with freshly initialised weights. report: the folder that lists what data had to be skipped."""
-    team = team or Team()
+    world = world or World()
     device = device or pick_device(config["trainer"]["device"])
     settings = instantiate(config["trainer"])
     torch.manual_seed(config["seed"])  # the initial weights, the same in all processes
     model = build_model(config)
     if config["init_from"] is not None and not store.steps():
         init_from(model.backbone, config["init_from"])
-    network = build_network(config, model, settings, team, device)
+    network = build_network(config, model, settings, world, device)
     objective = build_objective(config, model, device)
     loader = instantiate(config["data"]).loader(
-        batch_size=settings.batch_size, seed=config["seed"], rank=team.rank, world_size=team.size, device=device,
+        batch_size=settings.batch_size, seed=config["seed"], rank=world.rank, world_size=world.size, device=device,
         report=report,
     )  # fmt: skip
     return Trainer(
@@ -140,18 +143,20 @@ def assemble_trainer(
     )
 
 
-def build_network(config: Config, model: Model, settings: TrainerSettings, team: Team, device: torch.device) -> Network:
+def build_network(
+    config: Config, model: Model, settings: TrainerSettings, world: World, device: torch.device
+) -> Network:
     """The backbone on its device, as fast as the settings want it, alone or shared."""
     backbone, cascade = model.backbone.to(device), model.cascade
     resolutions = [cascade.resolution(stage) for stage in range(cascade.num_stages)]
-    images = settings.images_per_part(team.size)
+    images = settings.images_per_part(world.size)
     share = -(-images // cascade.num_stages)
     pack = [torch.empty(share, 1, side, side, device="meta") for side in resolutions]
     layout = Layout.of(pack, int(backbone.patch_size))  # type: ignore[arg-type]
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     kernel = choose_kernel(settings.attention, layout, backbone=backbone, dtype=dtype, device=device)
-    set_kernel(backbone, team.broadcast(kernel))
+    set_kernel(backbone, world.broadcast(kernel))
     checkpoint_blocks(backbone, settings.activation_checkpointing)
     if settings.compile:
         compile_blocks(backbone, resolutions=resolutions, device=device)
-    return Network(backbone, team=team, parallel=settings.parallel, shard_size=settings.shard_size)
+    return Network(backbone, world=world, parallel=settings.parallel, shard_size=settings.shard_size)

@@ -17,7 +17,7 @@ from pixelflow.config.suites import require_metrics
 from pixelflow.jobs.evaluate import evaluate
 from pixelflow.jobs.sample import sample
 from pixelflow.jobs.train import train
-from pixelflow.processes import World, processes, together
+from pixelflow.processes import World, processes
 from pixelflow.reporting.figures import loss_curve
 from pixelflow.reporting.formats import markdown
 from pixelflow.reporting.runs import read_run_folders
@@ -31,14 +31,14 @@ logger = logging.getLogger(__name__)
 
 
 def run(config: Config, overrides: list[str]) -> None:
-    with processes(pick_device(config["trainer"]["device"])) as (world, device), together(world):
+    with processes(pick_device(config["trainer"]["device"])) as (world, device):
         path = world.broadcast(run_path(config, overrides) if world.rank == 0 else None)
         there = world.broadcast(finished(config, path))
         if not there:
             require_assets(config)
             require_metrics(config, config["sampler"]["num_samples"])
             start = time.monotonic()
-            with open_run(path, config, world) as run, together(world):
+            with open_run(path, config, world) as run:
                 work(config, run, world, device)
             logger.info("finished in %.0f s", time.monotonic() - start)
     if world.rank:

@@ -15,9 +15,8 @@ from pixelflow.config.build import (
     require_assets,
 )
 from pixelflow.config.training_parts import build_trainer, checkpoint_store
-from pixelflow.processes import World, job_store, processes, together
+from pixelflow.processes import World, processes
 from pixelflow.runs.context import Run, open_run, run_path
-from pixelflow.training.distributed import Team
 from pixelflow.training.trainer import Trainer
 from pixelflow.training.watchdog import Watchdog
 
@@ -26,9 +25,9 @@ logger = logging.getLogger(__name__)
 
 def run(config: Config, overrides: list[str]) -> None:
     require_assets(config)
-    with processes(pick_device(config["trainer"]["device"])) as (world, device), together(world):
+    with processes(pick_device(config["trainer"]["device"])) as (world, device):
         path = world.broadcast(run_path(config, overrides) if world.rank == 0 else None)
-        with open_run(path, config, world) as run, together(world):
+        with open_run(path, config, world) as run:
             checkpoint = train(config, run, world, device)
             run.folder.set_status("finished", job="train")
     if world.rank == 0:
@@ -44,9 +43,8 @@ def train(config: Config, run: Run, world: World, device: torch.device) -> Path:
         run.tracker.resume_from(config["trainer"]["max_steps"])
         return last
     run.folder.set_status("running", job="train", max_steps=config["trainer"]["max_steps"])
-    team = Team(world.rank, world.size, job_store() if world.size > 1 else None)
-    with _watched(config, run, team) as mark:
-        trainer = build_trainer(config, run, store, team, device, mark)
+    with _watched(config, run, world) as mark:
+        trainer = build_trainer(config, run, store, world, device, mark)
         logger.info("training %s on %s", run.path, _described(trainer))
         trainer.resume()
         run.tracker.resume_from(trainer.step)
@@ -56,9 +54,9 @@ def train(config: Config, run: Run, world: World, device: torch.device) -> Path:
 
 
 @contextmanager
-def _watched(config: Config, run: Run, team: Team) -> Iterator[Callable[[str], None]]:
+def _watched(config: Config, run: Run, world: World) -> Iterator[Callable[[str], None]]:
     """Several processes watch each other. Yields what a process tells its watchdog."""
-    if team.size == 1:
+    if world.size == 1:
         yield lambda what: None
         return
 
@@ -66,11 +64,11 @@ def _watched(config: Config, run: Run, team: Team) -> Iterator[Callable[[str], N
         run.folder.set_status("failed", message=message)
 
     seconds = config["trainer"]["stall_seconds"]
-    with Watchdog(rank=team.rank, size=team.size, store=team.store, seconds=seconds, on_end=on_end) as watchdog:
+    with Watchdog(rank=world.rank, size=world.size, store=world.store, seconds=seconds, on_end=on_end) as watchdog:
         yield watchdog.mark
 
 
 def _described(trainer: Trainer) -> str:
     parameters = sum(p.numel() for p in trainer.backbone.parameters())
-    several = f", {trainer.team.size} processes ({trainer.settings.parallel})" if trainer.team.size > 1 else ""
+    several = f", {trainer.world.size} processes ({trainer.settings.parallel})" if trainer.world.size > 1 else ""
     return f"{trainer.device}{several} ({parameters:,} parameters)"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pixelflow.runs.identity import slug, training_overrides
-from pixelflow.processes import World, after_first
+from pixelflow.processes import World, shared_errors
 from pixelflow.runs.folder import RunFolder, find_run_folder
 from pixelflow.signals import stop_on_signals
 from pixelflow.runs.flat import flatten
@@ -79,16 +79,23 @@ def catch_up(path: Path) -> None:
 
 @contextmanager
 def open_run(path: Path, config: Config, world: World = ALONE) -> Iterator[Run]:
-    """Hold the run's folder, track it, and record how it ends. A signal to stop waits for a place to stop at.
+    """Opens the folder and the tracker of a run, and records how the run ends.
 
-    Of several processes the first does that; the others go on when the folder is open.
+    Rank 0 locks the folder and writes for all processes. An error of one process, at opening or in the block, is
+    raised in all of them, so that the recorded status names its cause. Signals that ask the job to stop are noted
+    (see `stop_on_signals`).
     """
-    if world.rank:
-        after_first(world)
-        with stop_on_signals():
-            yield Run(Onlooker(path), Onlooker(path))
-        return
-    with stop_on_signals(), RunFolder(path, config) as folder:
+    with stop_on_signals(), ExitStack() as stack:
+        with shared_errors(world, wait=True):
+            onlooker = Run(Onlooker(path), Onlooker(path))
+            run = stack.enter_context(_opened(path, config)) if world.rank == 0 else onlooker
+        with shared_errors(world):
+            yield run
+
+
+@contextmanager
+def _opened(path: Path, config: Config) -> Iterator[Run]:
+    with RunFolder(path, config) as folder:
         mirror = None
         if config["tracking"]["mlflow"]:
             mirror = MLflowMirror(
@@ -98,7 +105,6 @@ def open_run(path: Path, config: Config, world: World = ALONE) -> Iterator[Run]:
         try:
             tracker.params(flatten(folder.config))  # of the first call: MLflow never changes a parameter
             tracker.artifact(path / "config.yaml")
-            after_first(world)
             yield Run(folder, tracker)
         except BaseException as error:
             tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt | Interrupted) else "FAILED")

@@ -1,6 +1,6 @@
 """One run on several processes: who takes which part of a step, and who holds which part of the weights.
 
-A single process is a team of one, and goes the same way; what it needs no company for costs it nothing.
+A single process is a world of one, and goes the same way; what it needs no company for costs it nothing.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -20,48 +19,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from pixelflow.nn.blocks import blocks_of
+from pixelflow.processes import World
 from pixelflow.training.settings import Parallel
 from pixelflow.types import BackboneOutput
-
-
-@dataclass(frozen=True)
-class Team:
-    """This process, `rank` of `size`. store: words that all can read (None for one process)."""
-
-    rank: int = 0
-    size: int = 1
-    store: Any = None
-
-    def any(self, flag: bool) -> bool:
-        """Whether it is so in any process. Over gloo between hosts: no device waits."""
-        if self.size == 1:
-            return flag
-        box = torch.tensor([int(flag)])
-        dist.all_reduce(box, op=dist.ReduceOp.MAX)
-        return bool(box.item())
-
-    def add(self, *tensors: Tensor) -> None:
-        """Replace each by its sum over the processes, in one message."""
-        if self.size == 1 or not tensors:
-            return
-        flat = torch.cat([t.reshape(-1) for t in tensors])
-        dist.all_reduce(flat)
-        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-            tensor.copy_(part.view_as(tensor))
-
-    def broadcast(self, value: Any) -> Any:
-        """Rank 0's value."""
-        if self.size == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
-
-    def slice(self, total: int) -> slice:
-        """This process's contiguous share of `total` things."""
-        share = total // self.size
-        return slice(self.rank * share, (self.rank + 1) * share)
-
 
 # Buffers of a backbone are constants. torch 2.15 warns of the older name of the same option.
 _NEWER = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
@@ -81,25 +41,25 @@ class Network:
         self,
         backbone: nn.Module,
         *,
-        team: Team | None = None,
+        world: World | None = None,
         parallel: Parallel = "none",
         shard_size: int | None = None,
     ) -> None:
-        self.backbone, self.team = backbone, team or Team()
-        self.sharded = parallel == "fsdp" and self.team.size > 1
+        self.backbone, self.world = backbone, world or World()
+        self.sharded = parallel == "fsdp" and self.world.size > 1
         self._shards: dist.ProcessGroup | None = None
         if self.sharded:
-            self._shard(shard_size or self.team.size)
+            self._shard(shard_size or self.world.size)
         self._owners = [p for p in backbone.parameters() if p.requires_grad]
         self.names = [name for name, p in backbone.named_parameters() if p.requires_grad]
         self.parameters = [nn.Parameter(local(p.detach())) if isinstance(p, DTensor) else p for p in self._owners]
         self.module: nn.Module = backbone
-        if self.team.size > 1 and not self.sharded:
+        if self.world.size > 1 and not self.sharded:
             self.module = DistributedDataParallel(backbone, gradient_as_bucket_view=True, **_KEEP_BUFFERS)
 
     def _shard(self, shard_size: int) -> None:
         torch.export.register_dataclass(BackboneOutput)  # FSDP looks into it for what will have gradients
-        device, size = next(self.backbone.parameters()).device.type, self.team.size
+        device, size = next(self.backbone.parameters()).device.type, self.world.size
         if shard_size == size:
             mesh = init_device_mesh(device, (size,), mesh_dim_names=("shard",))
         else:
@@ -125,10 +85,10 @@ class Network:
         for owner, parameter in zip(self._owners, self.parameters, strict=True):
             if owner is not parameter:
                 parameter.grad = None if owner.grad is None else local(owner.grad)
-        if self.team.size > 1 and others:
+        if self.world.size > 1 and others:
             for parameter in others:
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            self.team.add(*(p.grad for p in others if p.grad is not None))
+            self.world.add(*(p.grad for p in others if p.grad is not None))
 
     def drop_gradients(self) -> None:
         for parameter in (*self._owners, *self.parameters):

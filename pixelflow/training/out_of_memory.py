@@ -30,8 +30,8 @@ def explained_out_of_memory(trainer: Trainer) -> Iterator[None]:
 
 
 def _explain(trainer: Trainer) -> str:
-    s, cascade, team = trainer.settings, trainer.cascade, trainer.team
-    images = s.batch_size // (team.size * s.accumulate)
+    s, cascade, world = trainer.settings, trainer.cascade, trainer.world
+    images = s.batch_size // (world.size * s.accumulate)
     patch = int(trainer.backbone.patch_size)  # type: ignore[arg-type]
     sides = [cascade.resolution(stage) for stage in range(cascade.num_stages)]
     share = -(-images // len(sides))
@@ -45,7 +45,7 @@ def _explain(trainer: Trainer) -> str:
         )
     if s.precision == "fp32":
         lower.append("trainer.precision=bf16")
-    if team.size > 1 and not trainer.network.sharded:
+    if world.size > 1 and not trainer.network.sharded:
         lower.append("trainer.parallel=fsdp")
     lower.append("a smaller trainer.batch_size or data.image_size")
     return (

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pixelflow.processes import World
 from pixelflow.training.checkpoint import CheckpointStore, write_tensors
-from pixelflow.training.distributed import Team
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +35,8 @@ class Saver:
     background: beside training; otherwise `save` returns when it is written.
     """
 
-    def __init__(self, store: CheckpointStore, *, team: Team | None = None, background: bool = True) -> None:
-        self.store, self.team, self.background = store, team or Team(), background
+    def __init__(self, store: CheckpointStore, *, world: World | None = None, background: bool = True) -> None:
+        self.store, self.world, self.background = store, world or World(), background
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._number = 0
@@ -78,13 +78,13 @@ class Saver:
     def _copy(self, entries: Iterable[Entry]) -> dict[str, dict[str, Tensor]]:
         """This process's share, on the host: each tensor goes to whoever has the fewest bytes so far."""
         mine: dict[str, dict[str, Tensor]] = {}
-        load = [0] * self.team.size
+        load = [0] * self.world.size
         cuda = False
         for stem, name, value in entries:
             mine.setdefault(stem, {})
             owner = load.index(min(load))
             load[owner] += value.nbytes
-            if owner == self.team.rank:
+            if owner == self.world.rank:
                 cuda = cuda or value.is_cuda
                 mine[stem][name] = _to_host(value)
         if cuda:
@@ -93,7 +93,7 @@ class Saver:
 
     def _run(self, step: int, tensors: dict[str, dict[str, Tensor]], state: Mapping[str, Any]) -> None:
         try:
-            if self.team.size == 1:
+            if self.world.size == 1:
                 self.store.save(step, tensors, state)
             else:
                 self._save_jointly(step, tensors, state)
@@ -102,8 +102,8 @@ class Saver:
 
     def _save_jointly(self, step: int, tensors: dict[str, dict[str, Tensor]], state: Mapping[str, Any]) -> None:
         """Rank 0 makes the folder; all write; rank 0 gives it its name; all know how it ended."""
-        rank, size, store = self.team.rank, self.team.size, self.store
-        words = self.team.store.clone()  # a store's client serves one thread at a time
+        rank, size, store = self.world.rank, self.world.size, self.store
+        words = self.world.store.clone()  # a store's client serves one thread at a time
 
         about = f"{store.folder.name} {self._number}"
 

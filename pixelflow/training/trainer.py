@@ -74,7 +74,7 @@ class Trainer:
         meter: Meter | None = None,
     ) -> None:
         self.network = backbone if isinstance(backbone, Network) else Network(backbone)
-        self.backbone, self.team = self.network.backbone, self.network.team
+        self.backbone, self.world = self.network.backbone, self.network.world
         self.cascade, self.timesteps, self.prediction = cascade, timesteps, prediction
         self.conditioning, self.objective, self.optimizer, self.ema = conditioning, objective, optimizer, ema
         self.loader, self.checkpoints, self.settings = loader, checkpoints, settings
@@ -86,9 +86,9 @@ class Trainer:
         self.step = self.rollbacks = 0
         ema.attach(self.network.parameters)
         self.state = TrainingState(network=self.network, ema=ema, optimizer=optimizer, objective=objective)
-        self.saver = Saver(checkpoints, team=self.team, background=settings.async_save)
+        self.saver = Saver(checkpoints, world=self.world, background=settings.async_save)
         snapshots = CheckpointStore(checkpoints.folder.parent / "snapshots", keep=None)
-        self.snapshots = Saver(snapshots, team=self.team, background=settings.async_save)
+        self.snapshots = Saver(snapshots, world=self.world, background=settings.async_save)
         # A step is judged on the device where the optimizer takes its word; elsewhere the host must ask first.
         self._skips_itself = getattr(optimizer, "_step_supports_amp_scaling", False)
 
@@ -98,11 +98,11 @@ class Trainer:
         Raises Interrupted when it was asked to stop, TrainingDiverged, or OSError if a save fails.
         """
         s = self.settings
-        first = self.team.rank == 0
+        first = self.world.rank == 0
         progress = Progress(total=s.max_steps, done=self.step)
         try:
             with profiler(
-                self.checkpoints.folder.parent / "profile", steps=s.profile_steps, rank=self.team.rank
+                self.checkpoints.folder.parent / "profile", steps=s.profile_steps, rank=self.world.rank
             ) as traced:
                 batches = iter(self.loader)
                 while self.step < s.max_steps:
@@ -139,7 +139,7 @@ class Trainer:
         if s.grid_every and self.step % s.grid_every == 0 and self.on_grid:
             self._draw_grid(first)
         self.mark("at the end of a step")
-        self._save_if_due(self.team.any(self.stop()))
+        self._save_if_due(self.world.any(self.stop()))
         return False
 
     def _save_if_due(self, stop: bool) -> None:
@@ -166,7 +166,7 @@ class Trainer:
         """One optimizer step on this process's share of a batch; the value is of that share."""
         self._set_learning_rate()
         batch = batch.to(self.device)
-        mine = self.team.slice(self.settings.batch_size)
+        mine = self.world.slice(self.settings.batch_size)
         stages = draw_stages(
             num_stages=self.cascade.num_stages, batch_size=self.settings.batch_size, random=self.random, step=self.step
         )[mine]
@@ -188,7 +188,7 @@ class Trainer:
         """Forward and backward of one part of the step."""
         parts = self.settings.accumulate
         # Dropout draws from the global generator: a resumed step must find it as it was.
-        place = self.team.rank * parts + number
+        place = self.world.rank * parts + number
         torch.manual_seed(self.random.generator("dropout", place, self.step).integers(2**62))
         with self.network.part(last=number == parts - 1):
             self.mark("computing forward")
@@ -198,7 +198,7 @@ class Trainer:
                 measured.observe(value.reference, value.adapted, self.backbone.last_layer.weight)  # type: ignore
             self.mark("computing backward")
             # Losses of the parts add up to the step's; what shares gradients among processes takes their mean.
-            (value.loss * self.team.size).backward()
+            (value.loss * self.world.size).backward()
         # What is kept for the log must not keep the graph.
         return replace(value, loss=value.loss.detach(), reference=None, adapted=None)
 
@@ -206,7 +206,7 @@ class Trainer:
         """From gradients to weights and averages, unless the step is not finite."""
         self.mark("updating")
         self.network.collect_gradients(self.others)
-        self.team.add(loss)
+        self.world.add(loss)
         grad_norm = self.network.gradient_norm(self.others)
         self._settle()  # the step before, before its weights change
         bad = self.guard.judge(self.step + 1, loss, grad_norm)
@@ -220,7 +220,7 @@ class Trainer:
         self.network.drop_gradients()
         self.optimizer.zero_grad(set_to_none=True)
         if measured is not None:
-            measured.update(self.team.add)
+            measured.update(self.world.add)
         self.step += 1
 
     def _settle(self) -> None:
@@ -259,9 +259,9 @@ class Trainer:
 
     def _step_ids(self, batch: Batch) -> Tensor:
         """Sample ids of all processes: loaders deal out consecutive pieces."""
-        if self.team.size == 1:
+        if self.world.size == 1:
             return batch.sample_id
-        first = int(batch.sample_id[0]) - self.team.rank * len(batch)
+        first = int(batch.sample_id[0]) - self.world.rank * len(batch)
         return torch.arange(first, first + self.settings.batch_size)
 
     def _set_learning_rate(self) -> None:
@@ -285,7 +285,7 @@ class Trainer:
         """
         self._settle()
         self._wait_for_saves()
-        kept = self.team.broadcast(self.checkpoints.steps())
+        kept = self.world.broadcast(self.checkpoints.steps())
         last = self.step
         where = f"{self.checkpoints.path(kept[-1])} is kept" if kept else "no checkpoint was saved yet"
         if not kept or self.rollbacks >= self.settings.rollbacks:
@@ -322,13 +322,13 @@ class Trainer:
 
     def _of_all(self, value: ObjectiveValue) -> ObjectiveValue:
         """The value of the whole step, from the shares of all processes."""
-        if self.team.size == 1:
+        if self.world.size == 1:
             return value
         keys = [(stage, term) for stage in range(self.cascade.num_stages) for term in value.weights]
         zero = torch.zeros((), device=self.device)
         sums = torch.stack([value.sums.get(key, zero).float() for key in keys])
         counts = torch.tensor([float(value.counts.get(key, 0)) for key in keys], device=self.device)
-        self.team.add(sums, counts)
+        self.world.add(sums, counts)
         there = {key: (sums[i], int(n)) for i, (key, n) in enumerate(zip(keys, counts.tolist(), strict=True)) if n}
         return replace(value, sums={k: v for k, (v, _) in there.items()}, counts={k: n for k, (_, n) in there.items()})
 
@@ -375,10 +375,10 @@ class Trainer:
 
     def resume(self) -> None:
         """Continue from the newest checkpoint that verifies; the first process chooses."""
-        checkpoint, problems = self.checkpoints.latest() if self.team.rank == 0 else (None, [])
+        checkpoint, problems = self.checkpoints.latest() if self.world.rank == 0 else (None, [])
         for problem in problems:
             logger.warning("skipped a checkpoint: %s", problem)
-        path = self.team.broadcast(None if checkpoint is None else checkpoint.path)
+        path = self.world.broadcast(None if checkpoint is None else checkpoint.path)
         if path is not None:
             self._restore(checkpoint or load_checkpoint(path))
             logger.info("resumed from %s", path)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from pixelflow.processes import World
 from pixelflow.training.checkpoint import CheckpointStore, load_checkpoint
-from pixelflow.training.distributed import Team
 from tests.distributed.worker import trainer_of
 
 KILLS, STEPS = 20, 120
@@ -20,7 +20,7 @@ OPTIONS = {"max_steps": STEPS, "save_every": 2, "log_every": 1}
 
 def work(folder: Path) -> None:
     torch.set_num_threads(1)
-    trainer = trainer_of(folder, dict(OPTIONS), Team(), lambda what: None)
+    trainer = trainer_of(folder, dict(OPTIONS), World(), lambda what: None)
     lines = open(folder / "losses.txt", "a", buffering=1)  # noqa: SIM115  (until the process ends)
     trainer.log = lambda metrics, step: print(step, metrics["loss"], metrics["grad_norm"], file=lines)
     trainer.resume()

@@ -19,13 +19,13 @@ import torch
 
 from pixelflow.conditioning import ClassLabel
 from pixelflow.data.in_memory import MemoryLoader
-from pixelflow.errors import Interrupted
+from pixelflow.errors import Interrupted, WorkFailed
 from pixelflow.flow import Cascade, UniformTimesteps, VelocityPrediction
 from pixelflow.losses import FlowMatching, Objective
-from pixelflow.processes import job_store, processes, together
+from pixelflow.processes import World, processes
 from pixelflow.signals import CONTINUE, stop_on_signals, stop_signal
 from pixelflow.training.checkpoint import CheckpointStore
-from pixelflow.training.distributed import Network, Team
+from pixelflow.training.distributed import Network
 from pixelflow.training.ema import EMA
 from pixelflow.training.settings import TrainerSettings
 from pixelflow.training.trainer import Trainer
@@ -62,17 +62,17 @@ class Faulty:
             yield batch
 
 
-def trainer_of(folder: Path, options: dict[str, Any], team: Team, mark: Any, device: torch.device = CPU) -> Trainer:
+def trainer_of(folder: Path, options: dict[str, Any], world: World, mark: Any, device: torch.device = CPU) -> Trainer:
     torch.manual_seed(0)
-    faults = {int(step): what for step, what in options.pop("faults", {}).get(str(team.rank), {}).items()}
+    faults = {int(step): what for step, what in options.pop("faults", {}).get(str(world.rank), {}).items()}
     stages, image_size = options.pop("num_stages", 2), 8
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (20, 1, image_size, image_size), dtype=torch.uint8, generator=generator)
     settings = TrainerSettings(**{"max_steps": 6, "batch_size": BATCH, "save_every": 2, "log_every": 1} | options)
     backbone = tiny_pixelflow(depth=2).to(device)
-    network = Network(backbone, team=team, parallel=settings.parallel, shard_size=settings.shard_size)
+    network = Network(backbone, world=world, parallel=settings.parallel, shard_size=settings.shard_size)
     loader = MemoryLoader(
-        images=images, labels=torch.arange(20) % 5, batch_size=BATCH, seed=1, rank=team.rank, world_size=team.size
+        images=images, labels=torch.arange(20) % 5, batch_size=BATCH, seed=1, rank=world.rank, world_size=world.size
     )
     return Trainer(
         backbone=network,
@@ -97,17 +97,15 @@ def trainer_of(folder: Path, options: dict[str, Any], team: Team, mark: Any, dev
 
 def main(folder: Path, options: dict[str, Any]) -> None:
     torch.set_num_threads(1)
-    with stop_on_signals(), processes(CPU) as (world, _), together(world):
-        store = job_store() if world.size > 1 else None
-        team = Team(world.rank, world.size, store)
+    with stop_on_signals(), processes(CPU) as (world, _):
         if world.size == 1:
-            trainer = trainer_of(folder, options, team, lambda what: None)
+            trainer = trainer_of(folder, options, world, lambda what: None)
             trainer.resume()
             trainer.fit()
             return
         seconds = options.get("stall_seconds", 60.0)
-        with Watchdog(rank=world.rank, size=world.size, store=store, seconds=seconds) as watchdog:
-            trainer = trainer_of(folder, options, team, watchdog.mark)
+        with Watchdog(rank=world.rank, size=world.size, store=world.store, seconds=seconds) as watchdog:
+            trainer = trainer_of(folder, options, world, watchdog.mark)
             trainer.resume()
             trainer.fit()
 
@@ -118,6 +116,6 @@ if __name__ == "__main__":
     except Interrupted as error:
         print(error, file=sys.stderr)
         sys.exit(CONTINUE)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, WorkFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

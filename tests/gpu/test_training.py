@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pixelflow.nn.kernels import KERNELS, unavailable
 from pixelflow.nn.pack import Layout
-from pixelflow.training.distributed import Team
+from pixelflow.processes import World
 from tests.distributed.worker import trainer_of
 
 pytestmark = pytest.mark.gpu
@@ -44,7 +44,7 @@ def test_kernels_agree_with_dense_groups(kernel: str, head_dim: int) -> None:
 
 def test_a_step_does_not_wait_for_the_device(tmp_path: Path) -> None:
     options: dict[str, Any] = {"precision": "bf16", "log_every": 100, "save_every": 0}
-    trainer = trainer_of(tmp_path, options, Team(), lambda what: None, device=torch.device("cuda"))
+    trainer = trainer_of(tmp_path, options, World(), lambda what: None, device=torch.device("cuda"))
     batches = iter(trainer.loader)
     for _ in range(3):
         trainer.train_step(next(batches))

@@ -1,8 +1,16 @@
 from __future__ import annotations
 
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 import torch
 
-from pixelflow.processes import World, _rendezvous, processes, world_of
+from pixelflow.errors import UserError
+from pixelflow.processes import World, _rendezvous, processes, shared_errors, world_of
 
 
 def test_alone() -> None:
@@ -28,3 +36,70 @@ def test_where_a_slurm_step_meets() -> None:
     found = _rendezvous({"SLURM_JOB_ID": "12", "SLURM_STEP_ID": "1"})
     assert found["MASTER_ADDR"] == "localhost" and 20000 <= int(found["MASTER_PORT"]) < 60000
     assert found != _rendezvous({"SLURM_JOB_ID": "12", "SLURM_STEP_ID": "2"})
+
+
+# --- errors of two processes --------------------------------------------------------------------------------------
+
+
+def in_two(work: Callable[[World], Any]) -> list[str]:
+    """What each of two processes returns, or the class and message of its error, by rank."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    results: Any = context.SimpleQueue()
+
+    def run(rank: int) -> None:
+        os.environ.update(
+            RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+        )
+        try:
+            with processes(torch.device("cpu")) as (world, _):
+                result = str(work(world))
+        except Exception as error:
+            result = f"{type(error).__name__}: {error}"
+        results.put((rank, result))
+
+    started = [context.Process(target=run, args=(rank,)) for rank in range(2)]
+    for process in started:
+        process.start()
+    by_rank = dict(results.get() for _ in started)
+    for process in started:
+        process.join()
+    return [by_rank[0], by_rank[1]]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_in_a_block_without_communication_is_raised_in_all_after_all_have_worked(rank: int) -> None:
+    def work(world: World) -> str:
+        done = ""
+        try:
+            with shared_errors(world, wait=True):
+                if world.rank == rank:
+                    raise UserError("the images are gone\nand more")
+                done = "worked"
+        except Exception as error:
+            done += f" {type(error).__name__}: {error}"
+        return f"{done}, {world.gather(world.rank)}"  # they still work together
+
+    results = in_two(work)
+    assert results[rank] == " UserError: the images are gone\nand more, [0, 1]"
+    assert results[1 - rank] == f"worked ProcessFailed: process {rank + 1} of 2: the images are gone, [0, 1]"
+
+
+def test_an_error_of_one_process_ends_the_collective_operation_of_the_other() -> None:
+    def work(world: World) -> list[int]:
+        if world.rank == 1:
+            raise RuntimeError("a bug")
+        return world.gather(0)
+
+    assert in_two(work) == ["ProcessFailed: process 2 of 2: a bug", "RuntimeError: a bug"]
+
+
+def test_sums_shares_and_flags_of_two() -> None:
+    def work(world: World) -> Any:
+        a, b = torch.full((2,), 1.0 + world.rank), torch.tensor(10.0 * world.rank)
+        world.add(a, b)
+        return a.tolist(), b.item(), world.any(world.rank == 1), world.any(False), world.slice(6)
+
+    assert in_two(work) == [f"([3.0, 3.0], 10.0, True, False, {part!r})" for part in (slice(0, 3), slice(3, 6))]
