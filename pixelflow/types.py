@@ -1,4 +1,4 @@
-"""The records that travel between the parts, and what each part promises.
+"""The records that are passed between the parts, and the interface (protocol) of each part.
 
 Shape legend: B images, C channels, H and W pixels, N tokens of a whole pack, D model width.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def on(tensor: Tensor, device: Any) -> Tensor:
-    """The tensor on a device, without waiting for that device (an index on the host would make it wait)."""
+    """Returns the tensor on a device without a synchronisation, which indexing by a host tensor would cause."""
     import torch
 
     device = torch.device(device)
@@ -26,23 +26,29 @@ def on(tensor: Tensor, device: Any) -> Tensor:
 
 
 class VelocityFn(Protocol):
-    """`(x (B, C, H, W), tau in [0, 1]) -> velocity (B, C, H, W)`.
-
-    tau: one number, or (B,) with a time for each image. guidance_tau: the time by which guidance is chosen, tau if
-    None. images: (B,) positions in the whole batch of the images that x holds, all of them if None.
-    """
+    """The right-hand side of the equation that a solver integrates, dx/dtau = velocity(x, tau)."""
 
     def __call__(
         self, x: Tensor, tau: float | Tensor, *, guidance_tau: float | None = None, images: Tensor | None = None
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """Returns the velocity (B, C, H, W).
+
+        Args:
+            x: (B, C, H, W), the state.
+            tau: Time in [0, 1]: one number, or (B,) with the time of each image.
+            guidance_tau: The time at which the guidance scale is read; tau if None.
+            images: (B,) positions in the whole batch of the images in x; all of them if None.
+        """
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What the images are conditioned on; a null condition has the same fields.
+    """The conditions of B images; a null condition has the same fields.
 
-    class_label: (B,) int64; the null label is `num_classes`. caption: B texts, of data that have them.
-    text: (B, L, D) precomputed embeddings of the captions, of data that have them.
+    Args:
+        class_label: (B,) int64. The null label is `num_classes`.
+        caption: B texts, if the data have captions.
+        text: (B, L, D) precomputed embeddings of the captions, if the data have them.
     """
 
     class_label: Tensor
@@ -65,11 +71,13 @@ class Condition:
         return Condition(self.class_label[index], caption, text)
 
     def to(self, device: Any) -> Condition:
+        """Returns the condition with its tensors on `device`."""
         text = None if self.text is None else on(self.text, device)
         return Condition(on(self.class_label, device), self.caption, text)
 
     @staticmethod
     def cat(conditions: Sequence[Condition]) -> Condition:
+        """Concatenates conditions along the images."""
         import torch
 
         captions = [c.caption for c in conditions if c.caption is not None]
@@ -83,12 +91,13 @@ class Condition:
 
 @dataclass(frozen=True)
 class Batch:
-    """Clean images and what they show.
+    """Clean images and their conditions.
 
-    x: (B, C, H, W) float32 in [-1, 1].
-    condition: one entry per image, never dropped here.
-    sample_id: (B,) int64, the position of each image in the endless training sequence. It keys the image's random
-        numbers, so it must not depend on batch size or number of processes. It stays on the host.
+    Args:
+        x: (B, C, H, W) float32 in [-1, 1].
+        condition: One entry per image, before any condition is dropped.
+        sample_id: (B,) int64, the position of each image in the endless training sequence. It keys the random numbers
+            of the image, so it must not depend on the batch size or the number of processes. It stays on the host.
     """
 
     x: Tensor
@@ -104,28 +113,48 @@ class Batch:
         return Batch(self.x[there], self.condition[index], self.sample_id[here])
 
     def to(self, device: Any) -> Batch:
+        """Returns the batch with images and conditions on `device`; `sample_id` stays on the host."""
         return Batch(on(self.x, device), self.condition.to(device), self.sample_id)
 
 
 class Path(Protocol):
-    """The straight line of one stage from its noisy start to its less noisy end."""
+    """The straight path of one stage, from its noisy start (tau = 0) to its less noisy end (tau = 1).
+
+    x, noise, x_t: (B, C, H, W) at the stage's resolution. tau: (B,) in [0, 1]. See `pixelflow.flow.path`.
+    """
 
     @property
-    def stage(self) -> int: ...
-    def sigma(self, tau: Tensor) -> Tensor: ...
-    def interpolate(self, x: Tensor, noise: Tensor, tau: Tensor) -> Tensor: ...
-    def velocity(self, x: Tensor, noise: Tensor) -> Tensor: ...
-    def velocity_from_x(self, x: Tensor, x_t: Tensor, tau: Tensor) -> Tensor: ...
-    def x_from_velocity(self, velocity: Tensor, x_t: Tensor, tau: Tensor) -> Tensor: ...
+    def stage(self) -> int:
+        """Number of the stage; 0 is the coarsest."""
+
+    def sigma(self, tau: Tensor) -> Tensor:
+        """Returns the share of noise at tau, (B,)."""
+
+    def interpolate(self, x: Tensor, noise: Tensor, tau: Tensor) -> Tensor:
+        """Returns x_t, the point of the path at tau."""
+
+    def velocity(self, x: Tensor, noise: Tensor) -> Tensor:
+        """Returns the constant velocity of the path, its end minus its start."""
+
+    def velocity_from_x(self, x: Tensor, x_t: Tensor, tau: Tensor) -> Tensor:
+        """Returns the velocity of the path through x_t whose clean image is x."""
+
+    def x_from_velocity(self, velocity: Tensor, x_t: Tensor, tau: Tensor) -> Tensor:
+        """Returns the clean image of the path through x_t that has this velocity."""
 
 
 @dataclass(frozen=True)
 class FlowSample:
-    """The images of one stage of a training batch, noised.
+    """The noised images of one stage of a training batch.
 
-    path: the stage's path. x: (B, C, H, W) clean, at the stage's resolution. noise: same shape.
-    tau: (B,) in [0, 1]. timestep: (B,) in [0, max_timestep of the backbone), what it is told.
-    x_t: the path at tau. index: (B,) position of each image in the whole batch.
+    Args:
+        path: The path of the stage.
+        x: (B, C, H, W), clean images at the resolution of the stage.
+        noise: (B, C, H, W).
+        tau: (B,), time within the stage, in [0, 1].
+        timestep: (B,) in [0, max_timestep), the time that is passed to the backbone.
+        x_t: (B, C, H, W), the point of the path at tau.
+        index: (B,), position of each image in the whole batch.
     """
 
     path: Path
@@ -145,15 +174,19 @@ class FlowSample:
 
     @cached_property
     def velocity(self) -> Tensor:
-        """(B, C, H, W), the constant velocity of the path, end minus start."""
+        """The constant velocity of the path, its end minus its start, (B, C, H, W)."""
         return self.path.velocity(self.x, self.noise)
 
 
 @dataclass(frozen=True)
 class BackboneOutput:
-    """output: raw prediction, of the form of the input (one tensor, or one per group of a pack).
+    """The result of a forward pass.
 
-    features: tokens (B, L, D) that entered the asked-for layers, by layer; for a pack a list per group.
+    Args:
+        output: The raw prediction in the form of the input: one tensor (B, C, H, W), or a list of one tensor per
+            resolution of a pack.
+        features: The tokens (B, L, D) that entered the requested layers, by layer; for a pack a list of one tensor
+            per resolution.
     """
 
     output: Any
@@ -161,24 +194,35 @@ class BackboneOutput:
 
 
 class Prediction(Protocol):
-    """How the raw output of a backbone becomes velocity and clean image."""
+    """The meaning of a backbone's raw output, which is converted to the velocity and to the clean image.
 
-    def velocity(self, raw: Tensor, x_t: Tensor, tau: Tensor, path: Path) -> Tensor: ...
-    def clean(self, raw: Tensor, x_t: Tensor, tau: Tensor, path: Path) -> Tensor: ...
-    def target(self, sample: FlowSample) -> Tensor: ...
+    raw, x_t: (B, C, H, W). tau: (B,). path: the path of the stage.
+    """
+
+    def velocity(self, raw: Tensor, x_t: Tensor, tau: Tensor, path: Path) -> Tensor:
+        """Returns the predicted velocity."""
+
+    def clean(self, raw: Tensor, x_t: Tensor, tau: Tensor, path: Path) -> Tensor:
+        """Returns the predicted clean image at the resolution of the stage."""
+
+    def target(self, sample: FlowSample) -> Tensor:
+        """Returns the raw output of a perfect network."""
 
 
 class Timesteps(Protocol):
-    """`(B,) uniform in [0, 1) -> (B,) tau`."""
+    """The distribution from which training draws tau."""
 
-    def __call__(self, uniform: Tensor) -> Tensor: ...
+    def __call__(self, uniform: Tensor) -> Tensor:
+        """Maps uniform numbers in [0, 1) to times: (B,) -> (B,) tau in [0, 1]."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a frozen encoder makes of the images of a FlowSample. clean: (B, L, F), of x, without gradient.
+    """The features that a frozen encoder computes from the images of a `FlowSample`.
 
-    predicted: (B, L, F), of x_pred, with its gradient; None where no loss asks for it.
+    Args:
+        clean: (B, L, F), features of x, without gradient.
+        predicted: (B, L, F), features of x_pred, with gradient; None if no loss needs them.
     """
 
     clean: Tensor
@@ -187,9 +231,14 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Predicted:
-    """A backbone's output on one FlowSample, as velocity or clean image, converted when asked for.
+    """A backbone's output on one `FlowSample`, converted to the velocity or the clean image on first use.
 
-    features: tokens (B, L, D) of the backbone by layer. encoded: by the loss's own encoder, if it has one.
+    Args:
+        raw: (B, C, H, W), the raw output.
+        sample: The noised images.
+        prediction: The meaning of the raw output.
+        features: Tokens (B, L, D) of the backbone, by layer.
+        encoded: Features of the encoder that the loss names, if it names one.
     """
 
     raw: Tensor
@@ -205,87 +254,123 @@ class Predicted:
 
     @cached_property
     def velocity(self) -> Tensor:
+        """The predicted velocity, (B, C, H, W)."""
         s = self.sample
         return self.prediction.velocity(self.raw, s.x_t, s.tau, s.path)
 
     @cached_property
     def target_velocity(self) -> Tensor:
-        """The velocity of a perfect output, through the same conversion (and its clamp) as `velocity`."""
+        """The velocity of a perfect output after the same conversion, clamp included, as `velocity`."""
         s = self.sample
         return self.prediction.velocity(self.prediction.target(s), s.x_t, s.tau, s.path)
 
     @cached_property
     def x_pred(self) -> Tensor:
+        """The predicted clean image, (B, C, H, W), not clamped."""
         s = self.sample
         return self.prediction.clean(self.raw, s.x_t, s.tau, s.path)
 
 
 class Backbone(Protocol):
-    """`x_t` is (B, C, H, W), or a pack: a sequence of such tensors, one per resolution.
+    """The network. An `nn.Module` with the three attributes below and `forward` is enough to train and to sample.
 
-    fixed_resolution: the only one that it serves, or None. max_timestep: `timestep` is in [0, max_timestep).
-    width, depth: of its features. last_layer: what the output leaves through.
+    Some features need further attributes. They raise `ValueError` naming the attribute if it is missing:
+
+    - `width` (int) and `depth` (int), the width D of the features and the number of layers that have them, for
+      losses that compare features (REPA);
+    - `last_layer`, a module with `weight`, for the adaptive weight of an objective;
+    - `transformer_blocks` or `blocks`, an `nn.ModuleList`, for compilation, activation checkpointing and FSDP;
+      feature caching takes `transformer_blocks` only;
+    - attention modules with `kernel`, `num_heads` and `head_dim`, for a choice of attention kernel
+      (see `pixelflow.nn.kernels`). Without them there is nothing to choose.
+
+    Attributes:
+        patch_size: Side of a patch in pixels; it must divide the sides of all images. 1 for a network without patches.
+        fixed_resolution: The only image side that the backbone accepts, or None.
+        max_timestep: The timesteps passed to the backbone are in [0, max_timestep).
     """
 
     patch_size: int
     fixed_resolution: int | None
     max_timestep: float
-    width: int
-    depth: int
-
-    @property
-    def last_layer(self) -> Any: ...
 
     def __call__(
         self, x_t: Tensor | Sequence[Tensor], timestep: Tensor, condition: Condition, features: Sequence[int] = ()
-    ) -> BackboneOutput: ...
+    ) -> BackboneOutput:
+        """Returns the raw prediction in the form of x_t.
+
+        Args:
+            x_t: Noised images: (B, C, H, W) in sampling; in training a pack of B images, which is a list of
+                (b, C, H, W), one tensor per resolution.
+            timestep: (B,) in the order of the images.
+            condition: B entries in the order of the images.
+            features: Layers whose input tokens are returned as well; empty unless a loss compares features.
+        """
 
 
 class Solver(Protocol):
-    """last_tau: where the backbone is told the stage's last timestep; None: as in training (see `Cascade.timestep`).
-    adaptive: whether it chooses its own steps.
-    """
+    """Integrates the velocity of one stage."""
 
     last_tau: float | None
+    """The tau that belongs to the stage's last timestep; None as in training (see `Cascade.timestep`)."""
     adaptive: bool
+    """Whether the solver chooses its own steps."""
 
-    def time_grid(self, stage: int) -> Tensor: ...
-    def integrate(self, velocity_fn: VelocityFn, x: Tensor, grid: Tensor) -> tuple[Tensor, int]: ...
+    def time_grid(self, stage: int) -> Tensor:
+        """Returns the times of the stage, (K+1,) float64, rising from 0 to 1."""
+
+    def integrate(self, velocity_fn: VelocityFn, x: Tensor, grid: Tensor) -> tuple[Tensor, int]:
+        """Returns the state at grid[-1] for the state x at grid[0], and the number of evaluations."""
 
 
 class Guidance(Protocol):
-    def scale(self, stage: int, tau: float) -> float: ...
+    """The scale of classifier-free guidance as a schedule."""
+
+    def scale(self, stage: int, tau: float) -> float:
+        """Returns the scale at a time; exactly 1 means that the null pass is left out."""
 
 
 class Conditioning(Protocol):
-    """reads_captions: whether the condition is made from captions."""
+    """Makes the condition of a batch."""
 
     reads_captions: bool
+    """Whether the condition is made from captions."""
 
-    def encode(self, batch: Batch) -> Condition: ...
-    def null(self, n: int) -> Condition: ...
-    def drop(self, condition: Condition, uniform: Tensor) -> Condition: ...
+    def encode(self, batch: Batch) -> Condition:
+        """Returns the condition of the batch."""
+
+    def null(self, n: int) -> Condition:
+        """Returns n null conditions."""
+
+    def drop(self, condition: Condition, uniform: Tensor) -> Condition:
+        """Replaces conditions by the null condition, by uniform numbers (B,) in [0, 1)."""
 
 
 class Encoder(Protocol):
-    """A frozen network: images (B, C, H, W) in [-1, 1], not clamped -> feature tokens (B, L, F), with the gradient.
-
-    It loads nothing before `load`, which the objective calls if a loss uses it. num_features: F.
-    """
+    """A frozen network that computes feature tokens of images; `load` is called only if a loss uses it."""
 
     num_features: int
+    """Width F of the tokens."""
 
-    def missing(self, folder: FilePath) -> list[str]: ...
-    def load(self, folder: FilePath, device: Any, *, bf16: bool = False) -> None: ...
-    def __call__(self, x: Tensor) -> Tensor: ...
+    def missing(self, folder: FilePath) -> list[str]:
+        """Returns one line for each file that the assets folder lacks."""
+
+    def load(self, folder: FilePath, device: Any, *, bf16: bool = False) -> None:
+        """Builds the network on a device with weights from the assets folder."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Maps images (B, C, H, W) in [-1, 1], not clamped, to tokens (B, L, F), with gradient."""
 
 
 class Loss(Protocol):
-    """One value per image, of those that pass its gate; the objective averages over them.
+    """A term of the objective: one value per image, of the images that pass its gate.
 
-    encoder: name of the frozen encoder whose features it compares, or None. encodes_prediction: of x_pred, too.
-    layer: block of the backbone whose features it wants, or None. networks: frozen ones of its own.
-    gate: `(tau of some images (b,), tau of all images of the step) -> (b,) bool`, which images count.
+    Attributes:
+        weight: Factor of the term. A term of weight 0 is never computed.
+        encoder: Name of the frozen encoder whose features the loss compares, or None.
+        encodes_prediction: Whether it also needs the encoder's features of x_pred.
+        layer: Layer of the backbone whose features it needs, or None.
+        networks: Frozen networks that the loss holds itself.
     """
 
     weight: float
@@ -294,21 +379,20 @@ class Loss(Protocol):
     layer: int | None
     networks: tuple[Any, ...]
 
-    def gate(self, tau: Tensor, step_tau: Tensor) -> Tensor: ...
-    def __call__(self, sample: FlowSample, predicted: Predicted, batch: Batch) -> Tensor: ...
+    def gate(self, tau: Tensor, step_tau: Tensor) -> Tensor:
+        """Returns (b,) bool, which images count, from their tau (b,) and the tau of all images of the step."""
+
+    def __call__(self, sample: FlowSample, predicted: Predicted, batch: Batch) -> Tensor:
+        """Returns the loss of each image, (b,) float32."""
 
 
 class Loader(Protocol):
     """An endless, seeded sequence of training batches whose position can be saved and restored."""
 
     def __iter__(self) -> Iterator[Batch]: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the position in the sequence."""
 
-class Metric(Protocol):
-    """Accumulates over batches, merges with its like, computes numbers by name."""
-
-    def update(self, *args: Any, **kwargs: Any) -> None: ...
-    def merge(self, other: Any) -> None: ...
-    def compute(self) -> dict[str, float]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores a position in the sequence."""

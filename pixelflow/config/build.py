@@ -65,7 +65,9 @@ def build_objective(config: Config, model: Model, device: torch.device) -> Objec
     """With its frozen networks loaded and its trained parts made. Raises ValueError naming a file that is missing."""
     objective: Objective = instantiate(config["objective"])
     bf16 = config["trainer"]["precision"] == "bf16"
-    objective.prepare(width=model.backbone.width, assets=assets_root(config), device=device, bf16=bf16)  # type: ignore
+    objective.check_backbone(model.backbone)
+    width = getattr(model.backbone, "width", None)
+    objective.prepare(width=width, assets=assets_root(config), device=device, bf16=bf16)
     return objective
 
 

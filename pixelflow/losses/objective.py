@@ -21,11 +21,16 @@ Key = tuple[int, str]
 
 @dataclass(frozen=True)
 class ObjectiveValue:
-    """The objective on a step, or on a part of one.
+    """The value of the objective on a step, or on a part of one.
 
-    loss: scalar with gradient, to be summed over the parts of a step. sums: of each loss over its images, detached,
-    by stage and term; counts: those images; weights: of the terms. images: of each stage. reference, adapted: the
-    parts of `loss` that an adaptive weight compares, with gradient.
+    Args:
+        loss: Scalar with gradient, to be summed over the parts of a step.
+        sums: The sum of each term over the images that pass its gate, detached, by stage and term.
+        counts: The number of those images.
+        weights: The weights of the terms.
+        images: The number of images of each stage.
+        reference: The part of `loss` that an adaptive weight takes as reference, with gradient.
+        adapted: The part of `loss` that an adaptive weight scales, with gradient.
     """
 
     loss: Tensor
@@ -38,7 +43,7 @@ class ObjectiveValue:
 
     @property
     def terms(self) -> dict[str, Tensor]:
-        """The unweighted mean of each loss over the images that passed its gate; without any, it is left out."""
+        """The unweighted mean of each term over the images that passed its gate; a term without images is left out."""
         names = dict.fromkeys(name for _, name in self.sums)
         return {name: self._total(name) / sum(n for (_, t), n in self.counts.items() if t == name) for name in names}
 
@@ -47,7 +52,7 @@ class ObjectiveValue:
 
     @property
     def stages(self) -> dict[int, Tensor]:
-        """What the objective would be if it had the images of one stage alone."""
+        """The objective on the images of each stage alone, by stage."""
         means: dict[int, Tensor] = {}
         for (stage, term), value in self.sums.items():
             means[stage] = means.get(stage, 0) + self.weights[term] * value / self.counts[stage, term]
@@ -55,7 +60,7 @@ class ObjectiveValue:
 
     @staticmethod
     def merged(parts: Sequence[ObjectiveValue]) -> ObjectiveValue:
-        """The parts of a step as one, detached."""
+        """Returns the value of a step, detached, from those of its parts."""
         sums: dict[Key, Tensor] = {}
         counts: dict[Key, int] = {}
         images: dict[int, int] = {}
@@ -70,13 +75,19 @@ class ObjectiveValue:
 
 
 class Objective(nn.Module):
-    """terms: losses by name. One of weight zero is left out, and what only it needs is never loaded.
+    """The weighted sum of the terms, each averaged over the images of the step that pass its gate.
 
-    encoders: frozen networks by name, for the terms that name one. adaptive: a factor on some terms that follows
-    their gradient. pad_to: the images that pass a gate are filled up to a multiple of it, so that a compiled encoder
-    meets few shapes; the filling is computed and dropped. None takes exactly those images.
-    Its parameters and state are those of the terms and of the adaptive weight; frozen networks are no part of it.
-    Raises ValueError if nothing is left, or a name is not among the terms or encoders.
+    Its parameters and state are those of the terms and of the adaptive weight; frozen networks are not part of it.
+
+    Args:
+        terms: Losses by name. A term of weight zero is left out, and what only it needs is never loaded.
+        encoders: Frozen networks by name, for the terms that name one.
+        adaptive: A factor on some terms that follows their gradient.
+        pad_to: The images that pass a gate are padded to a multiple of this number, so that a compiled encoder
+            sees few shapes; the padding is computed and dropped. None takes exactly those images.
+
+    Raises:
+        ValueError: No term is left, or a name is not among the terms or encoders.
     """
 
     def __init__(
@@ -92,7 +103,7 @@ class Objective(nn.Module):
         if not self.terms:
             raise ValueError("terms: at least one loss needs a weight other than 0")
         if pad_to is not None and pad_to < 1:
-            raise ValueError(f"pad_to={pad_to} must be at least 1, or null for no filling")
+            raise ValueError(f"pad_to={pad_to} must be at least 1, or None for no padding")
         encoders = encoders or {}
         for name, loss in self.terms.items():
             if loss.encoder is not None and loss.encoder not in encoders:
@@ -114,27 +125,59 @@ class Objective(nn.Module):
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Blocks of the backbone whose features the terms want."""
+        """Blocks of the backbone whose features the terms need."""
         return tuple(sorted({loss.layer for loss in self.terms.values() if loss.layer is not None}))
 
     def _frozen(self) -> list[Any]:
         return [*self.encoders.values(), *(network for loss in self.terms.values() for network in loss.networks)]
 
     def needs(self) -> list[str]:
-        """The files that the terms read from the assets folder."""
+        """Returns the files that the terms read from the assets folder."""
         return [file for network in self._frozen() if isinstance(network, Frozen) for file in network.needs()]
 
     def missing(self, assets: Path) -> list[str]:
-        """A line for each file that the terms need and the assets folder lacks."""
+        """Returns one line for each file that the terms need and the assets folder lacks."""
         return [line for network in self._frozen() for line in network.missing(assets)]
 
-    def prepare(self, *, width: int, assets: Path, device: Any, bf16: bool = False) -> None:
-        """Load the frozen networks and make the trained parts for a backbone of this width."""
+    def check_backbone(self, backbone: Any) -> None:
+        """Checks that the backbone has the attributes that the terms need.
+
+        Raises:
+            ValueError: `width`, `depth` or `last_layer` is missing, or a term needs the features of a missing block.
+        """
+        kind = type(backbone).__name__
+        for name, loss in self.terms.items():
+            if loss.layer is None:
+                continue
+            for attribute in ("width", "depth"):
+                if not hasattr(backbone, attribute):
+                    raise ValueError(f"terms.{name} needs features of the backbone, but {kind} has no `{attribute}`")
+            if loss.layer >= backbone.depth:
+                raise ValueError(
+                    f"terms.{name}.layer={loss.layer} must be a block of the backbone, 0 to {backbone.depth - 1}"
+                )
+        if self.adaptive is not None and not hasattr(getattr(backbone, "last_layer", None), "weight"):
+            raise ValueError(f"adaptive needs a backbone with `last_layer.weight`, which {kind} does not have")
+
+    def prepare(self, *, width: int | None, assets: Path, device: Any, bf16: bool = False) -> None:
+        """Loads the frozen networks and makes the trained parts.
+
+        Args:
+            width: The backbone's width; None for a backbone without features.
+            assets: The folder of the frozen networks' weights.
+            device: Where the objective is computed.
+            bf16: Whether frozen networks compute under autocast.
+
+        Raises:
+            ValueError: A term has trained parts and the backbone has no width.
+        """
         for network in self._frozen():
             network.load(assets, device, bf16=bf16)
         for loss in self.terms.values():
             if isinstance(loss, TrainedLoss):
                 assert loss.encoder is not None
+                if width is None:
+                    raise ValueError(f"{type(loss).__name__} needs features of the backbone, which has no `width`")
                 loss.build(width=width, num_features=self.encoders[loss.encoder].num_features)
         self.to(device)
 
@@ -146,12 +189,16 @@ class Objective(nn.Module):
         *,
         tau: Tensor | None = None,
     ) -> ObjectiveValue:
-        """predicted: one per stage of the batch. tau: (B,) of the batch's images on the host, where it is at hand: with
-        it nobody waits for the device to learn which images pass a gate.
+        """Computes the objective on a batch, or on a part of a step.
 
-        step_tau: tau of all images of the step where this batch is only a part of it (accumulation, or one of several
-        processes): each loss is divided by the number of images of the whole step that pass, so losses and gradients
-        of the parts must be added up, not averaged.
+        Args:
+            predicted: One entry per stage of the batch.
+            batch: The clean images.
+            step_tau: tau of all images of the step if this batch is only a part of it (accumulation, or one of several
+                processes). Each term is divided by the number of images of the whole step that pass its gate, so
+                losses and gradients of the parts must be summed, not averaged.
+            tau: (B,), tau of the batch's images on the host, if available: the gates are then evaluated without a
+                synchronisation of the device.
         """
         taus = [p.sample.tau if tau is None else tau[p.sample.index] for p in predicted]
         step_tau = torch.cat(taus) if step_tau is None else on(step_tau, taus[0].device)
@@ -184,7 +231,7 @@ class Objective(nn.Module):
         return ObjectiveValue(rest + w * adapted, sums, counts, weights, images, reference, adapted)
 
     def _stage_losses(self, p: Predicted, batch: Batch, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The values of each term on the images of one stage that pass its gate; terms without any are left out."""
+        """Values of each term on the images of one stage that pass its gate; terms without images are left out."""
         encoded = self._encode(p, masks)
         values = {}
         for name, loss in self.terms.items():
@@ -198,7 +245,7 @@ class Objective(nn.Module):
         return values
 
     def _encode(self, p: Predicted, masks: Mapping[str, Tensor]) -> dict[str, Features]:
-        """Each encoder once on the clean images and once on the predicted ones, for all terms that want them."""
+        """Runs each encoder once on the clean and once on the predicted images, for all terms that need them."""
         features = {}
         for name, encoder in self.encoders.items():
             users = {term: loss for term, loss in self.terms.items() if loss.encoder == name}
@@ -224,7 +271,7 @@ class Objective(nn.Module):
         return encoder(images if n == len(mask) else images[on(rows, images.device)])[:n]
 
     def _rows(self, mask: Tensor) -> tuple[Tensor, int]:
-        """Where `mask` (b,) is true, filled up with the first of them, and how many there are without the filling."""
+        """Positions where `mask` (b,) is true, padded with the first of them, and their number without the padding."""
         rows = mask.nonzero()[:, 0]
         n = len(rows)
         if self.pad_to is None or n == 0:
@@ -243,7 +290,7 @@ class Features:
     predicted_mask: Tensor
 
     def at(self, rows: Tensor, *, prediction: bool) -> Encoded:
-        """Those of the images `rows`, which are among them."""
+        """Returns the features of the images `rows`, a subset of the masked ones."""
         assert self.clean is not None
         clean = self.clean[on(self.clean_mask.cumsum(0)[rows] - 1, self.clean.device)]
         if not prediction:

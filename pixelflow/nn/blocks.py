@@ -1,4 +1,4 @@
-"""The transformer blocks of a backbone, where something is to be done to each."""
+"""The list of blocks of a backbone, for features that treat each block (compilation, checkpointing, FSDP)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from torch import nn
 
 
 def blocks_of(backbone: nn.Module) -> nn.ModuleList:
-    """Raises ValueError for a backbone without a list of blocks."""
+    """Returns the backbone's `transformer_blocks` or `blocks`.
+
+    Raises:
+        ValueError: The backbone has neither attribute as an `nn.ModuleList`.
+    """
     blocks = getattr(backbone, "transformer_blocks", None) or getattr(backbone, "blocks", None)
     if not isinstance(blocks, nn.ModuleList):
         raise ValueError(f"{type(backbone).__name__} has no list of blocks (transformer_blocks or blocks)")

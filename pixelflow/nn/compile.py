@@ -8,20 +8,28 @@ import torch
 from torch import nn
 
 from pixelflow.nn.blocks import blocks_of
+from pixelflow.nn.rope import Rope2D
 
 SHAPES = 64
-"""How many shapes a block may be compiled for: resolutions x guided or not x whole or last batch."""
+"""Number of shapes that a block may be compiled for: resolutions x guided or not x whole or last batch."""
 
 
 def compile_blocks(backbone: nn.Module, *, resolutions: Sequence[int], device: torch.device) -> None:
-    """Compile every transformer block in place; norms, modulation, gates and rotations fuse into few kernels.
+    """Compiles every block in place, so that norms, modulation, gates and rotations fuse into few kernels.
 
-    Shapes are fixed per resolution, so nothing is compiled again once every shape has been seen. resolutions: of the
-    stages, in pixels. Raises ValueError for a backbone without a list of blocks.
+    Shapes are fixed per resolution, so nothing is compiled again once every shape has occurred.
+
+    Args:
+        backbone: A backbone with a list of blocks (see `blocks_of`).
+        resolutions: Image sides of the stages in pixels.
+        device: The device of the backbone.
+
+    Raises:
+        ValueError: The backbone has no list of blocks.
     """
     blocks = blocks_of(backbone)
-    # Compiled code is tied to the tables that exist: a table that came later would compile everything again.
-    if hasattr(backbone, "rope"):
+    # Compiled code depends on the tables that exist: a table made later would compile everything again.
+    if isinstance(getattr(backbone, "rope", None), Rope2D):
         for resolution in resolutions:
             side = resolution // int(backbone.patch_size)  # type: ignore[arg-type]
             backbone.rope(side, side, device)  # type: ignore[operator]

@@ -77,6 +77,7 @@ class Trainer:
         self.backbone, self.world = self.network.backbone, self.network.world
         self.cascade, self.timesteps, self.prediction = cascade, timesteps, prediction
         self.conditioning, self.objective, self.optimizer, self.ema = conditioning, objective, optimizer, ema
+        objective.check_backbone(self.backbone)
         self.loader, self.checkpoints, self.settings = loader, checkpoints, settings
         self.device, self.config, self.log, self.on_grid, self.stop = device, config, log, on_grid, stop
         self.mark, self.meter = mark, meter
