@@ -199,11 +199,10 @@ def _check_parts(config: Config) -> None:
             f"data.captions={config['data']['captions']}: {config['conditioning']['_target_'].rpartition('.')[2]} does "
             "not read captions, and there is no text conditioning yet; use data with classes and data.captions={}"
         )
-    if (deepest := max(objective.layers, default=0)) >= backbone.depth:
-        raise ValueError(
-            f"objective: a term wants the features of block {deepest}, but backbone.depth={backbone.depth}; "
-            f"use a layer of 0 to {backbone.depth - 1}"
-        )
+    try:
+        objective.check_backbone(backbone)
+    except ValueError as error:
+        raise ValueError(f"objective.{error}") from None
 
 
 def _check_job(config: Config) -> None:

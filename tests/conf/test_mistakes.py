@@ -45,7 +45,7 @@ INVALID = [
     ("backbone=jit_tiny cascade=single backbone.width=100", r"backbone.width=100 must be divisible by"),
     ("backbone=jit_tiny cascade=single backbone.patch_size=5", r"backbone.patch_size=5 must divide image_size=16"),
     ("backbone=jit_tiny cascade=single backbone.in_context_start=4", r"backbone.in_context_start=4.*0 to 3"),
-    ("objective=pixelgen", r"wants the features of block 8, but backbone.depth=4; use a layer of 0 to 3"),
+    ("objective=pixelgen", r"objective.terms.\w+.layer=8 must be a block of the backbone, 0 to 3"),
     ("+loss@objective.terms.repa=repa", r"objective.terms.repa.encoder=dino is not among the encoders \(none\)"),
     ("objective=digits_perceptual objective.terms.perceptual.min_t=1", r"min_t=1.* must be in \[0, 1\)"),
     ("objective=digits_perceptual objective.terms.perceptual.gating=off", r"'gated' or 'as_released'"),
