@@ -1,8 +1,8 @@
-"""job=benchmark_data: our loader beside torchvision's ImageFolder with Pillow at the same transform, in one run.
+"""job=benchmark_data: compares the loader of this package with torchvision's ImageFolder and Pillow.
 
-Both read the same JPEGs, made here of smooth colours, edges and sensor noise, as large as those of photographs. Rounds
-alternate, each way in every round, and CPU time of all processes is what counts: on a shared machine wall time measures
-the neighbours. Every way ends at float32 batches in [-1, 1].
+Both read the same generated JPEGs with smooth colours, edges and sensor noise, of the size of photographs, apply the
+same transform, and return float32 batches in [-1, 1]. Every round measures each way once. CPU time of all processes is
+compared, because wall time on a shared machine depends on other users.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ from pixelflow.runs.provenance import versions
 
 CLASSES = 4
 Way = Callable[[int], int]
-"""Reads so many batches, or some more; returns the number of images."""
+"""Reads at least the given number of batches and returns the number of images."""
 
 
 def run(config: Config, overrides: list[str]) -> None:
+    """Measure all ways, print the comparison and write the record."""
     job = config["job"]
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="pixelflow-benchmark-") as folder:
@@ -71,7 +72,7 @@ def run(config: Config, overrides: list[str]) -> None:
 
 
 def make_photographs(folder: Path, count: int, height: int, width: int) -> float:
-    """`folder/train/c<label>/<i>.jpg`; returns the mean size in kilobytes."""
+    """Write JPEGs to `folder/train/c<label>/<i>.jpg` and return their mean size in kilobytes."""
     with ProcessPoolExecutor(2) as pool:
         sizes = list(pool.map(_photograph, itertools.repeat(folder), range(count), itertools.repeat((height, width))))
     return sum(sizes) / count / 1000
@@ -86,10 +87,10 @@ def _photograph(folder: Path, number: int, size: tuple[int, int]) -> int:
         layers = [Image.fromarray(layer).resize((width, height), Image.Resampling.BICUBIC) for layer in noise]
         pixels += np.stack([np.asarray(layer) for layer in layers], axis=-1) * grain**0.5 * 3
     y, x = np.mgrid[:height, :width]
-    for _ in range(8):  # things with edges
+    for _ in range(8):  # discs with edges
         cy, cx, radius = random.uniform(0, height), random.uniform(0, width), random.uniform(20, 120)
         pixels[(y - cy) ** 2 + (x - cx) ** 2 < radius**2] += random.uniform(-50, 50, 3)
-    pixels += random.standard_normal((height, width, 1)) * 5  # of the sensor
+    pixels += random.standard_normal((height, width, 1)) * 5  # sensor noise
     stream = io.BytesIO()
     Image.fromarray((pixels + 128).clip(0, 255).astype(np.uint8)).save(stream, format="JPEG", quality=90)
     path = folder / "train" / f"c{number % CLASSES}" / f"{number:05}.jpg"
@@ -99,7 +100,7 @@ def _photograph(folder: Path, number: int, size: tuple[int, int]) -> int:
 
 
 def build_ways(root: Path, job: dict[str, Any]) -> dict[str, Way]:
-    """What is compared, by name; each call starts its own workers."""
+    """Return the ways to compare by name; each call of a way starts its own workers."""
     size, batch_size, workers = job["image_size"], job["batch_size"], job["workers"]
     reading = Reading(workers=workers)
     folder = ImageFolder(root=str(root / "photographs"), image_size=size, num_classes=CLASSES, reading=reading)
@@ -136,7 +137,7 @@ def build_ways(root: Path, job: dict[str, Any]) -> dict[str, Way]:
 
 
 def cpu_seconds(way: Way, count: int) -> float:
-    """Per image: user and system time of this process and of its workers, which have ended by then."""
+    """Return the seconds per image of user and system time of this process and of its workers, which have ended."""
     before = _cpu()
     images = way(count)
     return (_cpu() - before) / images

@@ -1,4 +1,4 @@
-"""job=prepare: any data to tar shards, cropped and encoded, with an index. The same command goes on after a stop."""
+"""job=prepare: writes any data as tar shards, cropped and encoded, with an index; run again, it continues."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pixelflow.progress import Progress
 
 
 def run(config: Config, overrides: list[str]) -> None:
+    """Write the shards, and print the options with which to train from them."""
     job, data = config["job"], instantiate(config["data"])
     settings = prepare_settings(config)
     encoder = instantiate(job["text_encoder"]) if job["text_encoder"] else None
@@ -37,8 +38,8 @@ def run(config: Config, overrides: list[str]) -> None:
         progress.close()
     print(f"{index['samples']} samples in {len(index['shards'])} shards, {time.perf_counter() - start:.0f} s: {output}")
     if index["bad"]:
-        told = ", ".join(f"{count} {reason}" for reason, count in index["bad"].items())
-        print(f"left out: {told}; listed in {output / 'bad_samples.jsonl'}")
+        reasons = ", ".join(f"{count} {reason}" for reason, count in index["bad"].items())
+        print(f"left out: {reasons}; listed in {output / 'bad_samples.jsonl'}")
     option = f"webdataset data.num_classes={data.spec.num_classes}" if data.labelled else "image_text"
     image_size = data.spec.image_size
     sizes = f"data.image_size={image_size} data.preprocess.crop={'random' if settings.size > image_size else 'center'}"

@@ -14,6 +14,7 @@ from PIL import Image
 
 from pixelflow.data import ImageFolder, Reading
 from pixelflow.data.dirty import DirtyData, DirtyReport, Found
+from pixelflow.errors import UserError
 from tests.unit.data.files import encoded
 from tests.unit.data.test_decode import bomb, huge_jpeg
 
@@ -123,6 +124,12 @@ def test_nothing_but_broken_files(tmp_path: Path) -> None:
     data = ImageFolder(root=str(tmp_path), image_size=16, num_classes=1, reading=Reading(workers=0))
     with pytest.raises(ValueError, match=r"50 samples in a row cannot be used; the last was .*: not an image"):
         next(iter(data.loader(batch_size=2, seed=0)))
+
+
+def test_a_damaged_list_of_an_earlier_start_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bad_samples.jsonl").write_text('{"index": 1, "rea')
+    with pytest.raises(UserError, match=r"bad_samples\.jsonl cannot be read .*remove it"):
+        DirtyReport(folder=tmp_path, max_share=0)
 
 
 def test_what_is_left_out_on_purpose_is_no_damage() -> None:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import io
 import itertools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -19,6 +22,7 @@ from pixelflow.data import Digits, ImageFolder, ImageText, Reading, Shapes, WebD
 from pixelflow.data.dirty import DirtyData
 from pixelflow.data.preparation import PrepareSettings, prepare
 from pixelflow.data.transforms import center_crop
+from pixelflow.errors import UserError, WorkFailed
 from tests.unit.data.files import image_folder
 
 N = 30
@@ -201,3 +205,37 @@ def test_sequence_of_prepared_data_is_that_of_their_count(root: Path, tmp_path: 
 def test_errors(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PrepareSettings(**settings)
+
+
+def test_a_full_disk_is_named_and_the_same_command_continues(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, calls = os.fsync, itertools.count()
+
+    def full(descriptor: int) -> None:
+        if next(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WorkFailed, match=r"out cannot be written: No space left.*run the same command again"):
+        run(root, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").glob("*shard*")) == ["shard-000000.tar", "shard-000001.tar"]
+    run(root, tmp_path / "out")
+    run(root, tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_folder_that_another_process_writes_is_refused(root: Path, tmp_path: Path) -> None:
+    run(root, tmp_path / "out")
+    with open(tmp_path / "out" / ".lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match=r"out is being written by another process"):
+            run(root, tmp_path / "out")
+    run(root, tmp_path / "out")
+
+
+def test_a_damaged_record_is_named(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "prepare.json").write_text("{")
+    with pytest.raises(UserError, match=r"prepare\.json is damaged"):
+        run(root, tmp_path)

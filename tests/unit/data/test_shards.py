@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import io
 import itertools
 import json
@@ -16,6 +18,7 @@ from PIL import Image
 from pixelflow.data import ImageText, Reading, WebDataset
 from pixelflow.data.records import BadSample
 from pixelflow.data.shards import ShardError, ShardSource, ShardStore, scan
+from pixelflow.errors import UserError
 from tests.unit.data.files import encoded, grey_of
 
 N = 20
@@ -223,3 +226,27 @@ def test_pairs_beside_each_other(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"holds neither \.tar files nor images"):
         ImageText(root=str(tmp_path / "empty"), image_size=16).check()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"shards": [{"name": "a.tar"}]}'])
+def test_a_damaged_index_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "index.json").write_text(content)
+    with pytest.raises(UserError, match=r"index\.json is damaged .*copy it again"):
+        WebDataset(root=str(tmp_path)).check()
+
+
+def test_an_unknown_protocol_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"root=nowhere://bucket: .*nowhere"):
+        data("nowhere://bucket", tmp_path).source("train")
+
+
+def test_a_cache_on_a_filesystem_without_locks_is_refused_at_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    fsspec.filesystem("memory").pipe("/locks/a.tar", (folder / "s00.tar").read_bytes())
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(UserError, match="does not support file locks"):
+        data("memory://locks", tmp_path).source("train")
