@@ -1,10 +1,16 @@
-"""The folder that holds the config groups, in a checkout and in an installed package."""
+"""The folder that holds the config groups, in a checkout and in an installed package, and its options as plain data."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 _PACKAGE = Path(__file__).resolve().parent
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
 def conf_folder() -> Path:
@@ -14,3 +20,39 @@ def conf_folder() -> Path:
     """
     packaged = _PACKAGE / "conf"
     return packaged if packaged.is_dir() else _PACKAGE.parent / "conf"
+
+
+def option_names(group: str) -> list[str]:
+    """Returns the names of the options of a config group, such as the solvers, in alphabetical order."""
+    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
+
+
+def read_option(group: str, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads an option of a config group, with the options that it extends, without Hydra.
+
+    Args:
+        group: Name of the group, such as "backbone".
+        name: Name of the option, such as "pixelflow_tiny".
+        values: Values for the references to other groups, by dotted key: `{"data.image_size": 16}` replaces
+            `${data.image_size}`.
+
+    Returns:
+        The option's keys, `_target_` among them.
+
+    Raises:
+        ValueError: The group has no such option, or the option refers to a key that `values` lacks.
+    """
+    names = option_names(group)
+    if name not in names:
+        raise ValueError(f"{group}={name!r} must be one of {', '.join(names)}")
+    own = yaml.safe_load((conf_folder() / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    merged: dict[str, Any] = {}
+    for parent in own.pop("defaults", []):
+        if parent != "_self_":
+            merged |= read_option(group, parent, values)
+    for key, value in own.items():
+        reference = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
+        if reference is not None and reference.group(1) not in values:
+            raise ValueError(f"{group}={name!r} needs a value for {reference.group(1)}")
+        merged[key] = values[reference.group(1)] if reference is not None else value
+    return merged

@@ -23,7 +23,7 @@ from hydra.utils import instantiate
 from pixelflow.benchmarks.estimate import estimate, to_text
 from pixelflow.benchmarks.logging_cost import logging_cost
 from pixelflow.benchmarks.training_step import training
-from pixelflow.config.build import Config, build_model, build_sampler, pick_device, speed_up
+from pixelflow.config.build import Config, build_model, pick_device, sampler_settings
 from pixelflow.files import write_aside, write_json
 from pixelflow.flow import ConstantGuidance
 from pixelflow.nn.flops import DEFAULT_WIDTH, forward_flops, matrix_rate
@@ -83,12 +83,12 @@ class Measured:
 def sampling(config: Config, device: torch.device) -> dict[str, Any]:
     torch.manual_seed(config["seed"])  # random weights cost what trained ones do
     model = build_model(config)
-    backbone = model.backbone.to(device).eval().requires_grad_(False)
-    sampler = build_sampler(config, model, speed_up(config, backbone, device), device)
+    model.backbone.to(device).requires_grad_(False)
+    sampler = model.sampler(settings=sampler_settings(config))
     variants = {CONFIGURED: sampler.guidance, ALWAYS: ConstantGuidance(scale=2.0)}
     images, repeats = config["job"]["images"], config["job"]["repeats"]
     precision = config["trainer"]["precision"]
-    width = getattr(backbone, "width", DEFAULT_WIDTH)
+    width = getattr(model.backbone, "width", DEFAULT_WIDTH)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     rate = matrix_rate(width, dtype=dtype, device=device)
     _warm_up(sampler, images, list(variants.values()))
@@ -116,7 +116,7 @@ def sampling(config: Config, device: torch.device) -> dict[str, Any]:
         "seconds_ratio": rows[CONFIGURED]["seconds_per_image"] / rows[ALWAYS]["seconds_per_image"],
         "matrix_tflops": rate / 1e12,
         "peak_memory_gib": peak_memory(device) / 2**30,
-        "attention_seconds": _attention(config, backbone, device),
+        "attention_seconds": _attention(config, model.backbone, device),
         "images": images,
         "precision": precision,
         "threads": torch.get_num_threads(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,12 +12,12 @@ from torch import Tensor
 
 from pixelflow.config.build import (
     Config,
-    Model,
     build_model,
     build_objective,
-    build_sampler,
     pick_device,
+    sampler_settings,
 )
+from pixelflow.model import Model
 from pixelflow.nn.compile import compile_blocks
 from pixelflow.nn.flops import DEFAULT_WIDTH, matrix_rate
 from pixelflow.nn.kernel_timing import choose_kernel
@@ -64,7 +65,9 @@ def build_trainer(
         with torch.device("meta"):
             backbone = instantiate(config["backbone"])
         backbone.load_state_dict(weights, assign=True)
-        sampler = build_sampler(config, model, backbone.to(device).eval().requires_grad_(False), device)
+        drawn = replace(model, backbone=backbone.to(device).eval().requires_grad_(False))
+        settings = replace(sampler_settings(config), cache_every=1, compile=False, cuda_graphs=False)
+        sampler = drawn.sampler(settings=settings)
         labels = torch.arange(config["data"]["num_classes"]).repeat_interleave(GRID_COLUMNS)
         samples = sampler.sample(Condition(labels), sampler.keyed_noise(range(len(labels)), config["sampler"]["seed"]))
         path = run.path / "figures" / f"samples_{step:08d}.png"

@@ -10,11 +10,12 @@ from typing import Any, Literal
 import torch
 from hydra.utils import instantiate
 
-from pixelflow.config.build import Config, pick_device, prepare_settings, speed_up
+from pixelflow.config.build import Config, pick_device, prepare_settings, sampler_settings
 from pixelflow.config.schema import check_group, check_type
 from pixelflow.config.suites import LEAST, WITH_FEATURES
 from pixelflow.config.validate_training import check_benchmark, check_training
 from pixelflow.sampling.produce import parse_classes
+from pixelflow.sampling.speed import speed_up
 from pixelflow.training.weights import check_name
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -144,7 +145,7 @@ def _check_metrics(config: Config) -> None:
 
 def _check_sampler(config: Config) -> None:
     sampler = config["sampler"]
-    check_name(sampler["weights"])
+    _with_key(lambda: check_name(sampler["weights"]), sampler, "sampler")
     for key, least in {"num_samples": 1, "per_shard": 1, "fixed_batch": 1, "cache_every": 1, "trajectories": 0}.items():
         if sampler[key] is not None and sampler[key] < least:
             raise ValueError(f"sampler.{key}={sampler[key]} must be at least {least}")
@@ -179,7 +180,8 @@ def _check_parts(config: Config) -> None:
                 f"sampler.cache_every={config['sampler']['cache_every']} needs a solver with fixed steps: a cached "
                 "velocity would mislead the error control; use solver=euler, heun or adams_bashforth"
             )
-        _with_key(lambda: speed_up(config, backbone, torch.device("meta")), config["sampler"], "sampler")
+        settings = sampler_settings(config)
+        _with_key(lambda: speed_up(backbone, cascade, settings, torch.device("meta")), config["sampler"], "sampler")
     if cascade.kickoff % backbone.patch_size:
         size = config["data"]["image_size"]
         most = max((s for s in range(1, 13) if size % (backbone.patch_size << (s - 1)) == 0), default=1)

@@ -15,7 +15,7 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
-from pixelflow.config.build import Config, load_sampler, pick_device
+from pixelflow.config.build import Config, load_model, pick_device, sample_set, sampler_settings
 from pixelflow.config.suites import build_suite, require_metrics
 from pixelflow.data.image_files import open_images
 from pixelflow.files import write_json
@@ -27,7 +27,8 @@ from pixelflow.processes import World, processes, world_of
 from pixelflow.progress import Progress
 from pixelflow.runs.identity import evaluation_config, evaluation_file, evaluation_hash
 from pixelflow.runs.provenance import versions
-from pixelflow.sampling.produce import Made, labels_of, parse_classes, produce, share
+from pixelflow.sampling.produce import Made, produce, share
+from pixelflow.sampling.settings import SampleSet
 from pixelflow.signals import stop_on_signals, stop_signal
 
 logger = logging.getLogger(__name__)
@@ -124,12 +125,12 @@ def evaluate_checkpoint(config: Config, checkpoint: str, home: Path | None = Non
         missing = world.broadcast(parts.missing(count) if world.rank == 0 else None)
         if 0 < len(missing) < count:
             logger.info("%d of %d images are measured; the others follow", count - len(missing), count)
-        sampler, step = load_sampler(config, checkpoint, device)
-        classes = parse_classes(config["sampler"]["classes"], config["data"]["num_classes"])
-        feeder = Accumulator(suite, parts, labels_of(classes, count))
+        model = load_model(config, checkpoint, device)
+        sampler, step, images = model.sampler(settings=sampler_settings(config)), model.recipe.step, sample_set(config)
+        feeder = Accumulator(suite, parts, images.labels)
 
         def work() -> Made:
-            return _sample(config, sampler, feeder, missing, classes, world)
+            return _sample(config, sampler, feeder, missing, images, world)
 
         results = accumulate(world, suite, parts, count, work)
         made = Made(*(sum(values) for values in zip(*map(astuple, results), strict=True)))
@@ -139,22 +140,20 @@ def evaluate_checkpoint(config: Config, checkpoint: str, home: Path | None = Non
 
 
 def _sample(
-    config: Config, sampler: Any, feeder: Accumulator, missing: list[int], classes: list[int], world: World
+    config: Config, sampler: Any, feeder: Accumulator, missing: list[int], images: SampleSet, world: World
 ) -> Made:
     settings = config["sampler"]
     mine = share(missing, rank=world.rank, size=world.size, fixed_batch=settings["fixed_batch"])
     progress = Progress(total=len(mine), unit="image")
 
-    def on_batch(images: int) -> None:
-        progress.advance(images, images=images)
+    def on_batch(count: int) -> None:
+        progress.advance(count, images=count)
         if world.rank == 0:
             progress.show(f"process 1 of {world.size}" if world.size > 1 else "")
 
-    batch = settings["batch_size"]
     try:
         return produce(
-            sampler, feeder.write, mine, classes=classes, seed=settings["seed"],
-            batch_size=max(batch) if isinstance(batch, list) else batch, fixed_batch=settings["fixed_batch"],
+            sampler, feeder.write, mine, images=images, settings=sampler_settings(config),
             on_batch=on_batch, stop=lambda: stop_signal() is not None, aside=False,
         )  # fmt: skip
     finally:

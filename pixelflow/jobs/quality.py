@@ -1,6 +1,7 @@
-"""job=quality: sampler settings side by side on one checkpoint, the same noise for all.
+"""job=quality: compares sampler settings on one checkpoint, with the same noise for all.
 
-For each: the error against a fine solution of the same flow, the distance to the reference images, and the cost.
+For each setting it reports the error against a fine solution of the same flow, the distance to the reference images,
+and the cost.
 """
 
 from __future__ import annotations
@@ -9,39 +10,35 @@ import logging
 import os
 import shlex
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from omegaconf import OmegaConf
+from hydra.utils import instantiate
 from torch import Tensor
 
-from pixelflow.config.build import (
-    Config,
-    build_model,
-    build_sampler,
-    load_sampler,
-    pick_device,
-    speed_up,
-)
-from pixelflow.config.resolve import CONF
+from pixelflow.conf_dir import option_names, read_option
+from pixelflow.config.build import Config, load_model, pick_device, sample_set, sampler_settings
 from pixelflow.config.suites import build_evaluator
 from pixelflow.config.validate import validate
+from pixelflow.errors import UserError
 from pixelflow.files import write_json, write_text
 from pixelflow.metrics.catalogue import main_distance
 from pixelflow.metrics.evaluator import Evaluator
+from pixelflow.model import Model
 from pixelflow.reporting.pareto import Point, quality_chart, quality_table
 from pixelflow.runs.provenance import versions
-from pixelflow.sampling.produce import labels_of, parse_classes
 from pixelflow.sampling.sampler import Sampler, to_uint8
+from pixelflow.sampling.settings import SampleSet
 from pixelflow.solvers import AdamsBashforth
 from pixelflow.types import Condition
 
 logger = logging.getLogger(__name__)
 
 FINE_STEPS = 100
-"""Steps per stage of the solution that counts as exact: order 4."""
+"""Steps per stage of the solution, of order 4, that the error is measured against."""
+MEASURED_TOGETHER = 500
 
 
 def run(config: Config, overrides: list[str]) -> None:
@@ -49,73 +46,84 @@ def run(config: Config, overrides: list[str]) -> None:
     settings = [with_setting(config, setting) for setting in config["job"]["settings"]]
     for each in settings:
         validate(each)
-    device = pick_device(config["trainer"]["device"])
-    reference, step = load_sampler(config, config["checkpoint"], device)
-    num_stages = reference.cascade.num_stages
-    reference.solver = AdamsBashforth(
-        num_steps=FINE_STEPS, num_stages=num_stages, order=4, startup="runge_kutta", grid="uniform"
+    images = sample_set(config)
+    model = load_model(config, config["checkpoint"], pick_device(config["trainer"]["device"]))
+    fine = AdamsBashforth(
+        num_steps=FINE_STEPS, num_stages=model.num_stages, order=4, startup="runge_kutta", grid="uniform"
     )
-    exact, _, _ = states(config, reference)
-    measure, points = build_evaluator(config, device), []
+    exact = draw(model.sampler(solver=fine, settings=sampler_settings(config)), images, model.settings.largest_batch)
+    measure, points = build_evaluator(config, model.device), []
     for each, setting in zip(settings, config["job"]["settings"], strict=True):
-        points.append(_point(each, setting, reference, exact, measure))
+        points.append(_point(each, setting, model, images, exact.x, measure))
         logger.info("%s: %.4g forward passes, error %.3g", points[-1].label, points[-1].cost, points[-1].quality)
-    _write(config, overrides, points, step)
+    _write(config, overrides, points, model.recipe.step)
 
 
 def with_setting(config: Config, setting: dict[str, Any]) -> dict[str, Any]:
-    """The config with another solver. setting: {solver: <option>, ...}: its other keys are the solver's, or, like
-    cache_every, the sampler's. Raises ValueError for a solver that does not exist.
+    """Returns the config with another solver.
+
+    Args:
+        config: A resolved config.
+        setting: `solver`, the name of an option, and arguments of that solver or, like `cache_every`, of the sampler.
+
+    Raises:
+        UserError: There is no such solver.
     """
-    path = CONF / "solver" / f"{setting.get('solver')}.yaml"
-    if not path.exists():
-        options = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-        raise ValueError(f"job.settings: {setting} needs a solver, one of {options}")
-    solver = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if setting.get("solver") not in option_names("solver"):
+        raise UserError(f"job.settings: {setting} needs a solver, one of {', '.join(option_names('solver'))}")
+    solver = read_option("solver", setting["solver"], {"cascade.num_stages": config["cascade"]["num_stages"]})
     sampler = dict(config["sampler"])
     for key, value in setting.items():
         if key != "solver":
             (sampler if key in sampler else solver)[key] = value
-    changed = OmegaConf.create({**config, "solver": solver, "sampler": sampler})
-    return OmegaConf.to_container(changed, resolve=True)  # type: ignore[return-value]
+    return {**config, "solver": solver, "sampler": sampler}
 
 
-def states(config: Config, sampler: Sampler) -> tuple[Tensor, float, float]:
-    """(N, C, R, R) on the CPU, not clamped; forward passes per image; seconds per image."""
-    settings = config["sampler"]
-    count, batch = settings["num_samples"], settings["batch_size"]
-    labels = labels_of(parse_classes(settings["classes"], config["data"]["num_classes"]), count)
+@dataclass(frozen=True)
+class Drawn:
+    """Images (N, C, R, R) on the CPU, not clamped, with forward passes and seconds per image."""
+
+    x: Tensor
+    passes: float
+    seconds: float
+
+
+def draw(sampler: Sampler, images: SampleSet, batch_size: int) -> Drawn:
+    """Draws a set of images and keeps them as they leave the solver."""
     parts, passes, start = [], 0.0, time.perf_counter()
-    for ids in torch.arange(count).split(max(batch) if isinstance(batch, list) else batch):
-        samples = sampler.sample(Condition(labels[ids]), sampler.keyed_noise(ids.tolist(), settings["seed"]))
+    for ids in torch.arange(images.num_samples).split(batch_size):
+        noise = sampler.keyed_noise(ids.tolist(), images.seed)
+        samples = sampler.sample(Condition(images.labels_of(ids.tolist())), noise)
         parts.append(samples.x.cpu())
         passes += samples.passes * len(ids)
-    return torch.cat(parts), passes / count, (time.perf_counter() - start) / count
+    count = images.num_samples
+    return Drawn(torch.cat(parts), passes / count, (time.perf_counter() - start) / count)
 
 
-def _point(config: Config, setting: dict[str, Any], reference: Sampler, exact: Tensor, measure: Evaluator) -> Point:
-    model, backbone, device = build_model(config), reference.backbone, reference.device
-    assert isinstance(backbone, torch.nn.Module)
-    sampler = build_sampler(config, model, speed_up(config, backbone, device), device)
-    x, passes, seconds = states(config, sampler)
+def _point(
+    config: Config, setting: dict[str, Any], model: Model, images: SampleSet, exact: Tensor, measure: Evaluator
+) -> Point:
+    settings = sampler_settings(config)
+    sampler = replace(model, solver=instantiate(config["solver"])).sampler(settings=settings)
+    drawn = draw(sampler, images, settings.largest_batch)
     evaluator = Evaluator(features=measure.features, reference=measure.reference)
-    for images in to_uint8(x).split(500):
-        evaluator.update(images)
+    for pixels in to_uint8(drawn.x).split(MEASURED_TOGETHER):
+        evaluator.update(pixels)
     distance = main_distance(evaluator.compute())
-    error = ((x - exact).square().mean().sqrt() / exact.square().mean().sqrt()).item()
+    error = ((drawn.x - exact).square().mean().sqrt() / exact.square().mean().sqrt()).item()
     label = " ".join([setting["solver"], *(f"{key}={value}" for key, value in setting.items() if key != "solver")])
     series = setting["solver"] + (" cached" if setting.get("cache_every", 1) > 1 else "")
-    return Point(label, series, passes, error, {"fd": distance, "seconds per image": seconds})
+    return Point(label, series, drawn.passes, error, {"fd": distance, "seconds per image": drawn.seconds})
 
 
 def _write(config: Config, overrides: list[str], points: list[Point], step: int) -> None:
     folder, cost, quality = Path(config["job"]["output"]), "forward passes per image", "relative error"
     count = config["sampler"]["num_samples"]
     table = quality_table(points, cost=cost, quality=quality)
-    # Paths of a machine are nobody else's business.
-    told = [o for o in overrides if not o.startswith(("checkpoint=", "runs_dir=", "job.output="))]
+    # The record is published, so it must not show paths of this machine.
+    shown = [o for o in overrides if not o.startswith(("checkpoint=", "runs_dir=", "job.output="))]
     head = (
-        f"# Steps against quality\n\n`python run.py {shlex.join(told)} checkpoint=...`: step {step}, {count} images, "
+        f"# Steps against quality\n\n`python run.py {shlex.join(shown)} checkpoint=...`: step {step}, {count} images, "
         f"guidance {config['guidance']['_target_'].rpartition('.')[2]}. The error is relative to {FINE_STEPS} steps of "
         "Adams-Bashforth 4 per stage from the same noise (root mean square); fd is the distance to the "
         f"reference images ({config['metrics']['reference']}). Seconds count where the load average "

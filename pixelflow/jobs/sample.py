@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pixelflow.config.build import Config, load_sampler, pick_device
+from pixelflow.config.build import Config, load_model, pick_device, sample_set, sampler_settings
 from pixelflow.errors import Interrupted
 from pixelflow.files import write_json
 from pixelflow.processes import World, held, processes
@@ -26,8 +26,9 @@ from pixelflow.reporting.trajectories import Trajectories
 from pixelflow.runs.identity import sampling_hash
 from pixelflow.runs.provenance import versions
 from pixelflow.sampling.outputs import PngOutput, make_output
-from pixelflow.sampling.produce import Made, labels_of, parse_classes, produce, share
+from pixelflow.sampling.produce import Made, parse_classes, produce, share
 from pixelflow.sampling.sampler import Sampler
+from pixelflow.sampling.settings import SampleSet
 from pixelflow.signals import stop_on_signals, stop_signal
 from pixelflow.types import Condition
 
@@ -63,8 +64,8 @@ def sample(config: Config, checkpoint: str | Path, home: Path | None = None) -> 
 
 def _sample(config: Config, checkpoint: str, folder: Path, world: World, device: torch.device) -> None:
     settings = config["sampler"]
-    classes = parse_classes(settings["classes"], config["data"]["num_classes"])
-    labels = labels_of(classes, settings["num_samples"])
+    images = sample_set(config)
+    labels = images.labels
     output = make_output(
         settings["format"], folder, labels=labels, size=config["data"]["image_size"], per_shard=settings["per_shard"]
     )
@@ -75,9 +76,10 @@ def _sample(config: Config, checkpoint: str, folder: Path, world: World, device:
         return
     if 0 < len(missing) < len(labels):
         logger.info("%d of %d images are there; the others follow", len(labels) - len(missing), len(labels))
-    sampler, step = load_sampler(config, checkpoint, device)
+    model = load_model(config, checkpoint, device)
+    sampler, step = model.sampler(settings=sampler_settings(config)), model.recipe.step
     made = _together(
-        world, lambda: _make(config, sampler, output, missing, classes, world), output, len(missing), len(labels)
+        world, lambda: _make(config, sampler, output, missing, images, world), output, len(missing), len(labels)
     )
     if world.rank == 0:
         left = output.store.missing(missing)
@@ -96,28 +98,25 @@ def _sample(config: Config, checkpoint: str, folder: Path, world: World, device:
 
 
 def _make(
-    config: Config, sampler: Sampler, output: PngOutput, missing: list[int], classes: list[int], world: World
+    config: Config, sampler: Sampler, output: PngOutput, missing: list[int], images: SampleSet, world: World
 ) -> Made:
     settings = config["sampler"]
     mine = share(missing, rank=world.rank, size=world.size, fixed_batch=settings["fixed_batch"])
     progress = Progress(total=len(mine), unit="image")
     note = f"process 1 of {world.size}" if world.size > 1 else ""
 
-    def on_batch(images: int) -> None:
-        progress.advance(images, images=images)
+    def on_batch(count: int) -> None:
+        progress.advance(count, images=count)
         if world.rank == 0:
             progress.show(note)
 
-    batch = settings["batch_size"]
     try:
         return produce(
             sampler,
             output.store.write,
             mine,
-            classes=classes,
-            seed=settings["seed"],
-            batch_size=max(batch) if isinstance(batch, list) else batch,
-            fixed_batch=settings["fixed_batch"],
+            images=images,
+            settings=sampler_settings(config),
             on_batch=on_batch,
             stop=lambda: stop_signal() is not None,
         )

@@ -1,6 +1,6 @@
-"""Many images: which classes, which batches, and the loop that makes them.
+"""The loop that draws many images: which classes, which batches, which share of each process.
 
-Sample i is the same image whatever the batch, the process or the restart that makes it.
+Sample i is the same image whatever the batch size, the process or the restart that draws it.
 """
 
 from __future__ import annotations
@@ -12,15 +12,29 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pixelflow.errors import WorkFailed
 from pixelflow.sampling.sampler import Sampler, to_uint8
+from pixelflow.sampling.settings import SamplerSettings, SampleSet
 from pixelflow.sampling.store import AsideWriter
 from pixelflow.types import Condition
 
 
 def parse_classes(setting: str | Sequence[int], num_classes: int) -> list[int]:
-    """ "balanced" for all classes, "10-19" for a range with both ends, or a list of classes.
+    """Reads a choice of classes.
 
-    Raises ValueError, with the form that is accepted, for anything else.
+    Args:
+        setting: "balanced" for all classes, "10-19" for a range that includes both ends, or a list of classes.
+        num_classes: Number of classes of the model.
+
+    Returns:
+        The classes.
+
+    Raises:
+        ValueError: The setting has another form, or names classes that do not exist.
+
+    Example:
+        >>> parse_classes("1-3", 10)
+        [1, 2, 3]
     """
     accepted = f"balanced, a range like 0-{num_classes - 1}, or a list like [0, {num_classes - 1}]"
     if isinstance(setting, str):
@@ -37,24 +51,23 @@ def parse_classes(setting: str | Sequence[int], num_classes: int) -> list[int]:
     return classes
 
 
-def labels_of(classes: Sequence[int], num_samples: int) -> Tensor:
-    """(N,) int64: sample i shows classes[i mod K], so every class has N / K images, give or take one."""
-    return torch.tensor(classes)[torch.arange(num_samples) % len(classes)]
-
-
 @dataclass(frozen=True)
 class Planned:
-    """A batch: sample_ids are computed together, those at the positions `wanted` are kept."""
+    """A batch: all of `sample_ids` are computed together, and those at the positions `wanted` are kept."""
 
     sample_ids: list[int]
     wanted: list[int]
 
 
 def plan_batches(sample_ids: Sequence[int], *, batch_size: int, fixed_batch: int | None = None) -> Iterator[Planned]:
-    """Batches that together hold each of sample_ids (rising) once.
+    """Yields batches in which each of `sample_ids` is kept once.
 
-    fixed_batch: samples 0..F-1, F..2F-1, ... are always computed together, all of them, whichever are wanted. So every
-    forward pass has the same shape and every image the same place in it, and floating-point results the same bits.
+    Args:
+        sample_ids: Ids in ascending order.
+        batch_size: Images in a batch without `fixed_batch`.
+        fixed_batch: If given, samples 0..F-1, F..2F-1, ... are always computed together, all of them, whichever are
+            kept. Every forward pass then has the same shape and every image the same position in it, so that
+            floating-point results have the same bits.
     """
     if fixed_batch is None:
         for start in range(0, len(sample_ids), batch_size):
@@ -69,7 +82,7 @@ def plan_batches(sample_ids: Sequence[int], *, batch_size: int, fixed_batch: int
 
 
 def share(sample_ids: Sequence[int], *, rank: int, size: int, fixed_batch: int | None = None) -> list[int]:
-    """The part of sample_ids that process `rank` of `size` makes: a contiguous piece, cut between blocks."""
+    """Returns the part of `sample_ids` that process `rank` of `size` computes, contiguous, in whole fixed batches."""
     blocks = list(dict.fromkeys(i // (fixed_batch or 1) for i in sample_ids))
     mine = set(blocks[len(blocks) * rank // size : len(blocks) * (rank + 1) // size])
     return [i for i in sample_ids if i // (fixed_batch or 1) in mine]
@@ -77,12 +90,19 @@ def share(sample_ids: Sequence[int], *, rank: int, size: int, fixed_batch: int |
 
 @dataclass
 class Made:
-    """What a process did. nfe and passes are summed over its images."""
+    """Images that were drawn, and their cost: `seconds` of the device, `nfe` and `passes` summed over the images."""
 
     images: int = 0
     seconds: float = 0.0
     nfe: float = 0.0
     passes: float = 0.0
+
+    def per_image(self) -> dict[str, float]:
+        """Returns the costs per image and the number of images, or nothing if there are none."""
+        if not self.images:
+            return {}
+        costs = {"nfe": self.nfe, "forward_passes_per_image": self.passes, "seconds_per_image": self.seconds}
+        return {key: cost / self.images for key, cost in costs.items()} | {"images_timed": self.images}
 
 
 def produce(
@@ -90,40 +110,52 @@ def produce(
     write: Callable[[Sequence[int], Tensor], None],
     sample_ids: Sequence[int],
     *,
-    classes: Sequence[int],
-    seed: int,
-    batch_size: int,
-    fixed_batch: int | None = None,
-    on_batch: Callable[[int], None] = lambda images: None,
+    images: SampleSet,
+    settings: SamplerSettings,
+    on_batch: Callable[[int], None] = lambda count: None,
     stop: Callable[[], bool] = lambda: False,
     aside: bool = True,
 ) -> Made:
-    """Makes the images `sample_ids` and gives them to `write(ids, (B, C, R, R) uint8)`, beside the computation.
+    """Draws images and passes them to `write(ids, images)`.
 
-    aside: false writes in between instead, with the images where they were made, and leaves that out of the seconds.
-    on_batch: told how many images a batch had. stop: asked after every batch; true ends it there. Raises what `write`
-    raises, and ValueError for images that are not finite.
+    Args:
+        sampler: Draws a batch.
+        write: Receives the ids and the images, (B, C, R, R) uint8.
+        sample_ids: Images to draw, in ascending order.
+        images: The set that they belong to; it gives labels and seed.
+        settings: Gives the batches.
+        on_batch: Called after each batch with its number of images.
+        stop: Called after each batch; true ends the loop.
+        aside: Whether `write` runs in a thread beside the computation, with images on the CPU. Otherwise it runs
+            between two batches, with images on the device, and its time is not counted.
+
+    Returns:
+        Number and costs of the images that were drawn.
+
+    Raises:
+        WorkFailed: An image is not finite.
     """
     made, start, between = Made(), time.perf_counter(), 0.0
+    batches = plan_batches(sample_ids, batch_size=settings.largest_batch, fixed_batch=settings.fixed_batch)
     with AsideWriter(write) as writer:
-        for batch in plan_batches(sample_ids, batch_size=batch_size, fixed_batch=fixed_batch):
-            labels = torch.tensor([classes[i % len(classes)] for i in batch.sample_ids])
-            samples = sampler.sample(Condition(labels), sampler.keyed_noise(batch.sample_ids, seed))
+        for batch in batches:
+            noise = sampler.keyed_noise(batch.sample_ids, images.seed)
+            samples = sampler.sample(Condition(images.labels_of(batch.sample_ids)), noise)
             if not torch.isfinite(samples.x).all():
-                ids = batch.sample_ids
-                raise ValueError(f"samples {ids[0]} to {ids[-1]} are not finite; use an earlier checkpoint")
-            images = to_uint8(samples.x)[batch.wanted]
+                first, last = batch.sample_ids[0], batch.sample_ids[-1]
+                raise WorkFailed(f"samples {first} to {last} are not finite; use an earlier checkpoint")
+            pixels = to_uint8(samples.x)[batch.wanted]
             ids = [batch.sample_ids[position] for position in batch.wanted]
             if aside:
-                writer.put(ids, images)
+                writer.put(ids, pixels)
             else:
                 begin = time.perf_counter()
-                write(ids, images)
+                write(ids, pixels)
                 between += time.perf_counter() - begin
-            made.images += len(images)
-            made.nfe += samples.nfe * len(images)
-            made.passes += samples.passes * len(images)
-            on_batch(len(images))
+            made.images += len(pixels)
+            made.nfe += samples.nfe * len(pixels)
+            made.passes += samples.passes * len(pixels)
+            on_batch(len(pixels))
             if stop():
                 break
     made.seconds = time.perf_counter() - start - between

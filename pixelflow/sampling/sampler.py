@@ -1,4 +1,8 @@
-"""From noise to images: stage by stage, solver x guidance x renoise (PixelFlow section 3.4)."""
+"""Draws images stage by stage: the solver integrates the guided velocity of a stage, then the image is renoised.
+
+Source: PixelFlow section 3.4.
+Shape legend: B images of a batch, C channels, R side of the finished images, h and w sides of a stage's images.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +26,13 @@ Observer = Callable[[int, float | Tensor, Tensor], None]
 
 @dataclass(frozen=True)
 class Samples:
-    """x: (B, C, R, R), not clamped. stage_ends: the state at the end of each stage, the last being x.
-    nfe: velocity evaluations. passes: forward passes per image, where a guided evaluation counts two; images may
-    differ (see `Sampler`), then their mean.
+    """A batch of images and what it cost.
+
+    Args:
+        x: Images, (B, C, R, R), not clamped.
+        stage_ends: State at the end of each stage; the last is `x`.
+        nfe: Velocity evaluations.
+        passes: Forward passes per image, the mean over the batch. A guided evaluation takes two.
     """
 
     x: Tensor
@@ -34,19 +42,32 @@ class Samples:
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """[-1, 1] -> uint8: clamp(x/2 + 0.5, 0, 1) * 255, rounded."""
+    """Maps [-1, 1] to 0..255: clamp(x/2 + 0.5, 0, 1) * 255, rounded to the nearest."""
     return (x.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
 class Sampler:
     """Draws images from a backbone.
 
-    An evaluation takes a second, null pass only for images whose guidance scale is not 1 and whose own condition is
-    not the null condition; both halves go through the backbone in one call.
-    channels: of the images. precision: "fp32", or "bf16" for autocast. stage_batch: for each stage the most images
-    that are integrated together (the coarse stages have room for more than the last one); None: all of them.
-    attention: the kernel of each stage's attention; None leaves the choice to torch.
-    Raises ValueError where stage_batch does not fit the cascade.
+    An evaluation needs a second, unconditional forward pass only for images whose guidance scale is not 1 and whose
+    own condition is not the null condition. Both passes are one call of the backbone.
+
+    Args:
+        backbone: The network, in evaluation mode.
+        cascade: Stages and renoising.
+        prediction: Converts the network's output to the velocity.
+        solver: Integrates a stage.
+        guidance: Guidance scale by stage and time.
+        conditioning: Gives the null condition.
+        channels: Channels of the images.
+        device: Device of the backbone.
+        precision: "fp32", or "bf16" for autocast.
+        stage_batch: For each stage the largest number of images that are integrated together, since the coarse stages
+            have room for more than the last one; None for all of them.
+        attention: Attention kernel of each stage; None leaves the choice to torch.
+
+    Raises:
+        ValueError: `stage_batch` does not have one entry for each stage.
     """
 
     def __init__(
@@ -72,7 +93,12 @@ class Sampler:
         self.stage_batch, self.attention = stage_batch, attention
 
     def keyed_noise(self, sample_ids: Sequence[int], seed: int) -> StageNoise:
-        """Each image's own noise, by its id: the same whatever the batch."""
+        """Returns the noise of some images. It is keyed by the seed and the image's id, so the batch does not matter.
+
+        Args:
+            sample_ids: The ids of the B images.
+            seed: Seed of all images.
+        """
         random = KeyedRandom(seed)
 
         def noise(stage: int) -> Tensor:
@@ -84,7 +110,13 @@ class Sampler:
 
     @torch.inference_mode()
     def sample(self, condition: Condition, noise: StageNoise, observe: Observer | None = None) -> Samples:
-        """One image per entry of `condition`."""
+        """Draws one image for each entry of `condition`.
+
+        Args:
+            condition: Conditions of B images.
+            noise: Gives the noise of each stage, (B, C, h, w).
+            observe: Called with every state, see `Observer`.
+        """
         null = self.conditioning.null(len(condition))
         guidable = condition.class_label.cpu() != null.class_label.cpu()
         condition, null = condition.to(self.device), null.to(self.device)
@@ -105,7 +137,7 @@ class Sampler:
         return Samples(x, ends, nfe, passes / len(x))
 
     def _integrate(self, velocity: _StageVelocity, x: Tensor, stage: int) -> tuple[Tensor, int]:
-        if hasattr(self.backbone, "start_trajectory"):  # a wrapper that remembers from call to call
+        if hasattr(self.backbone, "start_trajectory"):  # a wrapper that keeps features between evaluations
             self.backbone.start_trajectory()
         with sdpa_kernel(self.attention[stage]) if self.attention else nullcontext():
             return self.solver.integrate(velocity, x, self.solver.time_grid(stage))
@@ -117,10 +149,12 @@ def _parts(count: int, size: int) -> list[slice]:
 
 @dataclass
 class _StageVelocity:
-    """The guided velocity of one stage (a `VelocityFn`). guidable: (B,) on the CPU, which images may need a null pass.
+    """The guided velocity of one stage (a `VelocityFn`).
 
-    Nothing here waits for the device or copies to it where tau is one number: times reach it as constants of fill
-    kernels. passes: forward passes of single images, so far.
+    Where tau is one number, nothing here synchronises with the device or copies to it: times reach it as constants of
+    fill kernels.
+
+    guidable: (B,) on the CPU, the images that may need a null pass. passes: forward passes of single images so far.
     """
 
     sampler: Sampler
@@ -131,7 +165,7 @@ class _StageVelocity:
     observe: Observer | None
     passes: int = 0
     _guided: Tensor | None = field(init=False)
-    """Positions of the images that may need a null pass, on the device; None: all."""
+    """Positions of the images that may need a null pass, on the device; None for all images."""
 
     def __post_init__(self) -> None:
         everyone = bool(self.guidable.all())
@@ -160,9 +194,9 @@ class _StageVelocity:
         return v_cond.index_copy(0, rows, v_null + scale * (v_cond[rows] - v_null))
 
     def _scales(self, tau: float | Tensor, images: Tensor | None) -> tuple[float | Tensor, Tensor | None]:
-        """The guidance scale, and the positions in x of the images that it applies to (None: all of them).
+        """Returns the guidance scale, one number or (n, 1, 1, 1), and the n positions in x that it applies to, or None.
 
-        The scale is one number, or (len(positions), 1, 1, 1).
+        None stands for all images.
         """
         guidance = self.sampler.guidance
         if not isinstance(tau, Tensor):
@@ -176,13 +210,46 @@ class _StageVelocity:
 
     def _forward(self, x: Tensor, tau: float | Tensor, condition: Condition) -> Tensor:
         sampler = self.sampler
-        cascade, last_tau = sampler.cascade, sampler.solver.last_tau
-        if isinstance(tau, Tensor):
-            taus, timestep = tau.to(x), cascade.timestep(self.stage, tau, last_tau).float()
-        else:
-            constant = cascade.timestep(self.stage, torch.tensor(tau, dtype=torch.float64), last_tau).item()
-            taus = torch.full((len(x),), tau, dtype=x.dtype, device=x.device)
-            timestep = torch.full((len(x),), constant, dtype=torch.float32, device=x.device)
-        with torch.autocast(sampler.device.type, torch.bfloat16, enabled=sampler.precision == "bf16"):
-            raw = sampler.backbone(x, timestep, condition).output
-        return sampler.prediction.velocity(raw.float(), x, taus, cascade.path(self.stage))
+        return stage_velocity(
+            sampler.backbone, sampler.cascade, sampler.prediction, x, tau, condition,
+            stage=self.stage, precision=sampler.precision, last_tau=sampler.solver.last_tau,
+        )  # fmt: skip
+
+
+def stage_velocity(
+    backbone: Backbone,
+    cascade: Cascade,
+    prediction: Prediction,
+    x: Tensor,
+    tau: float | Tensor,
+    condition: Condition,
+    *,
+    stage: int,
+    precision: str = "fp32",
+    last_tau: float | None = None,
+) -> Tensor:
+    """Evaluates the velocity of a stage in one forward pass, without guidance.
+
+    Args:
+        backbone: The network.
+        cascade: Its timesteps and paths.
+        prediction: Converts the network's output to the velocity.
+        x: States, (B, C, h, w).
+        tau: Time within the stage, one number or (B,).
+        condition: B conditions.
+        stage: Number of the stage.
+        precision: "fp32", or "bf16" for autocast.
+        last_tau: See `Cascade.timestep`.
+
+    Returns:
+        The velocity, (B, C, h, w) float32.
+    """
+    if isinstance(tau, Tensor):
+        taus, timestep = tau.to(x), cascade.timestep(stage, tau, last_tau).float()
+    else:
+        constant = cascade.timestep(stage, torch.tensor(tau, dtype=torch.float64), last_tau).item()
+        taus = torch.full((len(x),), tau, dtype=x.dtype, device=x.device)
+        timestep = torch.full((len(x),), constant, dtype=torch.float32, device=x.device)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        raw = backbone(x, timestep, condition).output
+    return prediction.velocity(raw.float(), x, taus, cascade.path(stage))

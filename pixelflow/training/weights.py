@@ -1,4 +1,4 @@
-"""Weights out of checkpoints: for sampling, by the name of an average, and as the beginning of another run."""
+"""Reads weights from checkpoints: an average by its name for sampling, or the initial weights of another run."""
 
 from __future__ import annotations
 
@@ -20,19 +20,30 @@ NAMES = re.compile(rf"model|ema|ema_{NUMBER}|power_{NUMBER}|posthoc_{NUMBER}")
 
 
 def check_name(name: str) -> None:
-    """Raises ValueError unless it is what `sampler.weights` may be."""
+    """Checks the name of weights.
+
+    Args:
+        name: "model", "ema", an average such as "ema_0.999" or "power_0.05", or "posthoc_0.08".
+
+    Raises:
+        ValueError: The name has another form, or its width is out of range.
+    """
     match = NAMES.fullmatch(name)
     if match is None:
         raise ValueError(
-            f"sampler.weights={name!r}: must be 'ema' or 'model', or ema_0.999 and power_0.05 of ema.more_decays and "
-            "ema.power, or posthoc_0.08, any width, rebuilt from the run's snapshots"
+            f"weights={name!r}: must be 'ema' or 'model', or ema_0.999 and power_0.05 of ema.more_decays and "
+            "ema.power, or posthoc_0.08, any width, reconstructed from the run's snapshots"
         )
     if width := match.group(2) or match.group(3):
         gamma_of(float(width))
 
 
 class Snapshots(Mapping[tuple[int, str], dict[str, Tensor]]):
-    """A run's snapshots of power averages, each read and verified when it is asked for."""
+    """The snapshots of a run's power averages by step and name. Each is read and verified when it is accessed.
+
+    Args:
+        folder: The run's folder of snapshots.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.store = CheckpointStore(folder, keep=None)
@@ -54,7 +65,18 @@ class Snapshots(Mapping[tuple[int, str], dict[str, Tensor]]):
 
 
 def read_weights(checkpoint: str | Path, name: str) -> tuple[dict[str, Tensor], int]:
-    """The weights called `name` and the checkpoint's step. Raises CheckpointError if they are not there."""
+    """Reads the weights of one name.
+
+    Args:
+        checkpoint: A checkpoint folder.
+        name: See `check_name`.
+
+    Returns:
+        The tensors by name, and the step of the checkpoint.
+
+    Raises:
+        CheckpointError: The checkpoint is missing or damaged, or has no such weights.
+    """
     checkpoint = Path(checkpoint)
     if name.startswith("posthoc_"):
         step = load_checkpoint(checkpoint, stems=()).step
@@ -62,7 +84,7 @@ def read_weights(checkpoint: str | Path, name: str) -> tuple[dict[str, Tensor], 
         try:
             return posthoc(snapshots, step=step, width=float(name.removeprefix("posthoc_"))), step
         except ValueError as error:
-            raise CheckpointError(f"sampler.weights={name}: {error}") from None
+            raise CheckpointError(f"weights={name}: {error}") from None
     loaded = load_checkpoint(checkpoint, stems=(name,))
     if name not in loaded.tensors:
         there = sorted({stem_of(p) for p in checkpoint.glob("*.safetensors")} - {"optimizer", "objective"})
@@ -70,22 +92,51 @@ def read_weights(checkpoint: str | Path, name: str) -> tuple[dict[str, Tensor], 
     return loaded.tensors[name], loaded.step
 
 
+def load_weights(backbone: nn.Module, checkpoint: str | Path, name: str) -> int:
+    """Loads the weights of one name into a backbone.
+
+    Args:
+        backbone: The network.
+        checkpoint: A checkpoint folder.
+        name: See `check_name`.
+
+    Returns:
+        The step of the checkpoint.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read, has no such weights, or does not fit the backbone.
+    """
+    weights, step = read_weights(checkpoint, name)
+    try:
+        backbone.load_state_dict(weights)
+    except RuntimeError as error:
+        lines = str(error).splitlines()
+        raise CheckpointError(f"{checkpoint} does not fit this backbone: {' '.join(lines[1:3]).strip()}") from None
+    return step
+
+
 @torch.no_grad()
 def init_from(backbone: nn.Module, checkpoint: str | Path) -> None:
-    """Take over the averaged weights of another run's checkpoint, of any resolution or number of stages.
+    """Copies the averaged weights of another run's checkpoint, of any resolution or number of stages.
 
-    Tensors that match in name and shape are taken; the log names the others, which keep their fresh values. Raises
-    CheckpointError if the checkpoint cannot be read, or nothing of it matches.
+    Tensors that match in name and shape are copied; the log names the others, which keep their initial values.
+
+    Args:
+        backbone: The network to initialise.
+        checkpoint: A checkpoint folder.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read, or none of its tensors matches.
     """
     weights, step = read_weights(checkpoint, "ema")
     mine = backbone.state_dict()
-    taken = [name for name, value in mine.items() if name in weights and weights[name].shape == value.shape]
-    if not taken:
+    copied = [name for name, value in mine.items() if name in weights and weights[name].shape == value.shape]
+    if not copied:
         raise CheckpointError(f"init_from={checkpoint}: none of its weights fits this backbone")
-    for name in taken:
+    for name in copied:
         mine[name].copy_(weights[name])
-    logger.info("init_from: %d of %d tensors from %s, step %d", len(taken), len(mine), checkpoint, step)
-    for name in sorted({*mine, *weights} - {*taken}):
+    logger.info("init_from: copied %d of %d tensors from %s, step %d", len(copied), len(mine), checkpoint, step)
+    for name in sorted({*mine, *weights} - {*copied}):
         ours = tuple(mine[name].shape) if name in mine else "missing"
         theirs = tuple(weights[name].shape) if name in weights else "missing"
-        logger.warning("init_from: not taken: %s (%s there, %s here)", name, theirs, ours)
+        logger.warning("init_from: not copied: %s (%s in the checkpoint, %s in this backbone)", name, theirs, ours)

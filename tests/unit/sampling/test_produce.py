@@ -9,12 +9,14 @@ from torch import Tensor
 
 from pixelflow.flow import StageWiseGuidance
 from pixelflow.sampling import Sampler
-from pixelflow.sampling.produce import Planned, labels_of, parse_classes, plan_batches, produce, share
+from pixelflow.sampling.produce import Planned, parse_classes, plan_batches, produce, share
+from pixelflow.sampling.settings import SamplerSettings, SampleSet
 from pixelflow.solvers import AdaptiveRungeKutta
 from tests.tiny import tiny_pixelflow
 from tests.unit.sampling.test_sampler import make_sampler
 
 N = 64
+SET = SampleSet(N, [0, 1, 2, 3, 4], seed=3)
 
 
 class Spy(Sampler):
@@ -35,7 +37,7 @@ def made(ids: Sequence[int], **settings: Any) -> tuple[Tensor, Tensor, Sampler]:
         assert batch.dtype == torch.uint8
         images.update(zip(numbers, batch, strict=True))
 
-    result = produce(sampler, write, ids, classes=[0, 1, 2, 3, 4], seed=3, **settings)
+    result = produce(sampler, write, ids, images=SET, settings=SamplerSettings(**settings))
     assert result.images == len(ids) and result.seconds > 0
     assert result.nfe == 7 * len(ids) and result.passes == 12 * len(ids)
     assert sorted(images) == sorted(ids)
@@ -52,7 +54,7 @@ def test_the_same_images_in_any_batch(batch_size: int) -> None:
 def states(ids: Sequence[int], batch_size: int) -> Tensor:
     """What the images are rounded from, and their classes as another channel."""
     spy = Spy(**vars(make_sampler(tiny_pixelflow().eval(), StageWiseGuidance(scale=1.5, num_stages=3))))
-    produce(spy, lambda n, x: None, ids, classes=[0, 1, 2, 3, 4], seed=3, batch_size=batch_size)
+    produce(spy, lambda n, x: None, ids, images=SET, settings=SamplerSettings(batch_size=batch_size))
     return torch.cat([torch.cat([x, labels.view(-1, 1, 1, 1).expand_as(x)], dim=1) for labels, x in spy.states])
 
 
@@ -71,12 +73,15 @@ def test_bit_for_bit_with_fixed_batches_whatever_is_missing() -> None:
     assert torch.equal(torch.cat(two), whole)
     lost = [3, 8, 9, 30, 63]
     assert torch.equal(made(lost, batch_size=1, fixed_batch=8)[0], whole[lost])
-    adaptive = AdaptiveRungeKutta(method="bosh3")
-    sampler = make_sampler(tiny_pixelflow().eval(), solver=adaptive)
+    sampler = make_sampler(tiny_pixelflow().eval(), solver=AdaptiveRungeKutta(method="bosh3"))
     runs: list[dict[int, Tensor]] = [{}, {}]
+    settings = SamplerSettings(batch_size=1, fixed_batch=8)
     for ids, kept in zip((range(8), [2, 5]), runs, strict=True):
-        produce(sampler, lambda n, x, kept=kept: kept.update(zip(n, x, strict=True)), ids, classes=[0], seed=0,  # type: ignore[misc]
-                batch_size=1, fixed_batch=8)  # fmt: skip
+
+        def keep(numbers: Sequence[int], batch: Tensor, kept: dict[int, Tensor] = kept) -> None:
+            kept.update(zip(numbers, batch, strict=True))
+
+        produce(sampler, keep, ids, images=SampleSet(8, [0]), settings=settings)
     assert torch.equal(runs[1][5], runs[0][5])  # error control over the batch: the batch is the same
 
 
@@ -84,7 +89,8 @@ def test_states_are_the_same_bits_with_fixed_batches() -> None:
     results = []
     for ids in (range(16), [5], [1, 2, 12]):
         spy = Spy(**vars(make_sampler(tiny_pixelflow().eval())))
-        produce(spy, lambda n, x: None, ids, classes=[0, 1], seed=0, batch_size=3, fixed_batch=8)
+        settings = SamplerSettings(batch_size=3, fixed_batch=8)
+        produce(spy, lambda n, x: None, ids, images=SampleSet(16, [0, 1]), settings=settings)
         results.append(spy.states)
     assert torch.equal(results[1][0][1], results[0][0][1])
     assert all(torch.equal(a[1], b[1]) for a, b in zip(results[2], results[0], strict=True))
@@ -93,8 +99,14 @@ def test_states_are_the_same_bits_with_fixed_batches() -> None:
 def test_a_stop_keeps_what_was_made() -> None:
     kept: list[int] = []
     answers = iter([False, True])
-    made = produce(make_sampler(tiny_pixelflow().eval()), lambda n, x: kept.extend(n), range(9), classes=[0], seed=0,
-                   batch_size=3, stop=lambda: next(answers))  # fmt: skip
+    made = produce(
+        make_sampler(tiny_pixelflow().eval()),
+        lambda n, x: kept.extend(n),
+        range(9),
+        images=SampleSet(9, [0]),
+        settings=SamplerSettings(batch_size=3),
+        stop=lambda: next(answers),
+    )
     assert kept == list(range(6)) and made.images == 6
 
 
@@ -122,8 +134,9 @@ def test_classes() -> None:
     assert parse_classes("balanced", 4) == [0, 1, 2, 3]
     assert parse_classes("1-3", 4) == [1, 2, 3]
     assert parse_classes([3, 0], 4) == [3, 0]
-    assert labels_of([3, 0], 5).tolist() == [3, 0, 3, 0, 3]
-    assert torch.bincount(labels_of(range(1000), 50_000)).unique().tolist() == [50]
+    assert SampleSet(5, [3, 0]).labels.tolist() == [3, 0, 3, 0, 3]
+    assert SampleSet(5, [3, 0]).labels_of([2, 5]).tolist() == [3, 0]
+    assert torch.bincount(SampleSet(50_000, range(1000)).labels).unique().tolist() == [50]
 
 
 @pytest.mark.parametrize("setting", ["all", "3-1", "2-9", [4], [], [-1], "5", "-1-2"])

@@ -1,0 +1,52 @@
+"""job=sample in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import pixelflow
+from pixelflow.config.build import build_model
+from pixelflow.jobs.sample import sample
+from pixelflow.training.checkpoint import CheckpointStore
+from tests.conf.test_compose import composed
+
+TINY = ["backbone.depth=2", "backbone.num_heads=2", "solver.num_steps=2"]
+
+
+def checkpoint_of(folder: Path) -> Path:
+    """A network of random weights that do something, in the place of a run's."""
+    config = composed(*TINY)
+    network = build_model(config).backbone
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        if parameter.eq(0).all():
+            parameter.data = 0.05 * torch.randn(parameter.shape, generator=generator)
+    weights = network.state_dict()
+    return CheckpointStore(folder / "checkpoints").save(3, {"ema": weights, "model": weights}, {"config": config})
+
+
+def test_the_job_and_the_library_give_the_same_images_bit_for_bit(tmp_path: Path) -> None:
+    checkpoint = checkpoint_of(tmp_path)
+    for solver in ([], ["solver=heun", "solver.num_steps=3", "guidance.scale=4", "sampler.seed=5"]):
+        arguments = [
+            "job=sample",
+            f"checkpoint={checkpoint}",
+            "sampler.num_samples=23",
+            "sampler.batch_size=10",
+            *solver,
+        ]
+        config = composed(*arguments)
+        folder = sample(config, str(checkpoint))
+        with np.load(folder / "images.npz") as archive:
+            expected, labels = archive["arr_0"], archive["arr_1"]
+        model = pixelflow.load(tmp_path, device="cpu")
+        if solver:
+            images = model.sample(num_images=23, seed=5, batch_size=10, solver="heun", num_steps=3, guidance=4)
+        else:
+            images = model.sample(num_images=23, batch_size=10)
+        assert images.std() > 1 and images.shape == (23, 16, 16, 1)
+        assert np.array_equal(images.repeat(3, axis=-1), expected)
+        assert labels.tolist() == [i % 10 for i in range(23)]
