@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and locks between processes."""
+"""Files that are written completely or not at all, and locks between processes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ from typing import IO, Any
 
 from pixelflow.errors import UserError, WorkFailed
 
+REPEAT = "run the same command again"
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+BROKEN = (errno.EIO, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT)
+"""Errors of a disk or of a network filesystem."""
+
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`, which is renamed to `path` at the end of the block.
+    """Yields a temporary name beside `path`, which is renamed to `path` at the end of the block.
 
     The folder is made where it is missing. After an error the temporary file is removed and `path` stays as it was.
     """
@@ -30,74 +37,114 @@ def written_aside(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
-def write_aside(path: Path, content: bytes) -> Path:
-    """Write `content` beside `path`, then rename it. Returns `path`."""
-    with written_aside(path) as aside:
-        aside.write_bytes(content)
-    return Path(path)
-
-
 @contextmanager
-def writing(path: Path, remedy: str) -> Iterator[None]:
-    """Report a full disk or a missing permission as an error that names the path and the remedy.
+def writing(path: Path, remedy: str = REPEAT) -> Iterator[None]:
+    """Reports a full disk, a missing permission or a failing disk as an error that names the path and the remedy.
 
     Args:
         path: The file or folder that the block writes.
-        remedy: What to do after space has been freed, for example "run the same command again".
+        remedy: What to do after the cause has been removed.
 
     Raises:
-        WorkFailed: The disk or the quota is full.
+        WorkFailed: The disk or the quota is full, or the disk fails.
         UserError: The place does not allow writing.
     """
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise WorkFailed(f"{path} cannot be written: {error.strerror}; free space there, then {remedy}") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(f"{path} cannot be written: {error.strerror}; choose another folder") from error
+        reason = f"{path} cannot be written: {error.strerror}"
+        if error.errno in FULL:
+            raise WorkFailed(f"{reason}; free space there, then {remedy}") from error
+        if error.errno in FORBIDDEN:
+            raise UserError(f"{reason}; choose another folder") from error
+        if error.errno in BROKEN:
+            raise WorkFailed(f"{reason}; check the disk, then {remedy}") from error
         raise
 
 
+def write_aside(path: Path, content: bytes, *, remedy: str = REPEAT, durable: bool = False) -> Path:
+    """Writes `content` beside `path`, then renames it.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+        content: The whole content.
+        remedy: What to do after the cause of an error has been removed; see `writing`.
+        durable: Whether to wait until the disk has the content, so that a power cut cannot leave an empty file.
+
+    Returns:
+        `path`.
+
+    Raises:
+        WorkFailed: The disk or the quota is full, or the disk fails.
+        UserError: The place does not allow writing.
+    """
+    with writing(path, remedy), written_aside(path) as aside:
+        aside.write_bytes(content)
+        if durable:
+            with open(aside, "rb") as file:
+                os.fsync(file.fileno())
+    return Path(path)
+
+
 def write_text(path: Path, text: str) -> Path:
-    """Write `text` as UTF-8 beside `path`, then rename it. Returns `path`."""
+    """Writes `text` as UTF-8 beside `path`, then renames it; see `write_aside`."""
     return write_aside(path, text.encode())
 
 
-def write_json(path: Path, value: Any) -> Path:
-    """Write `value` as indented JSON beside `path`, then rename it. Returns `path`."""
-    return write_text(path, json.dumps(value, indent=1))
+def write_json(path: Path, value: Any, *, durable: bool = False) -> Path:
+    """Writes `value` as indented JSON beside `path`, then renames it; see `write_aside`."""
+    return write_aside(path, json.dumps(value, indent=1).encode(), durable=durable)
 
 
 class InUse(UserError):
     """Another process holds the lock."""
 
 
-@contextmanager
-def locked(path: Path, *, wait: bool = False) -> Iterator[IO[str]]:
-    """Hold an exclusive lock on the file `path` for the duration of the block.
+class NoLocks(UserError):
+    """The filesystem does not support locks."""
 
-    The lock belongs to the open file and ends with the process, however it ends.
+
+def lock(path: Path, *, wait: bool = False) -> IO[str]:
+    """Takes an exclusive lock on the file `path`.
+
+    Only an operating system's "would block" counts as a lock in use; every other error is one of the filesystem.
 
     Args:
         path: The lock file; it is made where it is missing, and it stays.
         wait: Whether to wait for a process that holds the lock instead of raising.
 
-    Yields:
-        The open lock file.
+    Returns:
+        The open lock file. The lock ends when the file is closed or the process ends, however it ends. A forked child
+        inherits the open file and, with it, the lock.
 
     Raises:
         InUse: Another process holds the lock.
-        UserError: The filesystem does not support locks.
+        NoLocks: The filesystem does not support locks.
+        UserError: The place does not allow writing.
+        WorkFailed: The disk is full or fails.
     """
-    with open(path, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InUse(f"{path.parent} is in use by another process; wait until it has ended") from None
-        except OSError as error:
-            raise UserError(
-                f"{path} cannot be locked ({error.strerror}): this filesystem does not support file locks; "
-                "use a folder on another one"
-            ) from None
+    with writing(path):
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise InUse(f"{path.parent} is in use by another process; wait until it has ended") from None
+    except OSError as error:
+        file.close()
+        raise NoLocks(
+            f"{path} cannot be locked ({error.strerror}): this filesystem does not support file locks; "
+            "use a folder on another one"
+        ) from None
+    return file
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = False) -> Iterator[IO[str]]:
+    """Holds an exclusive lock on the file `path` for the duration of the block; see `lock`.
+
+    Yields:
+        The open lock file.
+    """
+    with lock(path, wait=wait) as file:
         yield file

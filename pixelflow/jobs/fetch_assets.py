@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 from hydra.utils import instantiate
 
 from pixelflow.assets import ASSETS, fetch, missing_line
 from pixelflow.config.build import Config, assets_root
 from pixelflow.config.suites import needed_files
+from pixelflow.files import locked
 from pixelflow.losses.objective import Objective
 
 
@@ -27,7 +24,7 @@ def run(config: Config, overrides: list[str]) -> None:
         print("this recipe reads nothing from assets.root")
         return
     root.mkdir(parents=True, exist_ok=True)
-    with _held(root):
+    with locked(root / ".lock"):
         for file in files:
             if file in ASSETS:
                 line = _Line(file)
@@ -45,16 +42,6 @@ def wanted(config: Config) -> list[str]:
             raise ValueError(f"job.files: {file} is none of {', '.join(ASSETS)}")
     objective: Objective = instantiate(config["objective"])
     return list(dict.fromkeys([*objective.needs(), *needed_files(config), *config["job"]["files"]]))
-
-
-@contextmanager
-def _held(root: Path) -> Iterator[None]:
-    with open(root / ".lock", "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"{root} is in use by another fetch_assets; wait for it") from None
-        yield
 
 
 class _Line:

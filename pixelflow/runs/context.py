@@ -1,4 +1,4 @@
-"""A run while a job works on it: its folder, held and logged, and its tracker."""
+"""A run while a job works on it: its locked folder and its tracker."""
 
 from __future__ import annotations
 
@@ -26,32 +26,49 @@ ALONE = World()
 
 
 class Onlooker:
-    """Folder and tracker of a run for the processes beside the first: they leave the writing to it."""
+    """Stands for a run's folder and tracker in every process but the first, which alone writes.
+
+    Args:
+        path: The run folder.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def set_status(self, state: str, **more: Any) -> None: ...
-    def log(self, values: Any, step: int) -> None: ...
-    def artifact(self, path: Path) -> None: ...
-    def resume_from(self, step: int) -> None: ...
+    def set_status(self, state: str, **changes: Any) -> None:
+        """Does nothing."""
+
+    def log(self, values: Any, step: int) -> None:
+        """Does nothing."""
+
+    def artifact(self, path: Path) -> None:
+        """Does nothing."""
+
+    def resume_from(self, step: int) -> None:
+        """Does nothing."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """folder: held by this process. tracker: metrics.jsonl and its mirror."""
+    """An open run.
+
+    Args:
+        folder: The run folder, which this process holds.
+        tracker: Writes metrics.jsonl and its mirror in MLflow.
+    """
 
     folder: RunFolder | Onlooker
     tracker: Tracker | Onlooker
 
     @property
     def path(self) -> Path:
+        """The run folder."""
         return self.folder.path
 
 
 def run_path(config: Config, overrides: list[str]) -> Path:
-    """Where this config's run lies. `rerun=true` finds the first free name beside it."""
-    if config["run_folder"]:  # of a job of a sweep, chosen when it was submitted
+    """Returns the folder of this config's run; with `rerun=true` the first free name beside it."""
+    if config["run_folder"]:  # a job of a sweep: chosen at its submission
         return Path(config["run_folder"])
     name = slug(training_overrides(overrides))
     path = find_run_folder(config, name)
@@ -64,15 +81,16 @@ def run_path(config: Config, overrides: list[str]) -> Path:
 
 
 def tracking_uri(config: Config) -> str:
+    """Returns the address of MLflow: tracking.uri, by default the file mlflow.db in runs_dir."""
     database = (Path(config["runs_dir"]) / "mlflow.db").resolve()
     return config["tracking"]["uri"] or f"sqlite:///{database}"
 
 
 def catch_up(path: Path) -> None:
-    """Send what MLflow missed of a run that is over."""
+    """Sends to MLflow the records of a finished run that it has not received."""
     if (path / "mlflow.json").exists() and count_unsent(path):
         report = sync(path)
-        logger.info("sent %d records to MLflow that it had missed", report.sent)
+        logger.info("sent %d records to MLflow that were missing there", report.sent)
         if report.error:
             logger.warning("%d records are still not in MLflow: %s", report.unsent, report.error)
 
@@ -84,6 +102,14 @@ def open_run(path: Path, config: Config, world: World = ALONE) -> Iterator[Run]:
     Rank 0 locks the folder and writes for all processes. An error of one process, at opening or in the block, is
     raised in all of them, so that the recorded status names its cause. Signals that ask the job to stop are noted
     (see `stop_on_signals`).
+
+    Args:
+        path: The run folder.
+        config: The resolved config of this call.
+        world: The processes of the job.
+
+    Yields:
+        The open run.
     """
     with stop_on_signals(), ExitStack() as stack:
         with shared_errors(world, wait=True):
@@ -103,7 +129,7 @@ def _opened(path: Path, config: Config) -> Iterator[Run]:
             )
         tracker = Tracker(folder=path, mirror=mirror)
         try:
-            tracker.params(flatten(folder.config))  # of the first call: MLflow never changes a parameter
+            tracker.params(flatten(folder.config))  # those of the first call, since parameters in MLflow are final
             tracker.artifact(path / "config.yaml")
             yield Run(folder, tracker)
         except BaseException as error:

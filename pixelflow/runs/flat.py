@@ -9,7 +9,12 @@ from typing import Any
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested config -> dotted keys and plain values; empty groups vanish."""
+    """Returns a nested config as one mapping of dotted keys to plain values; empty groups vanish.
+
+    Example:
+        >>> flatten({"solver": {"num_steps": "10", "shift": 1.0}, "data": {}})
+        {'solver.num_steps': 10, 'solver.shift': 1}
+    """
     flat: dict[str, Any] = {}
     for key, value in config.items():
         value = plain(value)
@@ -21,7 +26,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A config value in one form, wherever it comes from: text that spells a literal becomes it, 2.0 becomes 2."""
+    """Returns a config value in one form: text that spells a literal becomes that literal, and 2.0 becomes 2."""
     if isinstance(value, str):
         value = _literal(value)
     if isinstance(value, float) and value.is_integer():
@@ -32,7 +37,7 @@ def plain(value: Any) -> Any:
 
 
 def _literal(text: str) -> Any:
-    """Text as JSON or as Python spells it, whichever fits; itself if neither does."""
+    """The literal that the text spells in JSON or in Python; otherwise the text."""
     for parse in (json.loads, ast.literal_eval):
         try:
             value = parse(text)

@@ -1,8 +1,7 @@
-"""The folder of a run: who may write to it, what it is, how it stands."""
+"""The folder of a run: its lock, its records and its log."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -13,19 +12,20 @@ from typing import IO, Any
 
 import yaml
 
-from pixelflow.files import write_json, write_text
+from pixelflow.errors import Interrupted, UserError
+from pixelflow.files import lock, write_json, write_text, writing
 from pixelflow.runs.identity import config_hash, training_config
-from pixelflow.runs.provenance import provenance
-from pixelflow.runs.status import write_status
+from pixelflow.runs.provenance import named_modules, provenance
+from pixelflow.runs.status import LOCK_FILE, write_status
 
 logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[2]
-"""The checkout."""
+"""The checkout, or the folder of installed packages."""
 
 
 def find_run_folder(config: Mapping[str, Any], name: str) -> Path:
-    """`runs_dir/experiment/<name>-<hash8>`, or the folder that already has this hash under another name."""
+    """Returns `runs_dir/experiment/<name>-<hash8>`, or the folder that already has this hash under another name."""
     parent = Path(config["runs_dir"]) / config["experiment"]
     digest = config_hash(config)
     found = sorted(p for p in parent.glob(f"*-{digest}") if p.is_dir())
@@ -33,10 +33,19 @@ def find_run_folder(config: Mapping[str, Any], name: str) -> Path:
 
 
 class RunFolder:
-    """A run's folder, held by one process at a time. Use as a context manager.
+    """A run's folder, held by one process at a time. It is used as a context manager.
 
-    Entering makes the folder and writes config.yaml and provenance.json; leaving writes how it ended to status.json.
-    Raises ValueError if another process holds it, or if it belongs to another config.
+    Entering makes the folder and writes config.yaml and provenance.json; leaving writes to status.json how the work
+    ended. config.yaml keeps the config of the first call. Later calls may differ in the keys that do not determine the
+    weights; the record of each evaluation holds its own settings.
+
+    Args:
+        path: The folder.
+        config: The resolved config of this call.
+
+    Raises:
+        UserError: Another process holds the folder, or it belongs to a config with other weights.
+        WorkFailed: The disk is full.
     """
 
     def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
@@ -45,17 +54,18 @@ class RunFolder:
         self._log: logging.Handler | None = None
 
     def __enter__(self) -> RunFolder:
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.path / ".lock", "a+")
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = lock(self.path / LOCK_FILE)
+        os.register_at_fork(after_in_child=self._lock.close)  # a surviving data worker would keep the folder locked
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            self._write_config()
+            write_json(self.path / "provenance.json", provenance(ROOT, named_modules(self.config)))
+            with writing(self.path / "log.txt"):
+                self._log = logging.FileHandler(self.path / "log.txt")
+        except BaseException:
             self._lock.close()
-            raise ValueError(f"{self.path} is in use by another process; wait for it, or change a setting") from None
-        os.register_at_fork(after_in_child=self._lock.close)  # else a data worker left over would hold it
-        self._write_config()
-        write_json(self.path / "provenance.json", provenance(ROOT))
-        self._log = logging.FileHandler(self.path / "log.txt")
+            raise
         self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logging.getLogger().addHandler(self._log)
         return self
@@ -64,31 +74,40 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._log is not None and self._lock is not None
-        if error is not None:
-            from pixelflow.errors import Interrupted  # torch, which what only looks at runs does without
-
-            interrupted = isinstance(error, KeyboardInterrupt | Interrupted)
-            by_hand = isinstance(error, KeyboardInterrupt)
-            message = "interrupted" if by_hand else (str(error) or type(error).__name__).splitlines()[0]
-            self.set_status("interrupted" if interrupted else "failed", message=message)
-            # Into the file alone: the terminal gets a line from whoever catches the error.
-            about = (type(error), error, trace)
-            self._log.handle(logger.makeRecord(__name__, logging.ERROR, __file__, 0, "stopped: %s", (message,), about))
-        logging.getLogger().removeHandler(self._log)
-        self._log.close()
-        self._lock.close()
-
-    def _write_config(self) -> None:
-        path = self.path / "config.yaml"
-        if path.exists():
-            there = yaml.safe_load(path.read_text(encoding="utf-8"))
-            if training_config(there) != training_config(json.loads(json.dumps(self.config))):
-                raise ValueError(f"{self.path} belongs to another config; move it away or change runs_dir")
-        else:
-            there = dict(self.config)
-            write_text(path, yaml.safe_dump(there, sort_keys=False))
-        self.config = there
+        try:
+            if error is not None:
+                self._record_end(error, trace)
+        finally:
+            logging.getLogger().removeHandler(self._log)
+            self._log.close()
+            self._lock.close()
 
     def set_status(self, state: str, **changes: Any) -> None:
         """Writes the run's state; see `pixelflow.runs.status.write_status`."""
         write_status(self.path, state, **changes)
+
+    def _record_end(self, error: BaseException, trace: TracebackType | None) -> None:
+        interrupted = isinstance(error, KeyboardInterrupt | Interrupted)
+        by_hand = isinstance(error, KeyboardInterrupt)
+        message = "interrupted" if by_hand else (str(error) or type(error).__name__).splitlines()[0]
+        # To the file alone: whoever catches the error prints a line to the terminal.
+        about = (type(error), error, trace)
+        assert self._log is not None
+        self._log.handle(logger.makeRecord(__name__, logging.ERROR, __file__, 0, "stopped: %s", (message,), about))
+        self.set_status("interrupted" if interrupted else "failed", message=message)
+
+    def _write_config(self) -> None:
+        path = self.path / "config.yaml"
+        if path.exists():
+            try:
+                there = yaml.safe_load(path.read_text(encoding="utf-8"))
+            except (yaml.YAMLError, UnicodeDecodeError):
+                there = None
+            if not isinstance(there, dict):
+                raise UserError(f"{path} is damaged; move {self.path} away, and the same command starts anew")
+            if training_config(there) != training_config(json.loads(json.dumps(self.config))):
+                raise UserError(f"{self.path} belongs to another config; move it away or change runs_dir")
+        else:
+            there = dict(self.config)
+            write_text(path, yaml.safe_dump(there, sort_keys=False))
+        self.config = there

@@ -1,4 +1,4 @@
-"""The code of a sweep, copied when it is submitted: what is edited while jobs wait changes none of them."""
+"""A copy of the code, made when a sweep is submitted, so that later edits do not change jobs that wait."""
 
 from __future__ import annotations
 
@@ -13,15 +13,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pixelflow.errors import UserError
+from pixelflow.files import writing
+
 logger = logging.getLogger(__name__)
 
 RECORD = ".snapshot.json"
-"""In the copy: what it is a copy of."""
+"""File in the copy that holds the commit and the diff of its source."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """path: the copy. commit, diff: of the checkout that it was made from."""
+    """A copy of a checkout.
+
+    Args:
+        path: The folder of the copy.
+        commit: The checkout's commit.
+        diff: The checkout's uncommitted changes, which the copy contains.
+    """
 
     path: str
     commit: str
@@ -29,16 +38,23 @@ class Snapshot:
 
 
 def take_snapshot(root: Path, store: Path, *, uncommitted: Literal["record", "refuse"] = "record") -> Snapshot:
-    """Copy the tracked files of `root`, as they are now, to `store/<hash of them>`, unless that is there already.
+    """Copies the tracked files of `root`, as they are now, to `store/<hash of the files>`, unless that exists already.
 
-    Raises ValueError where `root` is no git checkout, or has uncommitted changes and they are refused.
+    Args:
+        root: The checkout.
+        store: The folder of all copies.
+        uncommitted: Whether uncommitted changes are copied and recorded, or refused.
+
+    Raises:
+        UserError: `root` is no git checkout, or has uncommitted changes and they are refused.
+        WorkFailed: The disk is full.
     """
     try:
         commit = _git(root, "rev-parse", "HEAD").strip()
         diff = _git(root, "diff", "HEAD")
         names = [name for name in _git(root, "ls-files", "-z").split("\0") if name and not name.startswith("tests/")]
     except (OSError, subprocess.CalledProcessError):
-        raise ValueError(
+        raise UserError(
             f"{root} is no git checkout (or git is missing), so its code cannot be frozen for the jobs; "
             "clone the project with git, or run `git init && git add -A && git commit` there"
         ) from None
@@ -47,7 +63,7 @@ def take_snapshot(root: Path, store: Path, *, uncommitted: Literal["record", "re
         logger.warning("not tracked by git, so not in the jobs' code: %s", ", ".join(unknown[:5]))
     if diff and uncommitted == "refuse":
         files = [line.split(" b/")[-1] for line in diff.splitlines() if line.startswith("diff --git")]
-        raise ValueError(f"uncommitted changes in {', '.join(files)}: commit them, or set site.uncommitted=record")
+        raise UserError(f"uncommitted changes in {', '.join(files)}: commit them, or set site.uncommitted=record")
     names = [name for name in names if os.path.lexists(root / name)]
     path = store / _digest(root, names, commit)
     if not path.exists():
@@ -56,7 +72,7 @@ def take_snapshot(root: Path, store: Path, *, uncommitted: Literal["record", "re
 
 
 def snapshot_record(root: Path) -> dict[str, str] | None:
-    """commit and diff of a copy; None for what is no copy."""
+    """Returns commit and diff of a copy; None for a folder that is no copy."""
     try:
         return json.loads((root / RECORD).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -64,9 +80,14 @@ def snapshot_record(root: Path) -> dict[str, str] | None:
 
 
 def _copy(root: Path, names: list[str], path: Path, record: dict[str, str]) -> None:
-    """Made aside and renamed, so that two submitters at once leave one whole copy."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".new-", dir=path.parent))
+    """Copies aside and renames, so that two submitters at once leave one complete copy."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".new-", dir=path.parent))
+        _fill(root, names, aside, path, record)
+
+
+def _fill(root: Path, names: list[str], aside: Path, path: Path, record: dict[str, str]) -> None:
     try:
         for name in names:
             (aside / name).parent.mkdir(parents=True, exist_ok=True)

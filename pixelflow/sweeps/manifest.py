@@ -7,7 +7,6 @@ runs/<experiment>/sweep-<hash8>/manifest.json          what, when, by whom, job 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import secrets
@@ -18,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pixelflow.files import write_json
+from pixelflow.files import locked, write_json
 
 MANIFEST = "manifest.json"
 
@@ -127,6 +126,5 @@ def new_token() -> str:
 @contextmanager
 def submitting(experiment: Path) -> Iterator[None]:
     """One submitter at a time in the folder of an experiment: the next one sees what this one promised."""
-    with open(experiment / ".submit.lock", "a+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(experiment / ".submit.lock", wait=True):
         yield

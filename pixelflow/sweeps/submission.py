@@ -24,6 +24,7 @@ from typing import Any
 
 import yaml
 
+from pixelflow.errors import UserError, WorkFailed
 from pixelflow.files import write_json, write_text
 from pixelflow.runs.snapshot import Snapshot
 from pixelflow.runs.status import read_status, write_status
@@ -94,7 +95,7 @@ def submit(
     """Claim and freeze what is due, and give it to SLURM (launcher "slurm"); locally the caller runs it.
 
     table: whether a last job makes the sweep's table. announce: called when all is claimed and nothing submitted. The
-    caller holds `submitting`. Raises OSError or SlurmError; then nothing is left behind that was not submitted, and
+    caller holds `submitting`. Raises WorkFailed or SlurmError; then nothing is left behind that was not submitted, and
     the message says what was.
     """
     due = [entry for entry in planned if entry.due]
@@ -159,7 +160,7 @@ def _undone_on_failure(sweep: Sweep, due: Sequence[Planned], folder: Path) -> It
         if not kept:
             shutil.rmtree(sweep.folder if new_sweep else folder, ignore_errors=True)
             sweep.jobs, sweep.submissions[number:] = known, []
-        if isinstance(error, OSError | slurm.SlurmError):
+        if isinstance(error, OSError | UserError | WorkFailed | slurm.SlurmError):
             ids = sorted({job.split("_")[0] for job in sweep.submissions[number].jobs.values()}) if kept else []
             what = (
                 f"{len(kept)} of {len(due)} jobs were submitted before (SLURM jobs {', '.join(ids)}); the same command "

@@ -22,6 +22,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, get_args
 
+from pixelflow.errors import WorkFailed
+from pixelflow.files import REPEAT, writing
+
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "metrics.jsonl"
@@ -86,8 +89,12 @@ class MetricsLog:
         if self._cut:
             line = b"\n" + line
         self._cut = True  # until the whole line is written: a full disk cuts it as a crash does
-        if self._file.write(line) != len(line):
-            raise OSError(f"{self.path}: only a part of the line was written; is the disk full?")
+        with writing(self.path):
+            written = self._file.write(line)
+        if written != len(line):
+            raise WorkFailed(
+                f"{self.path} cannot be written: only a part of the line was; free space there, then {REPEAT}"
+            )
         self._cut = False
 
     def close(self) -> None:

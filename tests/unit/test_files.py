@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pixelflow.errors import UserError, WorkFailed
-from pixelflow.files import InUse, locked, writing, written_aside
+from pixelflow.files import InUse, locked, write_json, write_text, writing, written_aside
 
 HOLDER = """
 import fcntl, sys
@@ -65,9 +65,30 @@ def test_a_file_that_could_not_be_written_whole_leaves_the_old_one_and_nothing_e
         (errno.ENOSPC, WorkFailed, "out cannot be written: .*; free space there, then run the same command again"),
         (errno.EDQUOT, WorkFailed, "free space"),
         (errno.EROFS, UserError, "out cannot be written: .*; choose another folder"),
-        (errno.EIO, OSError, "some reason"),
+        (errno.EIO, WorkFailed, "out cannot be written: .*; check the disk, then run the same command again"),
+        (errno.ENOENT, FileNotFoundError, "some reason"),  # of a file that the block reads
     ],
 )
 def test_a_full_disk_is_named_with_its_remedy(number: int, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message), writing(Path("out"), "run the same command again"):
         raise OSError(number, "some reason")
+
+
+def test_a_full_disk_while_a_file_is_written_keeps_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_text(tmp_path / "a.txt", "old")
+
+    def full(aside: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(WorkFailed, match=r"a\.txt cannot be written: No space left"):
+        write_json(path, {"a": 1})
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_path_that_cannot_be_written_is_a_mistake_of_the_user(tmp_path: Path) -> None:
+    file = write_text(tmp_path / "file", "not a folder")
+    with pytest.raises(UserError, match=r"lock cannot be written: .*; choose another folder"), locked(file / "lock"):
+        pass
+    with pytest.raises(UserError, match="inside cannot be written"):
+        write_text(file / "inside", "text")

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from pixelflow.files import write_aside
 from pixelflow.tracking.mlflow.position import MirrorState, lock_file
 
 
@@ -26,13 +27,9 @@ def create_database(database: Path) -> None:
             return
         memory = Path("/dev/shm")
         with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
-            fresh, aside = Path(folder) / "mlflow.db", database.with_name(f"{database.name}.new")
+            fresh = Path(folder) / "mlflow.db"
             SqlAlchemyStore(f"sqlite:///{fresh}", artifacts_beside(database)).engine.dispose()
-            with aside.open("wb") as file:
-                file.write(fresh.read_bytes())
-                file.flush()
-                os.fsync(file.fileno())
-            aside.rename(database)
+            write_aside(database, fresh.read_bytes(), durable=True)
     finally:
         if lock is not None:
             lock.close()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
-import os
 import uuid
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
 
+from pixelflow.files import InUse, NoLocks, lock, write_json
 from pixelflow.tracking.jsonl import FILE_NAME, read_records
 
 STATE_NAME = "mlflow.json"
@@ -46,13 +44,8 @@ class MirrorState:
             ) from None
 
     def save(self, folder: Path) -> None:
-        """Written aside and renamed, so that there is a whole one at any moment."""
-        aside = folder / f"{STATE_NAME}.{os.getpid()}"
-        with aside.open("w") as file:
-            json.dump(asdict(self), file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())  # or a power cut could leave the new name with nothing in it
-        aside.rename(folder / STATE_NAME)
+        """Writes mlflow.json durably: an empty file after a power cut would lose the run in MLflow."""
+        write_json(folder / STATE_NAME, asdict(self), durable=True)
 
     @property
     def database(self) -> Path | None:
@@ -94,18 +87,20 @@ def count_unsent(folder: Path) -> int:
     return sum(1 for _ in read_records(path, offset, warn=False)) if path.exists() else 0
 
 
-def lock_file(path: Path, *, wait: bool) -> IO[bytes] | None:
-    """The open file that holds the lock until it is closed or its process dies; None where another holds it.
+def lock_file(path: Path, *, wait: bool) -> IO[str] | None:
+    """Takes a lock for sending to MLflow; a filesystem without locks counts as free, since training must not fail.
 
-    wait: until the other lets go, and never None. A file system that knows no locks counts as free.
+    Args:
+        path: The lock file.
+        wait: Whether to wait for a process that holds the lock.
+
+    Returns:
+        The open file, which holds the lock until it is closed or the process ends; None where another process holds
+        the lock and `wait` is False.
     """
-    file = path.open("ab")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
+        return lock(path, wait=wait)
+    except InUse:
         return None
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL):
-            raise
-    return file
+    except NoLocks:
+        return path.open("a", encoding="utf-8")

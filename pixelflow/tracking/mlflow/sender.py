@@ -46,7 +46,7 @@ class MLflowSender:
         self.sent = 0
         self.cancelled = threading.Event()
         self._client: Any = None
-        self._lock: IO[bytes] | None = None
+        self._lock: IO[str] | None = None
 
     def send(self) -> None:
         """Send every line that is not known to be there. Raises what MLflow raises; what got through stays sent."""

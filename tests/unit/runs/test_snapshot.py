@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pixelflow.runs.provenance import provenance
+from pixelflow.errors import WorkFailed
 from pixelflow.runs.snapshot import take_snapshot
 
 
@@ -63,7 +64,7 @@ def test_a_full_disk_leaves_no_half_copy(checkout: Path, tmp_path: Path, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pixelflow.runs.snapshot.shutil.copy2", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(WorkFailed, match="No space left"):
         take_snapshot(checkout, tmp_path / "store")
     assert list((tmp_path / "store").iterdir()) == []
 

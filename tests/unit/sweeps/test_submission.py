@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pixelflow.errors import WorkFailed
 from pixelflow.runs.attempts import record
 from pixelflow.runs.snapshot import Snapshot
 from pixelflow.runs.status import write_status
@@ -176,7 +177,7 @@ def test_a_full_disk_leaves_nothing(
         return write(path, *arguments, **options)
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match=r"No space left on device.*nothing was submitted"):
+    with pytest.raises(WorkFailed, match=r"No space left on device.*nothing was submitted"):
         give(sweep, entries(tmp_path, 2))
     assert fake.scripts == [] and list(tmp_path.iterdir()) == []
 

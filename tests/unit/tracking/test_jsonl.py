@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from pixelflow.errors import WorkFailed
 from pixelflow.tracking.jsonl import MetricsLog, history, read_records
 
 
@@ -81,7 +82,7 @@ def test_a_write_that_is_cut_by_a_full_disk_raises_and_the_next_line_is_whole(tm
 
     log = MetricsLog(tmp_path)
     file, log._file = log._file, FullDisk(log._file)  # type: ignore[assignment]
-    with pytest.raises(OSError, match="is the disk full"):
+    with pytest.raises(WorkFailed, match="only a part of the line"):
         log.metrics({"loss": 1.0}, step=1)
     log._file = file
     log.metrics({"loss": 2.0}, step=2)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-import json
+import errno
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pixelflow.errors import WorkFailed
 from pixelflow.tracking.jsonl import MetricsLog
 from pixelflow.tracking.mlflow.position import MirrorState, count_unsent, lock_file, store_settings
 
@@ -57,12 +58,14 @@ def test_a_failed_save_leaves_the_old_state_whole(
     folder = run_folder("http://host:5000")
     before = (folder / "mlflow.json").read_text()
 
-    def cut(record: dict, file, **options) -> None:
-        file.write(json.dumps(record)[:10])
-        raise OSError("disk full")
+    write = Path.write_bytes
 
-    monkeypatch.setattr("pixelflow.tracking.mlflow.position.json.dump", cut)
-    with pytest.raises(OSError, match="disk full"):
+    def cut(path: Path, content: bytes) -> None:
+        write(path, content[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", cut)
+    with pytest.raises(WorkFailed, match="No space left on device"):
         replace(MirrorState.load(folder), offset=9).save(folder)
     assert (folder / "mlflow.json").read_text() == before
 
