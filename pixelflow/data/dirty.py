@@ -1,4 +1,4 @@
-"""Bad samples: counted by reason, listed in the run folder, and refused where there are too many."""
+"""Counts bad samples by reason, lists them in the run folder, and ends the work when there are too many."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pixelflow.errors import UserError
+from pixelflow.files import writing
 
 logger = logging.getLogger(__name__)
 
@@ -102,9 +103,10 @@ class DirtyReport:
         line = {"index": bad.index, "file": bad.file, "reason": bad.reason, "detail": bad.detail}
         self._count(line)
         if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a", encoding="utf-8") as stream:
-                stream.write(json.dumps(line) + "\n")
+            with writing(self.path, "run the same command again"):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with open(self.path, "a", encoding="utf-8") as stream:
+                    stream.write(json.dumps(line) + "\n")
         if bad.filtered or self.damaged > LOGGED:
             return
         logger.warning("left out %s: %s%s", bad.file, bad.reason, f" ({bad.detail})" if bad.detail else "")

@@ -78,7 +78,7 @@ class Encoder:
         preprocess: Filters and crop of encoded images.
         settings: Form of the shards.
         labelled: Whether every sample must have a class.
-        captions: Names of the captions that are kept; one of them must be there.
+        captions: Names of the captions that are kept; every sample needs one of them.
         classes: Names of the classes, or an empty sequence.
     """
 

@@ -49,7 +49,7 @@ class Source(Protocol):
 
     @property
     def group_sizes(self) -> Sequence[int]:
-        """Number of samples in each shard; a single entry where there are no shards."""
+        """Number of samples in each shard; a single entry for data without shards."""
         ...
 
     def read(self, index: int) -> Record:

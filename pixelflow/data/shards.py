@@ -82,7 +82,7 @@ def scan(path: Path) -> np.ndarray:
     """List the members of a tar archive.
 
     Returns:
-        (samples, fields, 2) int64: the position of each member and its size in bytes; ABSENT where there is none.
+        (samples, fields, 2) int64: position and size in bytes of each member; ABSENT where a sample lacks it.
 
     Raises:
         UserError: The file is not a complete tar archive.
@@ -108,10 +108,8 @@ def scan(path: Path) -> np.ndarray:
         raise UserError(f"{path} is not a whole tar archive ({error}); fetch it again or leave it out") from None
     with open(path, "rb") as stream:
         stream.seek(end)
-        whole = stream.read(tarfile.BLOCKSIZE) == bytes(
-            tarfile.BLOCKSIZE
-        )  # the end mark, which tarfile does not require
-    if not whole:
+        end_mark = stream.read(tarfile.BLOCKSIZE)
+    if end_mark != bytes(tarfile.BLOCKSIZE):  # tarfile accepts an archive without it
         raise UserError(f"{path} is cut short; fetch it again or leave it out")
     return np.stack(rows) if rows else np.empty((0, 5, 2), dtype=np.int64)
 

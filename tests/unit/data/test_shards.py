@@ -16,6 +16,7 @@ import webdataset
 from PIL import Image
 
 from pixelflow.data import ImageText, Reading, WebDataset
+from pixelflow.data.preparation import PrepareSettings, prepare
 from pixelflow.data.records import BadSample
 from pixelflow.data.shards import ShardError, ShardSource, ShardStore, scan
 from pixelflow.errors import UserError
@@ -204,6 +205,22 @@ def test_no_tar_at_all(tmp_path: Path) -> None:
 def test_check(root: str | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         WebDataset(root=root).check()
+
+
+def test_pairs_can_be_prepared(tmp_path: Path) -> None:
+    """A folder of images and texts has no shards, and preparing it must not look for any."""
+    (tmp_path / "pairs").mkdir()
+    for i in range(6):
+        (tmp_path / "pairs" / f"{i}.jpg").write_bytes(grey(i))
+        (tmp_path / "pairs" / f"{i}.txt").write_text(f"grey {i}")
+    pairs = ImageText(root=str(tmp_path / "pairs"), image_size=16)
+    settings = PrepareSettings(size=16, samples_per_shard=4)
+    index = prepare(pairs, split="train", output=tmp_path / "out", settings=settings, workers=0, max_bad_share=0)
+    assert (index["samples"], index["classes"], pairs.class_names()) == (6, [], ())
+    texts = ImageText(root=str(tmp_path / "out"), image_size=16, cache_dir=str(tmp_path / "c"),
+                      reading=Reading(workers=0))  # fmt: skip
+    captions = next(iter(texts.loader(batch_size=6, seed=0))).condition.caption
+    assert sorted(captions or ()) == [f"grey {i}" for i in range(6)]
 
 
 def test_pairs_beside_each_other(tmp_path: Path) -> None:
