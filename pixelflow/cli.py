@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import logging
 import os
 import re
@@ -19,35 +18,32 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pixelflow.config.job import register_jobs
 from pixelflow.config.launchers import register
+from pixelflow.jobs import find_job, job_names
 from pixelflow.signals import CONTINUE, stop_signal
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
-ABOUT_SWEEPS = ("status", "retry", "cancel", "sync")
-"""Jobs that build no model: they read a few keys, and start at once."""
-THEIR_KEYS = ("job", "sweep", "watch", "dry_run", "runs_dir", "experiment", "tracking", "site")
-
 
 def dispatch(config: DictConfig) -> Any:
-    """Check the config and run its job, `pixelflow.jobs.<name>.run(config, overrides)`; returns what the job returns.
+    """Check the config and run its job, as `pixelflow/jobs/NAME.py` declares it; returns what the job returns.
 
     A single run ends here with a short message; in a sweep the error goes on to Hydra, and the other runs go on.
     """
     overrides = list(HydraConfig.get().overrides.task)
 
     def work() -> Any:
-        if config.job.name in ABOUT_SWEEPS:
-            plain = {key: config[key] for key in THEIR_KEYS}
-            resolved = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)
-            return importlib.import_module(f"pixelflow.jobs.{config.job.name}").run(resolved, overrides)
+        job = find_job(config.job.name)
+        if "sweep" in job.needs:  # such a job reads no group, and starts without importing torch
+            plain = {key: value for key, value in config.items() if key == "job" or not OmegaConf.is_config(value)}
+            return job.start(OmegaConf.to_container(OmegaConf.create(plain), resolve=True), overrides)  # type: ignore
         from pixelflow.config.resolve import resolve  # torch: seconds
         from pixelflow.config.validate import check_data
 
-        resolved = resolve(config, overrides)
-        check_data(resolved)
-        job = importlib.import_module(f"pixelflow.jobs.{resolved['job']['name']}")
-        return job.run(resolved, overrides)
+        resolved = resolve(config, overrides, job)
+        check_data(resolved, job)
+        return job.start(resolved, overrides)
 
     if HydraConfig.get().mode == RunMode.RUN:
         explained(lambda: check_single(overrides))
@@ -70,10 +66,19 @@ def main(task: Callable[[], Any]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors to us instead of printing them
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger().handlers[0].addFilter(lambda record: record.name.startswith("pixelflow"))
-    register()
+    prepare_hydra()
     if {"hydra/launcher=slurm", "hydra/launcher=local"} & set(sys.argv) and not {"-m", "--multirun"} & set(sys.argv):
         sys.argv.insert(1, "--multirun")  # Hydra's launchers know nothing but sweeps; a single run is a sweep of one
     explained(task)
+
+
+def prepare_hydra() -> None:
+    """Makes the jobs, the launchers and the sweepers known to Hydra. Whoever composes a config calls this first."""
+    jobs = [find_job(name) for name in job_names()]
+    register(find_job)
+    register_jobs(jobs)
+    lines = "\n  ".join(f"{job.name:20} {job.help}" for job in jobs)
+    OmegaConf.register_new_resolver("help_of_jobs", lambda: lines, replace=True)
 
 
 def explained(work: Callable[[], Any]) -> Any:
@@ -127,7 +132,7 @@ def explain(error: BaseException) -> str:
     missing = re.search(r"Could not find '([^']+)'", text)
     if missing:
         group, _, option = missing.group(1).rpartition("/")
-        options = sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+        options = sorted(p.stem for p in (CONF / group).glob("*.yaml")) if group != "job" else job_names()
         return f"{group}={option} does not exist; one of: {', '.join(options)}"
     return next(line for line in messages[0].splitlines() if line.strip())
 

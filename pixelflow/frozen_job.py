@@ -7,7 +7,6 @@ and rank 0 must not be ended while it writes.
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import os
@@ -17,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pixelflow.files import write_json
+from pixelflow.jobs import find_job
 from pixelflow.runs.status import read_status, write_status
 from pixelflow.signals import CONTINUE, stop_on_signals, stop_signal
-from pixelflow.sweeps.submission import RUN_JOBS
 
 if TYPE_CHECKING:
     from pixelflow.processes import World
@@ -57,17 +56,16 @@ def work(config: dict[str, Any], overrides: list[str], folder: Path, world: Worl
     from pixelflow.config.validate import check_data  # torch
     from pixelflow.errors import Interrupted
 
-    job = config["job"]["name"]
-    module = importlib.import_module(f"pixelflow.jobs.{job}")
+    job = find_job(config["job"]["name"])
     # Several processes agree on it later, at a step's end: the others may not have heard yet.
     if world.size == 1 and (number := stop_signal()):
         raise Interrupted(f"before it began, {number.name}")
-    check_data(config)
-    result = module.run(config, overrides)
+    check_data(config, job)
+    result = job.start(config, overrides)
     if world.rank == 0:
         write_json(folder / RESULT, result)
-        if job not in RUN_JOBS:
-            write_status(folder, "finished", job=job)
+        if not job.makes_run_folder:
+            write_status(folder, "finished", job=job.name)
 
 
 def end(job: dict[str, Any], first: bool, state: str, message: str) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pixelflow.benchmarks.options import BenchmarkOptions
 from pixelflow.config.build import Config, build_model
 from pixelflow.nn.blocks import blocks_of
 from pixelflow.processes import world_of
@@ -26,10 +27,10 @@ from pixelflow.types import Condition
 GIB = 2**30
 
 
-def estimate(config: Config) -> dict[str, Any]:
+def estimate(config: Config, options: BenchmarkOptions) -> dict[str, Any]:
     """Of the configured run on `job.devices` devices that reach job.utilisation of job.tflops in the model's FLOPs."""
     settings: TrainerSettings = instantiate(config["trainer"])
-    devices = config["job"]["devices"] or world_of(os.environ).size
+    devices = options.devices or world_of(os.environ).size
     images = settings.images_per_part(devices)
     with torch.device("meta"):
         model = build_model(config)
@@ -39,7 +40,7 @@ def estimate(config: Config) -> dict[str, Any]:
     shards = (settings.shard_size or devices) if settings.parallel == "fsdp" else 1
     weights = parameters * 4 / shards
     activations = activation_bytes(config, images)
-    rate = config["job"]["tflops"] * 1e12 * config["job"]["utilisation"] * devices
+    rate = options.tflops * 1e12 * options.utilisation * devices
     seconds = costs.flops / rate
     return {
         "parameters": parameters,
@@ -54,8 +55,8 @@ def estimate(config: Config) -> dict[str, Any]:
         "activations_gib": activations / GIB,
         "total_gib_per_device": (weights * (4 + averages) + activations) / GIB,
         "checkpoint_gib": parameters * 4 * (3 + averages) / GIB,
-        "assumed_tflops_per_device": config["job"]["tflops"],
-        "assumed_utilisation": config["job"]["utilisation"],
+        "assumed_tflops_per_device": options.tflops,
+        "assumed_utilisation": options.utilisation,
         "seconds_per_step": seconds,
         "images_per_second": settings.batch_size / seconds,
         "device_hours": seconds * settings.max_steps * devices / 3600,

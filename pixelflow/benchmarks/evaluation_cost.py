@@ -18,6 +18,7 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
+from pixelflow.benchmarks.options import MetricsBenchmarkOptions
 from pixelflow.config.build import Config, assets_root, pick_device
 from pixelflow.files import write_json
 from pixelflow.metrics.evaluator import Evaluator
@@ -29,31 +30,31 @@ from pixelflow.runs.provenance import versions
 FEATURES = 2048
 
 
-def run(config: Config, overrides: list[str]) -> None:
+def run(config: Config, options: MetricsBenchmarkOptions) -> None:
     """Writes job.output and prints it."""
-    job, device = config["job"], pick_device(config["trainer"]["device"])
+    device = pick_device(config["trainer"]["device"])
     extractor = instantiate(config["metrics"]["features"])
     extractor.load(assets_root(config), device)
     generator = torch.Generator().manual_seed(0)
-    shape = (job["batch_size"], 3, job["side"], job["side"])
+    shape = (options.batch_size, 3, options.side, options.side)
     images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     few = extractor(images)
     made = Reference.from_images(extractor, [images], name="noise")
     reference = replace(made, pool=scattered(few.pool.cpu(), KEPT, generator))
-    forward = _forward(extractor, images, job["passes"]) * job["images"]
-    batches = [_scattered(few, len(images), generator) for _ in range(-(-job["images"] // len(images)))]
+    forward = _forward(extractor, images, options.passes) * options.images
+    batches = [_scattered(few, len(images), generator) for _ in range(-(-options.images // len(images)))]
     update, compute, metrics = _arithmetic(Evaluator(features=extractor, reference=reference), images, batches)
     result = {
         "forward_seconds": forward, "update_seconds": update, "compute_seconds": compute,
         "whole_over_forward": 1 + (update + compute) / forward, "metrics": metrics,
     }  # fmt: skip
-    result |= _frechet(generator, with_scipy=job["scipy"])
-    result |= {"features": extractor.name, "images": job["images"], "side": job["side"], "device": str(device)}
+    result |= _frechet(generator, with_scipy=options.scipy)
+    result |= {"features": extractor.name, "images": options.images, "side": options.side, "device": str(device)}
     result |= {"threads": torch.get_num_threads(), "load_average": os.getloadavg()[0], "versions": versions()}
-    write_json(Path(job["output"]), result)
+    write_json(Path(options.output), result)
     for key, value in result.items():
         print(f"{key:26} {value:.4g}" if isinstance(value, float) else f"{key:26} {value}")
-    print(f"written: {job['output']}")
+    print(f"written: {options.output}")
 
 
 def scattered(features: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from torchvision import transforms
 from torchvision.datasets import ImageFolder as TorchvisionFolder
 
-from pixelflow.config.build import Config
+from pixelflow.benchmarks.options import DataBenchmarkOptions
 from pixelflow.data import ImageFolder, Reading, WebDataset
 from pixelflow.data.images import ImageData
 from pixelflow.data.preparation import PrepareSettings, prepare
@@ -38,22 +38,21 @@ Way = Callable[[int], int]
 """Reads at least the given number of batches and returns the number of images."""
 
 
-def run(config: Config, overrides: list[str]) -> None:
+def run(options: DataBenchmarkOptions) -> None:
     """Measure all ways, print the comparison and write the record."""
-    job = config["job"]
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="pixelflow-benchmark-") as folder:
         root = Path(folder)
-        kilobytes = make_photographs(root / "photographs", job["images"], job["height"], job["width"])
-        ways = build_ways(root, job)
+        kilobytes = make_photographs(root / "photographs", options.images, options.height, options.width)
+        ways = build_ways(root, options)
         seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(job["rounds"]):
+        for _ in range(options.rounds):
             for name, way in ways.items():
-                seconds[name].append(cpu_seconds(way, job["batches"]))
+                seconds[name].append(cpu_seconds(way, options.batches))
     plain = seconds["torchvision"]
     record: dict[str, Any] = {
-        "images": f"{job['height']} x {job['width']} JPEG, {kilobytes:.0f} kB each, to {job['image_size']} px",
-        "workers": job["workers"], "rounds": job["rounds"], "machine": platform.machine(),
+        "images": f"{options.height} x {options.width} JPEG, {kilobytes:.0f} kB each, to {options.image_size} px",
+        "workers": options.workers, "rounds": options.rounds, "machine": platform.machine(),
         "vector Lanczos": HAS_LANCZOS, "versions": versions(), "ways": {},
     }  # fmt: skip
     for name, values in seconds.items():
@@ -64,11 +63,11 @@ def run(config: Config, overrides: list[str]) -> None:
             "least": round(ratios[0], 2),
             "most": round(ratios[-1], 2),
         }
-    write_json(Path(job["output"]), record)
-    print(f"{record['images']}; {job['workers']} workers; medians of {job['rounds']} rounds")
+    write_json(Path(options.output), record)
+    print(f"{record['images']}; {options.workers} workers; medians of {options.rounds} rounds")
     for name, values in record["ways"].items():
         print(f"{name:14} " + "  ".join(f"{key} {value}" for key, value in values.items()))
-    print(f"record: {job['output']}")
+    print(f"record: {options.output}")
 
 
 def make_photographs(folder: Path, count: int, height: int, width: int) -> float:
@@ -99,13 +98,13 @@ def _photograph(folder: Path, number: int, size: tuple[int, int]) -> int:
     return len(stream.getvalue())
 
 
-def build_ways(root: Path, job: dict[str, Any]) -> dict[str, Way]:
+def build_ways(root: Path, options: DataBenchmarkOptions) -> dict[str, Way]:
     """Return the ways to compare by name; each call of a way starts its own workers."""
-    size, batch_size, workers = job["image_size"], job["batch_size"], job["workers"]
+    size, batch_size, workers = options.image_size, options.batch_size, options.workers
     reading = Reading(workers=workers)
     folder = ImageFolder(root=str(root / "photographs"), image_size=size, num_classes=CLASSES, reading=reading)
     short = round(ENLARGED * size)
-    settings = PrepareSettings(size=short, quality=job["quality"], samples_per_shard=250)
+    settings = PrepareSettings(size=short, quality=options.quality, samples_per_shard=250)
     prepare(folder, split="train", output=root / "shards", settings=settings, workers=2, max_bad_share=0)
     shards = WebDataset(
         root=str(root / "shards"), image_size=size, num_classes=CLASSES, cache_dir=str(root / "cache"), reading=reading

@@ -17,13 +17,14 @@ from typing import Any
 
 import torch
 
+from pixelflow.benchmarks.options import BenchmarkOptions
 from pixelflow.config.build import Config
 from pixelflow.config.training_parts import build_trainer, checkpoint_store
 from pixelflow.processes import World
 from pixelflow.runs.context import open_run
 
 
-def logging_cost(config: Config, device: torch.device) -> dict[str, Any]:
+def logging_cost(config: Config, options: BenchmarkOptions, device: torch.device) -> dict[str, Any]:
     """job.repeats runs of each kind, in turn; the dearest counts."""
     runs: dict[str, list[dict[str, float]]] = {}
     with _hung_server() as hung, tempfile.TemporaryDirectory() as folder:
@@ -34,7 +35,7 @@ def logging_cost(config: Config, device: torch.device) -> dict[str, Any]:
             "stopped": {"mlflow": True, "uri": f"http://127.0.0.1:{_unused_port()}"},
             "hung": {"mlflow": True, "uri": hung},
         }
-        for repeat in range(config["job"]["repeats"]):
+        for repeat in range(options.repeats):
             for name, tracking in kinds.items():
                 settings = {**config, "tracking": {**config["tracking"], **tracking}}
                 runs.setdefault(name, []).append(_run(settings, Path(folder) / f"{name}-{repeat}", device))

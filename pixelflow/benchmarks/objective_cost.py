@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from pixelflow.benchmarks.options import ObjectiveBenchmarkOptions
 from pixelflow.config.build import Config, require_assets
 from pixelflow.config.training_parts import assemble_trainer
 from pixelflow.losses import FlowMatching, Lpips, Objective, Repa
@@ -31,7 +32,7 @@ from pixelflow.types import Batch
 Part = Callable[[], None]
 
 
-def run(config: Config, overrides: list[str]) -> None:
+def run(config: Config, options: ObjectiveBenchmarkOptions) -> None:
     """Print time and FLOPs of each part, of their sum and of the whole step, and the ratio of the two."""
     require_assets(config)
     with tempfile.TemporaryDirectory() as folder:
@@ -42,7 +43,7 @@ def run(config: Config, overrides: list[str]) -> None:
         parameter.data.normal_(std=0.02)
     steps = {"whole": _whole(trainer, batch), **_parts(trainer, batch)}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for repeat in range(config["job"]["repeats"] + 1):
+    for repeat in range(options.repeats + 1):
         for name, step in steps.items():
             elapsed = _timed(step, trainer.device)
             if repeat:  # the first warms up

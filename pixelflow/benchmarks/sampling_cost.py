@@ -22,6 +22,7 @@ from hydra.utils import instantiate
 
 from pixelflow.benchmarks.estimate import estimate, to_text
 from pixelflow.benchmarks.logging_cost import logging_cost
+from pixelflow.benchmarks.options import BenchmarkOptions
 from pixelflow.benchmarks.training_step import training
 from pixelflow.config.build import Config, build_model, pick_device, sampler_settings
 from pixelflow.files import write_aside, write_json
@@ -42,19 +43,22 @@ logger = logging.getLogger(__name__)
 CONFIGURED, ALWAYS = "configured guidance", "always guided"
 
 
-def run(config: Config, overrides: list[str]) -> None:
+def run(config: Config, options: BenchmarkOptions, overrides: list[str]) -> None:
     """Writes job.part of `<output>/benchmark_<machine>.json`; for sampling also the table beside it.
 
     job.part=training is in benchmark_training, logging in benchmark_logging; job.estimate=true only counts.
     """
-    if config["job"]["estimate"]:
-        print(to_text(estimate(config)))
+    if options.estimate:
+        print(to_text(estimate(config, options)))
         return
     device = pick_device(config["trainer"]["device"])
-    machine = config["job"]["machine"] or machine_name(device)
-    part = config["job"]["part"]
-    result = PARTS[part](config, device) | {"command": f"python run.py {shlex.join(overrides)}", "machine": machine}
-    path = Path(config["job"]["output"]) / f"benchmark_{machine}.json"
+    machine = options.machine or machine_name(device)
+    part = options.part
+    result = PARTS[part](config, options, device) | {
+        "command": f"python run.py {shlex.join(overrides)}",
+        "machine": machine,
+    }
+    path = Path(options.output) / f"benchmark_{machine}.json"
     parts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     write_json(path, parts | {part: result})
     if part != "sampling":
@@ -80,13 +84,13 @@ class Measured:
     writing: float
 
 
-def sampling(config: Config, device: torch.device) -> dict[str, Any]:
+def sampling(config: Config, options: BenchmarkOptions, device: torch.device) -> dict[str, Any]:
     torch.manual_seed(config["seed"])  # random weights cost what trained ones do
     model = build_model(config)
     model.backbone.to(device).requires_grad_(False)
     sampler = model.sampler(settings=sampler_settings(config))
     variants = {CONFIGURED: sampler.guidance, ALWAYS: ConstantGuidance(scale=2.0)}
-    images, repeats = config["job"]["images"], config["job"]["repeats"]
+    images, repeats = options.images, options.repeats
     precision = config["trainer"]["precision"]
     width = getattr(model.backbone, "width", DEFAULT_WIDTH)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -116,7 +120,7 @@ def sampling(config: Config, device: torch.device) -> dict[str, Any]:
         "seconds_ratio": rows[CONFIGURED]["seconds_per_image"] / rows[ALWAYS]["seconds_per_image"],
         "matrix_tflops": rate / 1e12,
         "peak_memory_gib": peak_memory(device) / 2**30,
-        "attention_seconds": _attention(config, model.backbone, device),
+        "attention_seconds": _attention(config, model.backbone, images, device),
         "images": images,
         "precision": precision,
         "threads": torch.get_num_threads(),
@@ -180,7 +184,9 @@ def _row(measured: Measured, flops: list[int], rate: float, images: int) -> dict
     }
 
 
-def _attention(config: Config, backbone: torch.nn.Module, device: torch.device) -> list[dict[str, Any]] | None:
+def _attention(
+    config: Config, backbone: torch.nn.Module, images: int, device: torch.device
+) -> list[dict[str, Any]] | None:
     """On a GPU: milliseconds of each attention kernel at each stage's length."""
     modules = attention_modules(backbone)
     if device.type != "cuda" or not modules:
@@ -191,7 +197,7 @@ def _attention(config: Config, backbone: torch.nn.Module, device: torch.device) 
     dtype = torch.bfloat16 if config["trainer"]["precision"] == "bf16" else torch.float32
     for stage in range(stages):
         length = ((size >> (stages - 1 - stage)) // int(backbone.patch_size)) ** 2  # type: ignore[arg-type]
-        times = time_attention(2 * config["job"]["images"], heads, length, head_dim, dtype=dtype, device=device)
+        times = time_attention(2 * images, heads, length, head_dim, dtype=dtype, device=device)
         results.append({"length": length, **{backend.name.lower(): 1e3 * s for backend, s in times.items()}})
     return results
 

@@ -25,6 +25,7 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pixelflow.benchmarks.options import BenchmarkOptions
 from pixelflow.config.build import Config
 from pixelflow.config.training_parts import assemble_trainer
 from pixelflow.nn.attention import HeadNormAttention, SelfAttention
@@ -38,7 +39,7 @@ from pixelflow.training.trainer import Trainer
 from pixelflow.types import Batch, Condition
 
 
-def training(config: Config, device: torch.device) -> dict[str, Any]:
+def training(config: Config, options: BenchmarkOptions, device: torch.device) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         trainer = assemble_trainer(config, CheckpointStore(Path(folder)), log=lambda metrics, step: None)
     reference, by_stage = (Reference(trainer, lr=config["optimizer"]["lr"], by_stage=by) for by in (False, True))
@@ -51,7 +52,7 @@ def training(config: Config, device: torch.device) -> dict[str, Any]:
         "noise_in_loader": lambda: in_loader(trainer, batch),
     }
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
-    for repeat in range(config["job"]["repeats"] + 1):
+    for repeat in range(options.repeats + 1):
         for name, work in kinds.items():
             elapsed = _timed(work, device)
             if repeat:  # the first warms up

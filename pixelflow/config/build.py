@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from hydra.utils import instantiate
 
 from pixelflow import model as library
 from pixelflow.assets import COMMAND
-from pixelflow.data.preparation import PrepareSettings
+from pixelflow.config.job import Config
 from pixelflow.errors import UserError
 from pixelflow.losses.objective import Objective
 from pixelflow.model import Model, Recipe
 from pixelflow.sampling.produce import parse_classes
 from pixelflow.sampling.settings import SamplerSettings, SampleSet
 from pixelflow.training.weights import load_weights
-
-Config = Mapping[str, Any]
-"""A resolved config: plain dictionaries, lists, numbers and strings."""
 
 
 def build_model(config: Config) -> Model:
@@ -101,12 +96,3 @@ def pick_device(name: str) -> torch.device:
         return library.pick_device(name)
     except ValueError as error:
         raise UserError(f"trainer.{error}") from None
-
-
-def prepare_settings(config: Config) -> PrepareSettings:
-    """Return the form of prepared shards; job.size=null chooses the size that the training crop needs."""
-    job, spec = config["job"], instantiate(config["data"]).spec
-    size = job["size"] or spec.preprocess.stored_size(spec.image_size)
-    return PrepareSettings(
-        size=size, format=job["format"], quality=job["quality"], samples_per_shard=job["samples_per_shard"]
-    )

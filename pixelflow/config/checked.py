@@ -7,26 +7,24 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from pixelflow.config.build import Config, require_assets
+from pixelflow.config.job import FindJob
 from pixelflow.config.resolve import resolve
 from pixelflow.config.validate import check_data
-from pixelflow.sweeps.submission import RUN_JOBS
-
-JOBS = (*RUN_JOBS, "sample", "evaluate", "quality", "benchmark")
-"""Jobs that can be sent somewhere else."""
 
 
 def checked(
-    config: DictConfig, overrides: list[str], launcher: str, number: int, known: set[str]
+    config: DictConfig, overrides: list[str], launcher: str, number: int, known: set[str], find_job: FindJob
 ) -> tuple[Config, list[str]]:
     before = len(known)
     try:
         elsewhere = launcher == "slurm" and (config.site.get("gpus_per_node") or 0) > 0
-        resolved = resolve(config, overrides, elsewhere=elsewhere, checked=known)
-        if resolved["job"]["name"] not in JOBS:
-            raise ValueError(f"job={resolved['job']['name']} runs here: leave hydra/launcher out")
+        job = find_job(config.job.name)
+        resolved = resolve(config, overrides, job, elsewhere=elsewhere, checked=known)
+        if not job.submittable:
+            raise ValueError(f"job={job.name} runs here: leave hydra/launcher out")
         if len(known) > before:
-            check_data(resolved)
-            if resolved["job"]["name"] in RUN_JOBS:
+            check_data(resolved, job)
+            if job.makes_run_folder:
                 require_assets(resolved)
     except ValueError as error:
         raise ValueError(f"run {number} ({' '.join(overrides)}): {error}; nothing was submitted") from None

@@ -30,6 +30,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from pixelflow.config.job import FindJob
 from pixelflow.config.sweepers import PruningSweeper, expand
 
 
@@ -37,6 +38,8 @@ class _SweepLauncher(Launcher):
     """Composes and checks all runs of a sweep before the first of them is given away."""
 
     name = ""
+    find_job: FindJob
+    """Set by `register`: this layer lies below the jobs."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config
@@ -54,7 +57,7 @@ class _SweepLauncher(Launcher):
         axes = list(self.config.axes) or swept(self.config, job_overrides)
         known: set[str] = set()
         named = [
-            checked(config, by_axes(overrides, axes), self.name, number, known)
+            checked(config, by_axes(overrides, axes), self.name, number, known, self.find_job)
             for number, (config, overrides) in enumerate(composed)
         ]
         results = launch(
@@ -189,11 +192,12 @@ class _SettingsSweeperNode:
     params: dict[str, Any] | None = None
 
 
-def register() -> None:
+def register(find_job: FindJob) -> None:
     """Before hydra.main: names that Hydra takes for plugins', and ours in the place of its two defaults.
 
     A recipe can still say `override /hydra/sweeper: optuna`, which it could not if run.yaml itself chose a sweeper.
     """
+    _SweepLauncher.find_job = staticmethod(find_job)
     known = Plugins.instance().class_name_to_class
     for plugin in (SlurmLauncher, LocalLauncher, BasicLauncher, SettingsSweeper, PruningSweeper):
         known[f"hydra_plugins.pixelflow.{plugin.__name__}"] = plugin

@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from pixelflow.config.job import Job
 from pixelflow.config.schema import option_names
 from pixelflow.config.validate import GROUPS, validate
 from pixelflow.flow.cascade import stages_from_kickoff
@@ -29,7 +30,7 @@ OF_THE_CALL = tuple(section for section in CALL_SECTIONS if section not in ("exp
 
 
 def resolve(
-    config: DictConfig, overrides: list[str], *, elsewhere: bool = False, checked: set[str] | None = None
+    config: DictConfig, overrides: list[str], job: Job, *, elsewhere: bool = False, checked: set[str] | None = None
 ) -> dict[str, Any]:
     """The resolved, valid config. overrides: what the user typed. elsewhere: for a machine with GPUs, whatever is here.
     checked: marks of the configs of a sweep that are known to be valid; those that differ in their seed share one.
@@ -38,12 +39,12 @@ def resolve(
     ValueError for anything invalid, CheckpointError (one, too) if the checkpoint cannot be read.
     """
     if config.checkpoint is not None:
-        config = _with_checkpoint(config, overrides)
+        config = _with_checkpoint(config, overrides, job)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     _drop_leftovers(plain, typed={override.key_or_group for override in parse(overrides)})
     mark = json.dumps({**plain, "seed": type(plain["seed"]).__name__}, sort_keys=True)
     if checked is None or mark not in checked:
-        validate(without_gpu(plain) if elsewhere else plain)
+        validate(without_gpu(plain) if elsewhere else plain, job)
     if checked is not None:
         checked.add(mark)
     return plain
@@ -101,7 +102,7 @@ def checkpoint_config(path: str) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint={path}: state.json is damaged or holds no config") from None
 
 
-def _with_checkpoint(config: DictConfig, overrides: list[str]) -> DictConfig:
+def _with_checkpoint(config: DictConfig, overrides: list[str], job: Job) -> DictConfig:
     merged = OmegaConf.create(checkpoint_config(config.checkpoint))
     for section in ("sampler", "metrics"):
         for key, default in config[section].items():  # those that came up after the checkpoint was written
@@ -111,7 +112,7 @@ def _with_checkpoint(config: DictConfig, overrides: list[str]) -> DictConfig:
     for override in parse(overrides):
         key = override.key_or_group.split("@")[0].strip("/").replace("/", ".")
         section = key.split(".")[0]
-        if section == "experiments" and config.job.name not in ("train", "pipeline"):
+        if section == "experiments" and not job.makes_run_folder:
             continue  # a recipe for what is done with a checkpoint, such as a search, trains nothing
         if section in FIXED_BY_TRAINING and key not in (*MACHINE_KEYS, *EVALUATION_KEYS):
             raise ValueError(f"{override.input_line}: {section} is fixed by the checkpoint; leave this override out")

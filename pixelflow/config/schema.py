@@ -9,11 +9,13 @@ from __future__ import annotations
 import difflib
 import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import hydra.utils
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
+from pixelflow.errors import UserError
 
 
 def check_group(node: Mapping[str, Any], key: str, *, given: tuple[str, ...] = ()) -> None:
@@ -25,7 +27,7 @@ def check_group(node: Mapping[str, Any], key: str, *, given: tuple[str, ...] = (
     try:
         callable_ = hydra.utils.get_object(str(target))
     except Exception as error:
-        raise ValueError(f"{key}._target_={target} cannot be imported: {error}") from None
+        raise UserError(f"{key}._target_={target} cannot be imported: {error}") from None
     parameters, hints = _options(callable_)
     for name, value in node.items():
         if name in ("_target_", "_partial_"):
@@ -33,7 +35,7 @@ def check_group(node: Mapping[str, Any], key: str, *, given: tuple[str, ...] = (
         if name not in parameters:
             close = difflib.get_close_matches(name, parameters, n=1)
             hint = f"did you mean {close[0]}?" if close else f"accepted: {', '.join(parameters)}"
-            raise ValueError(f"{key}.{name} is not an option of {target}; {hint}")
+            raise UserError(f"{key}.{name} is not an option of {target}; {hint}")
         if isinstance(value, Mapping) and "_target_" in value:
             check_group(value, f"{key}.{name}")
         elif isinstance(value, Mapping):
@@ -45,7 +47,34 @@ def check_group(node: Mapping[str, Any], key: str, *, given: tuple[str, ...] = (
     for name, parameter in parameters.items():
         required = parameter.default is parameter.empty and parameter.kind is parameter.KEYWORD_ONLY
         if required and name not in node and name not in given:
-            raise ValueError(f"{key}.{name} is missing: {target} needs it")
+            raise UserError(f"{key}.{name} is missing: {target} needs it")
+
+
+def build(config: Mapping[str, Any], name: str) -> Any:
+    """Instantiates a group. A ValueError of its constructor, which names an argument, gets the group in front."""
+    return with_key(lambda: hydra.utils.instantiate(config[name]), config[name], name)
+
+
+def with_key(build: Callable[[], Any], node: Mapping[str, Any], group: str) -> Any:
+    """Returns `build()`. A ValueError becomes one that names the key `group.argument` instead of the argument.
+
+    Args:
+        build: constructs something from `node`.
+        node: its arguments.
+        group: the key of `node` in the config.
+    """
+    try:
+        return build()
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # Hydra wraps what a constructor raises
+            cause = cause.__cause__
+        if not isinstance(cause, ValueError):
+            raise
+        message = str(cause)
+        argument = message.split("=")[0].split(" ")[0].rstrip(":,")
+        prefix = f"{group}." if argument.split(".")[0] in node else f"{group}: "
+        raise UserError(prefix + message) from None
 
 
 def option_names(node: Mapping[str, Any]) -> set[str]:
@@ -70,7 +99,7 @@ def check_type(value: Any, annotation: Any, key: str) -> None:
             adapter.validate_python(tuple(value))  # YAML has no tuples
     except ValidationError as error:
         wanted = " or ".join(dict.fromkeys(_readable(detail["msg"]) for detail in error.errors()))
-        raise ValueError(f"{key}={value!r}: {wanted}") from None
+        raise UserError(f"{key}={value!r}: {wanted}") from None
 
 
 def _readable(message: str) -> str:

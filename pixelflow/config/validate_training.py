@@ -9,23 +9,22 @@ import torch
 from hydra.utils import instantiate
 
 from pixelflow.config.build import Config, pick_device
+from pixelflow.errors import UserError
 from pixelflow.nn.kernels import unavailable
 from pixelflow.processes import world_of
 from pixelflow.training.settings import TrainerSettings
 
 
 def check_training(config: Config) -> None:
-    """Raise ValueError with the key, the value and what would be accepted."""
-    if config["job"]["name"] not in ("train", "pipeline"):
-        return
+    """Raises UserError with the key, the value and what would be accepted."""
     trainer: TrainerSettings = instantiate(config["trainer"])
     size, stages = world_of(os.environ).size, config["cascade"]["num_stages"]
     try:
         images = trainer.images_per_part(size)
     except ValueError as error:
-        raise ValueError(f"trainer.{error}") from None
+        raise UserError(f"trainer.{error}") from None
     if trainer.compile and images % stages:
-        raise ValueError(
+        raise UserError(
             f"trainer.compile=true needs fixed shapes, but cascade.num_stages={stages} does not divide the {images} "
             f"images of a forward pass (trainer.batch_size={trainer.batch_size}, {size} processes, accumulate="
             f"{trainer.accumulate}); use batch_size={-(-images // stages) * stages * size * trainer.accumulate}"
@@ -33,24 +32,11 @@ def check_training(config: Config) -> None:
     if trainer.attention != "auto":
         dtype = torch.bfloat16 if trainer.precision == "bf16" else torch.float32
         if reason := unavailable(trainer.attention, dtype=dtype, device=pick_device(trainer.device)):
-            raise ValueError(f"trainer.attention={trainer.attention} {reason}; use auto or dense_groups")
+            raise UserError(f"trainer.attention={trainer.attention} {reason}; use auto or dense_groups")
     if trainer.parallel == "fsdp" and (config["objective"].get("adaptive") is not None):
-        raise ValueError(
+        raise UserError(
             "objective.adaptive measures gradients at whole weights, which trainer.parallel=fsdp cuts: use ddp"
         )
     start = config["init_from"]
     if start is not None and not (Path(start) / "state.json").exists():
-        raise ValueError(f"init_from={start} is not a checkpoint: it has no state.json")
-
-
-def check_benchmark(config: Config) -> None:
-    """Of the options that training adds to job=benchmark."""
-    job = config["job"]
-    for name in ("tflops", "utilisation"):
-        if job[name] <= 0:
-            raise ValueError(f"job.{name}={job[name]} must be above 0")
-    if job["estimate"]:
-        try:
-            instantiate(config["trainer"]).images_per_part(job["devices"] or 1)
-        except ValueError as error:
-            raise ValueError(f"trainer.{error} (job.devices={job['devices']})") from None
+        raise UserError(f"init_from={start} is not a checkpoint: it has no state.json")

@@ -1,5 +1,16 @@
-"""job=benchmark_data: see `pixelflow.benchmarks.loading`."""
+"""job=benchmark_data: this package's loader beside torchvision's ImageFolder, at the same transform, on made JPEGs."""
 
-from pixelflow.benchmarks.loading import run
+from __future__ import annotations
 
-__all__ = ["run"]
+from pixelflow.benchmarks.options import DataBenchmarkOptions
+from pixelflow.config.job import Config, Job
+
+
+def run(config: Config, options: DataBenchmarkOptions, overrides: list[str]) -> None:
+    """Writes `options.output` and prints it."""
+    from pixelflow.benchmarks.loading import run as work  # torch: seconds
+
+    work(options)
+
+
+JOB = Job(name="benchmark_data", help="the data loader beside torchvision's", run=run, options=DataBenchmarkOptions)

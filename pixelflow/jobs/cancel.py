@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
+from pixelflow.config.job import Config, Job
 from pixelflow.jobs.retry import chosen_runs
 from pixelflow.runs.status import write_status
 from pixelflow.sweeps import slurm
@@ -15,9 +15,21 @@ from pixelflow.sweeps.manifest import find_sweep
 from pixelflow.sweeps.states import sweep_states
 
 
-def run(config: Mapping[str, Any], overrides: list[str]) -> None:
+@dataclass(frozen=True)
+class CancelOptions:
+    """Options of job=cancel.
+
+    Args:
+        runs: "all", or names or patterns such as ["*seed-1*"].
+    """
+
+    runs: str | int | list[str | int] = "all"
+
+
+def run(config: Config, options: CancelOptions, overrides: list[str]) -> None:
+    """Takes the runs from the queue, and asks those that are running to save and stop."""
     sweep = find_sweep(config["sweep"])
-    chosen = [state for state in chosen_runs(sweep_states(sweep), config["job"]["runs"]) if state.active]
+    chosen = [state for state in chosen_runs(sweep_states(sweep), options.runs) if state.active]
     ids: list[str] = []
     for state in chosen:
         if claim := read_claim(state.job.path):
@@ -30,3 +42,12 @@ def run(config: Mapping[str, Any], overrides: list[str]) -> None:
         if state.state == "queued":  # SLURM keeps no record of a task of an array that never started
             write_status(state.job.path, "cancelled", "cancelled before it started")
     print(f"{len(chosen)} of {len(sweep.jobs)} runs")
+
+
+JOB = Job(
+    name="cancel",
+    help="take runs of a sweep from the queue: job=cancel sweep=FOLDER",
+    run=run,
+    options=CancelOptions,
+    needs=frozenset({"sweep"}),
+)

@@ -4,19 +4,39 @@ from __future__ import annotations
 
 import sys
 import time
-
-from hydra.utils import instantiate
+from dataclasses import dataclass, field
 
 from pixelflow.assets import ASSETS, fetch, missing_line
-from pixelflow.config.build import Config, assets_root
-from pixelflow.config.suites import needed_files
+from pixelflow.config.job import Config, Job
 from pixelflow.files import locked
-from pixelflow.losses.objective import Objective
 
 
-def run(config: Config, overrides: list[str]) -> None:
-    """Raises ValueError for a file without an address that is not there, OSError for a download that fails."""
-    root, files = assets_root(config), wanted(config)
+@dataclass(frozen=True)
+class FetchOptions:
+    """Options of job=fetch_assets.
+
+    Args:
+        files: names of more files of the table in pixelflow/assets.py.
+    """
+
+    files: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for file in self.files:
+            if file not in ASSETS:
+                raise ValueError(f"files: {file} is none of {', '.join(ASSETS)}")
+
+
+def run(config: Config, options: FetchOptions, overrides: list[str]) -> None:
+    """Downloads what is missing.
+
+    Raises:
+        ValueError: for a missing file whose address is not known.
+        OSError: for a download that fails.
+    """
+    from pixelflow.config.build import assets_root  # torch: seconds
+
+    root, files = assets_root(config), wanted(config, options)
     unknown = [file for file in files if file not in ASSETS and missing_line(root, file)]
     if unknown:
         raise ValueError(f"{', '.join(unknown)}: no address is known; put it into {root} yourself")
@@ -35,13 +55,14 @@ def run(config: Config, overrides: list[str]) -> None:
                 print(f"there     {root / file}", flush=True)
 
 
-def wanted(config: Config) -> list[str]:
-    """The files of the objective, of the metrics, and those named by job.files."""
-    for file in config["job"]["files"]:
-        if file not in ASSETS:
-            raise ValueError(f"job.files: {file} is none of {', '.join(ASSETS)}")
-    objective: Objective = instantiate(config["objective"])
-    return list(dict.fromkeys([*objective.needs(), *needed_files(config), *config["job"]["files"]]))
+def wanted(config: Config, options: FetchOptions) -> list[str]:
+    """Returns the files that the objective and the metrics read, and those named by job.files."""
+    from hydra.utils import instantiate
+
+    from pixelflow.config.suites import needed_files
+
+    objective = instantiate(config["objective"])
+    return list(dict.fromkeys([*objective.needs(), *needed_files(config), *options.files]))
 
 
 class _Line:
@@ -63,3 +84,11 @@ class _Line:
     def close(self) -> None:
         if self._live:
             sys.stderr.write("\n")
+
+
+JOB = Job(
+    name="fetch_assets",
+    help="download what a recipe reads from assets.root: job=fetch_assets metrics=imagenet",
+    run=run,
+    options=FetchOptions,
+)

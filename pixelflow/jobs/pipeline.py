@@ -1,91 +1,24 @@
-"""job=pipeline: train, sample, evaluate, show. What is there already is not done again."""
+"""job=pipeline: train, sample, evaluate, and print the table of the run. What exists already is not repeated."""
 
 from __future__ import annotations
 
-import logging
-import shutil
-import time
-from pathlib import Path
 from typing import Any
 
-import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-
-from pixelflow.config.build import Config, pick_device, require_assets
-from pixelflow.config.suites import require_metrics
-from pixelflow.jobs.evaluate import evaluate
-from pixelflow.jobs.sample import sample
-from pixelflow.jobs.train import train
-from pixelflow.processes import World, processes
-from pixelflow.reporting.figures import loss_curve
-from pixelflow.reporting.formats import markdown
-from pixelflow.reporting.runs import read_run_folders
-from pixelflow.reporting.table import build_table
-from pixelflow.runs.context import Run, catch_up, open_run, run_path, tracking_uri
-from pixelflow.runs.identity import evaluation_file, own_evaluation
-from pixelflow.runs.status import add_evaluation, read_status
-from pixelflow.tracking import history
-
-logger = logging.getLogger(__name__)
+from pixelflow.config.job import Config, Job
 
 
-def run(config: Config, overrides: list[str]) -> None:
-    with processes(pick_device(config["trainer"]["device"])) as (world, device):
-        path = world.broadcast(run_path(config, overrides) if world.rank == 0 else None)
-        there = world.broadcast(finished(config, path))
-        if not there:
-            require_assets(config)
-            require_metrics(config, config["sampler"]["num_samples"])
-            start = time.monotonic()
-            with open_run(path, config, world) as run:
-                work(config, run, world, device)
-            logger.info("finished in %.0f s", time.monotonic() - start)
-    if world.rank:
-        return
-    if there:
-        print(f"This finished run is already there: {path}  (rerun=true starts it anew)\n")
-        if config["tracking"]["mlflow"]:
-            catch_up(path)
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN:  # a sweep shows one table of all its runs
-        show(config, path)
+def run(config: Config, options: Any, overrides: list[str]) -> None:
+    """Runs training, sampling and evaluation in one run folder."""
+    from pixelflow.jobs.shared.run_pipeline import run_pipeline  # torch: seconds
+
+    run_pipeline(config, overrides)
 
 
-def finished(config: Config, path: Path) -> bool:
-    """Whether the run is trained and evaluated with the settings of this config."""
-    status = read_status(path)
-    return status.state == "finished" and status.job == "pipeline" and own_evaluation(config) in status.evaluations
-
-
-def work(config: Config, run: Run, world: World, device: torch.device) -> None:
-    """All processes train, sample and measure; the first draws and tells, and the others wait for it."""
-    checkpoint = train(config, run, world, device)
-    folder = sample(config, checkpoint, home=run.path)
-    result = evaluate(config, folder, run.path / evaluation_file(checkpoint.name, config))
-    if world.rank == 0:
-        report(run, folder, result)
-    world.gather(None)
-
-
-def report(run: Run, folder: Path, result: dict[str, Any]) -> None:
-    """Draw, and tell the tracker what came of the samples in `folder`."""
-    figures = run.path / "figures"
-    figures.mkdir(exist_ok=True)
-    shutil.copyfile(folder / "grid.png", figures / "samples.png")
-    loss_curve({"loss": history(run.path / "metrics.jsonl")["loss"]}, figures / "loss.png")
-    run.tracker.log({f"eval/{key}": value for key, value in result["metrics"].items()}, step=result["record"]["step"])
-    for artifact in (figures / "samples.png", figures / "loss.png", result["path"]):
-        run.tracker.artifact(artifact)
-    evaluations = add_evaluation(run.path, str(result["path"].relative_to(run.path)))
-    run.folder.set_status("finished", job="pipeline", evaluations=evaluations)
-
-
-def show(config: Config, path: Path) -> None:
-    """The table of this run, and where everything lies."""
-    print(markdown(build_table(read_run_folders(path))))
-    print(f"samples     {path / 'figures' / 'samples.png'}")
-    print(f"run folder  {path}")
-    if config["tracking"]["mlflow"]:
-        uri = tracking_uri(config)
-        where = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else uri
-        print(f"MLflow      {where}")
+JOB = Job(
+    name="pipeline",
+    help="train, sample, evaluate and print the table (the default)",
+    run=run,
+    needs=frozenset({"model", "data"}),
+    makes_run_folder=True,
+    submittable=True,
+)

@@ -1,23 +1,81 @@
-"""job=prepare: writes any data as tar shards, cropped and encoded, with an index; run again, it continues."""
+"""job=prepare: any data to tar shards, cropped and encoded, with an index.
+
+A command that was stopped continues when it is run again.
+"""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-from hydra.utils import instantiate
-
-from pixelflow.config.build import Config, prepare_settings
-from pixelflow.data.preparation import prepare
-from pixelflow.progress import Progress
+from pixelflow.config.job import Config, Job, at_least
+from pixelflow.config.schema import build, check_group, with_key
 
 
-def run(config: Config, overrides: list[str]) -> None:
-    """Write the shards, and print the options with which to train from them."""
-    job, data = config["job"], instantiate(config["data"])
-    settings = prepare_settings(config)
-    encoder = instantiate(job["text_encoder"]) if job["text_encoder"] else None
-    output = Path(job["output"]).expanduser()
+@dataclass(frozen=True)
+class PrepareOptions:
+    """Options of job=prepare.
+
+    Args:
+        output: an empty folder, or one where the same command was stopped.
+        split: the part of the data.
+        size: pixels of the stored images; None for what data.preprocess.crop needs: 1.125 image_size (random) or
+            image_size.
+        format: of the stored images.
+        quality: of jpg and webp.
+        samples_per_shard: images in a tar file.
+        workers: processes; 0 for none.
+        max_bad_share: the largest accepted share of damaged samples.
+        text_encoder: a node with `_target_`, called with a list of captions; its tokens (B, L, D) are stored.
+    """
+
+    output: str | None = None
+    split: Literal["train", "held_out"] = "train"
+    size: int | None = None
+    format: Literal["jpg", "png", "webp"] = "jpg"
+    quality: int = 95
+    samples_per_shard: int = 1000
+    workers: int = 4
+    max_bad_share: float = 0.01
+    text_encoder: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        at_least(0, self, "workers")
+
+
+def check(config: Config, options: PrepareOptions) -> None:
+    """Raises ValueError without an output folder, or for sizes and an encoder that do not fit."""
+    if not options.output:
+        raise ValueError("job=prepare needs job.output=FOLDER, where the shards go")
+    if options.text_encoder:
+        check_group(options.text_encoder, "job.text_encoder")
+    build(config, "data")
+    with_key(lambda: settings_of(config, options), config["job"], "job")
+
+
+def settings_of(config: Config, options: PrepareOptions) -> Any:
+    """Returns the PrepareSettings; the size is by default what the training crop needs."""
+    from pixelflow.data.encoding import PrepareSettings
+
+    spec = build(config, "data").spec
+    size = options.size or spec.preprocess.stored_size(spec.image_size)
+    return PrepareSettings(
+        size=size, format=options.format, quality=options.quality, samples_per_shard=options.samples_per_shard
+    )
+
+
+def run(config: Config, options: PrepareOptions, overrides: list[str]) -> None:
+    """Writes the shards and their index, and prints how to train with them."""
+    from hydra.utils import instantiate
+
+    from pixelflow.data.preparation import prepare  # torch: seconds
+    from pixelflow.progress import Progress
+
+    data, settings = instantiate(config["data"]), settings_of(config, options)
+    encoder = instantiate(options.text_encoder) if options.text_encoder else None
+    output = Path(str(options.output)).expanduser()
     start = time.perf_counter()
     progress: Progress | None = None
 
@@ -30,9 +88,9 @@ def run(config: Config, overrides: list[str]) -> None:
             progress.show()
 
     index = prepare(
-        data, split=job["split"], output=output, settings=settings, workers=job["workers"],
-        max_bad_share=job["max_bad_share"], text_encoder=encoder,
-        encoder_name=None if encoder is None else str(job["text_encoder"]), progress=show,
+        data, split=options.split, output=output, settings=settings, workers=options.workers,
+        max_bad_share=options.max_bad_share, text_encoder=encoder,
+        encoder_name=None if encoder is None else str(options.text_encoder), progress=show,
     )  # fmt: skip
     if progress is not None:
         progress.close()
@@ -41,6 +99,16 @@ def run(config: Config, overrides: list[str]) -> None:
         reasons = ", ".join(f"{count} {reason}" for reason, count in index["bad"].items())
         print(f"left out: {reasons}; listed in {output / 'bad_samples.jsonl'}")
     option = f"webdataset data.num_classes={data.spec.num_classes}" if data.labelled else "image_text"
-    image_size = data.spec.image_size
-    sizes = f"data.image_size={image_size} data.preprocess.crop={'random' if settings.size > image_size else 'center'}"
+    crop = "random" if settings.size > data.spec.image_size else "center"
+    sizes = f"data.image_size={data.spec.image_size} data.preprocess.crop={crop}"
     print(f"train with: data={option} data.root={output} {sizes}")
+
+
+JOB = Job(
+    name="prepare",
+    help="any data to tar shards: job=prepare data=imagefolder data.root=FOLDER job.output=SHARDS",
+    run=run,
+    options=PrepareOptions,
+    needs=frozenset({"data"}),
+    check=check,
+)

@@ -7,11 +7,13 @@ try: job=retry sweep=... site.mem_gb=64
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
+from pixelflow.config.job import Config, Job
 from pixelflow.runs.attempts import record
 from pixelflow.sweeps.local import run_batch
 from pixelflow.sweeps.manifest import Sweep, find_sweep, submitting
@@ -22,7 +24,20 @@ from pixelflow.sweeps.submission import frozen_jobs, last_site, plan, submit
 UNFINISHED = ("failed", "interrupted", "lost", "cancelled", "new", "pruned")
 
 
-def run(config: Mapping[str, Any], overrides: list[str]) -> None:
+@dataclass(frozen=True)
+class RetryOptions:
+    """Options of job=retry.
+
+    Args:
+        runs: "failed" for all that failed, were cancelled, interrupted or lost; or names or patterns such as
+            ["*seed-1*"].
+    """
+
+    runs: str | int | list[str | int] = "failed"
+
+
+def run(config: Config, options: RetryOptions, overrides: list[str]) -> None:
+    """Submits the chosen runs and prints them."""
     sweep = find_sweep(config["sweep"])
     if not sweep.submissions:
         raise ValueError(f"{sweep.folder} was never submitted: give the sweep's own command")
@@ -31,7 +46,7 @@ def run(config: Mapping[str, Any], overrides: list[str]) -> None:
     launcher = sweep.submissions[-1].launcher
     with submitting(sweep.folder.parent):
         sweep = Sweep.load(sweep.folder)
-        chosen = chosen_runs(sweep_states(sweep), config["job"]["runs"])
+        chosen = chosen_runs(sweep_states(sweep), options.runs)
         names = [state.job.name for state in chosen if state.state in UNFINISHED]
         if not names:
             print(f"nothing to do: none of the {len(chosen)} chosen runs has failed or stopped")
@@ -52,7 +67,7 @@ def changed_site(overrides: Sequence[str]) -> dict[str, Any]:
     return {key.removeprefix("site."): yaml.safe_load(value) for key, value in given}
 
 
-def chosen_runs(states: Sequence[RunState], runs: str | Sequence[str | int]) -> list[RunState]:
+def chosen_runs(states: Sequence[RunState], runs: str | int | Sequence[str | int]) -> list[RunState]:
     """runs: "all", "failed" for all that did not finish, or numbers in the order of job=status, names, or patterns.
 
     Raises ValueError for one that chooses nothing.
@@ -71,3 +86,12 @@ def chosen_runs(states: Sequence[RunState], runs: str | Sequence[str | int]) -> 
             raise ValueError(f"job.runs: {entry!r} is none of the sweep's {len(states)} runs; job=status lists them")
         chosen += [state for state in found if state not in chosen]
     return chosen
+
+
+JOB = Job(
+    name="retry",
+    help="submit runs of a sweep again, as they were frozen: job=retry sweep=FOLDER",
+    run=run,
+    options=RetryOptions,
+    needs=frozenset({"sweep"}),
+)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Mapping
 from typing import Any
 
+from pixelflow.config.job import Config, Job
 from pixelflow.sweeps.dead import end_dead_runs
 from pixelflow.sweeps.manifest import Sweep, find_sweep
 from pixelflow.sweeps.show import print_states, verdict
@@ -18,7 +18,8 @@ logger = logging.getLogger(__name__)
 WATCH_SECONDS = 10.0
 
 
-def run(config: Mapping[str, Any], overrides: list[str]) -> None:
+def run(config: Config, options: Any, overrides: list[str]) -> None:
+    """Prints the states of the runs, repeatedly with watch=true."""
     sweep = find_sweep(config["sweep"])
     while True:
         states = sweep_states(sweep)
@@ -33,3 +34,11 @@ def run(config: Mapping[str, Any], overrides: list[str]) -> None:
         sweep = Sweep.load(sweep.folder)
     if verdict(states):
         sys.exit(verdict(states))
+
+
+JOB = Job(
+    name="status",
+    help="the runs of a sweep: job=status sweep=runs/digits_kickoff watch=true",
+    run=run,
+    needs=frozenset({"sweep"}),
+)

@@ -1,42 +1,72 @@
-"""job=table: an experiment's runs as an ablation table."""
+"""job=table: the runs of an experiment as an ablation table, in Markdown, CSV, LaTeX and as a chart."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-import yaml
-from hydra.core.hydra_config import HydraConfig
+from pixelflow.config.job import Config, Job
 
-from pixelflow.config.build import Config
-from pixelflow.reporting.formats import markdown
-from pixelflow.reporting.runs import Run, read_mlflow, read_run_folders
-from pixelflow.reporting.table import build_table
-from pixelflow.runs.context import tracking_uri
-from pixelflow.sweeps.live_table import swept_keys, write
+if TYPE_CHECKING:
+    from pixelflow.reporting.runs import Run
 
 logger = logging.getLogger(__name__)
 
 
-def run(config: Config, overrides: list[str]) -> None:
-    """Write `<output>/<experiment>.{md,csv,tex,png}` and print the Markdown."""
+@dataclass(frozen=True)
+class TableOptions:
+    """Options of job=table.
+
+    Args:
+        source: "folders", or "mlflow" for the runs that the tracking server has.
+        output: the folder of the table.
+        record: true also prints the whole record of every evaluation.
+    """
+
+    source: Literal["folders", "mlflow"] = "folders"
+    output: str = "experiments/results"
+    record: bool = False
+
+
+def run(config: Config, options: TableOptions, overrides: list[str]) -> None:
+    """Writes `<output>/<experiment>.{md,csv,tex,png}` and prints the Markdown."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from pixelflow.reporting.formats import markdown
+    from pixelflow.reporting.runs import read_mlflow, read_run_folders  # torch: seconds
+    from pixelflow.reporting.table import build_table
+    from pixelflow.runs.context import tracking_uri
+    from pixelflow.sweeps.live_table import swept_keys, write
+
     experiment = config["experiment"]
-    if config["job"]["source"] == "mlflow":
+    if options.source == "mlflow":
         runs = read_mlflow(tracking_uri(config), experiment)
     else:
         runs = read_run_folders(Path(config["runs_dir"]) / experiment)
     command = f"python run.py {' '.join(overrides)}"
     axes = config["axes"] or swept_keys(HydraConfig.get().sweeper)
     table = build_table(runs, paper=config["paper"], axes=axes, command=command)
-    for path in write(table, Path(config["job"]["output"]), experiment):
+    for path in write(table, Path(options.output), experiment):
         logger.info("wrote %s", path)
     print(markdown(table))
-    if config["job"]["record"]:
+    if options.record:
         print(records(runs))
 
 
 def records(runs: Sequence[Run]) -> str:
-    """How each number came about, run by run."""
+    """Returns the settings behind each number, run by run, as YAML."""
+    import yaml
+
     known = [run for run in runs if run.complete]
     return "\n".join(f"{run.name}\n{yaml.safe_dump({'record': run.record}, sort_keys=False)}" for run in known)
+
+
+JOB = Job(
+    name="table",
+    help="the table of an experiment's runs: job=table experiments=digits_kickoff",
+    run=run,
+    options=TableOptions,
+)

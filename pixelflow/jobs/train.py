@@ -2,73 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
-import torch
+from pixelflow.config.job import Config, Job
 
-from pixelflow.config.build import (
-    Config,
-    pick_device,
-    require_assets,
+
+def run(config: Config, options: Any, overrides: list[str]) -> None:
+    """Trains, and prints the last checkpoint."""
+    from pixelflow.jobs.shared.train_run import run_training  # torch: seconds
+
+    run_training(config, overrides)
+
+
+JOB = Job(
+    name="train",
+    help="train, or continue from the run's last checkpoint",
+    run=run,
+    needs=frozenset({"model", "data"}),
+    makes_run_folder=True,
+    submittable=True,
 )
-from pixelflow.config.training_parts import build_trainer, checkpoint_store
-from pixelflow.processes import World, processes
-from pixelflow.runs.context import Run, open_run, run_path
-from pixelflow.training.trainer import Trainer
-from pixelflow.training.watchdog import Watchdog
-
-logger = logging.getLogger(__name__)
-
-
-def run(config: Config, overrides: list[str]) -> None:
-    require_assets(config)
-    with processes(pick_device(config["trainer"]["device"])) as (world, device):
-        path = world.broadcast(run_path(config, overrides) if world.rank == 0 else None)
-        with open_run(path, config, world) as run:
-            checkpoint = train(config, run, world, device)
-            run.folder.set_status("finished", job="train")
-    if world.rank == 0:
-        print(f"trained: {checkpoint}")
-
-
-def train(config: Config, run: Run, world: World, device: torch.device) -> Path:
-    """Train to trainer.max_steps; returns the last checkpoint. Does nothing where it is there already."""
-    store = checkpoint_store(config, run.path)
-    last = store.path(config["trainer"]["max_steps"])
-    if world.broadcast(last.exists()):
-        logger.info("training is done: %s", last)
-        run.tracker.resume_from(config["trainer"]["max_steps"])
-        return last
-    run.folder.set_status("running", job="train", max_steps=config["trainer"]["max_steps"])
-    with _watched(config, run, world) as mark:
-        trainer = build_trainer(config, run, store, world, device, mark)
-        logger.info("training %s on %s", run.path, _described(trainer))
-        trainer.resume()
-        run.tracker.resume_from(trainer.step)
-        step = trainer.fit()
-    run.folder.set_status("running", job="train", step=step)
-    return last
-
-
-@contextmanager
-def _watched(config: Config, run: Run, world: World) -> Iterator[Callable[[str], None]]:
-    """Several processes watch each other. Yields what a process tells its watchdog."""
-    if world.size == 1:
-        yield lambda what: None
-        return
-
-    def on_end(message: str) -> None:
-        run.folder.set_status("failed", message=message)
-
-    seconds = config["trainer"]["stall_seconds"]
-    with Watchdog(rank=world.rank, size=world.size, store=world.store, seconds=seconds, on_end=on_end) as watchdog:
-        yield watchdog.mark
-
-
-def _described(trainer: Trainer) -> str:
-    parameters = sum(p.numel() for p in trainer.backbone.parameters())
-    several = f", {trainer.world.size} processes ({trainer.settings.parallel})" if trainer.world.size > 1 else ""
-    return f"{trainer.device}{several} ({parameters:,} parameters)"

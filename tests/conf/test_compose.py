@@ -9,16 +9,18 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from pixelflow.cli import prepare_hydra
 from pixelflow.config.resolve import resolve
 from pixelflow.config.validate import GROUPS
+from pixelflow.jobs import find_job, job_names
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = sorted(
     (path.parent.name, path.stem)
     for path in (ROOT / "conf").glob("*/*.yaml")  # conf/experiments is a link to experiments/
-    if path.parent.name not in ("job", "loss", "encoder")
+    if path.parent.name not in ("loss", "encoder")
 )
-JOBS = sorted(path.stem for path in (ROOT / "conf" / "job").glob("*.yaml"))
+JOBS = job_names()
 
 
 NEEDS = {
@@ -35,8 +37,10 @@ NEEDS = {
 
 
 def composed(*overrides: str, name: str = "run") -> dict:
+    prepare_hydra()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return resolve(compose(name, overrides=list(overrides)), list(overrides))
+        config = compose(name, overrides=list(overrides))
+    return resolve(config, list(overrides), find_job(config.job.name))
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda value: value)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from pixelflow.jobs.train import assemble_trainer
+from pixelflow.config.training_parts import assemble_trainer
 from pixelflow.training.checkpoint import CheckpointStore
 from pixelflow.training.trainer import Trainer
 from tests.conf.test_compose import composed

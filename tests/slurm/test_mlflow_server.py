@@ -111,7 +111,7 @@ def test_four_jobs_at_once_and_a_server_that_is_away_for_half_the_time(database:
             sweep.jobs[name] = SweepJob(name, str(folder), "train", [], name, 100)
             Claim(str(sweep.folder), "t", "root", 0.0, f"pid {2**22 + 1}").save(folder)
             write_status(folder, "finished" if n < 3 else "running", job="train")
-        from pixelflow.jobs.sync import sync_sweep
+        from pixelflow.sweeps.mirroring import sync_sweep
 
         assert sync_sweep(sweep) == []
         runs = children(client, experiment.experiment_id, parent)

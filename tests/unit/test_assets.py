@@ -138,18 +138,18 @@ def test_the_job_fetches_what_the_recipe_reads(
     arguments = ["job=fetch_assets", "metrics=imagenet", "metrics.also=[fd_dinov2,clip_score]", "objective=pixelgen",
                  "backbone.depth=9", f"assets.root={tmp_path}"]  # fmt: skip
     config = composed(*arguments)
-    wanted = fetch_assets.wanted(config)
+    wanted = fetch_assets.wanted(config, fetch_assets.FetchOptions())
     assert {"vgg16-397923af.pth", "vit_base_patch14_dinov2.safetensors", "dinov2_vitl14_pretrain.pth",
             "weights-inception-2015-12-05-6726825d.pth", "VIRTUAL_imagenet256_labeled.npz",
             "clip-vit-large-patch14/merges.txt"} <= set(wanted)  # fmt: skip
     for name in wanted:
         monkeypatch.setitem(ASSETS, name, replace(asset(server[0]), file=name))
-    fetch_assets.run(config, [])
+    fetch_assets.JOB.start(config, [])
     assert capsys.readouterr().out.count("fetched ") == len(wanted)
     assert all(missing_line(tmp_path, name) is None for name in wanted)
-    fetch_assets.run(config, [])
+    fetch_assets.JOB.start(config, [])
     assert capsys.readouterr().out.count("verified ") == len(wanted)
-    fetch_assets.run(composed("job=fetch_assets"), [])
+    fetch_assets.JOB.start(composed("job=fetch_assets"), [])
     assert "reads nothing" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"job\.files: nowhere is none of"):
-        fetch_assets.run(composed("job=fetch_assets", "job.files=[nowhere]"), [])
+        fetch_assets.JOB.start(composed("job=fetch_assets", "job.files=[nowhere]"), [])

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from pixelflow.benchmarks import evaluation_cost as benchmark_metrics
+from pixelflow.benchmarks import evaluation_cost
+from pixelflow.jobs import benchmark_metrics
 from tests.conf.test_compose import composed
 
 
 def test_it_measures_both_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark_metrics, "FEATURES", 32)
+    monkeypatch.setattr(evaluation_cost, "FEATURES", 32)
     path = tmp_path / "out.json"
     sizes = ["job.images=30", "job.passes=20", "job.side=16", "job.batch_size=10"]
-    benchmark_metrics.run(composed("job=benchmark_metrics", *sizes, f"job.output={path}"), [])
+    benchmark_metrics.JOB.start(composed("job=benchmark_metrics", *sizes, f"job.output={path}"), [])
     found = json.loads(path.read_text())
     assert found["forward_seconds"] > 0 and found["update_seconds"] > 0
     share = (found["update_seconds"] + found["compute_seconds"]) / found["forward_seconds"]

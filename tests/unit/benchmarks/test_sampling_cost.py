@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pixelflow.benchmarks import sampling_cost as benchmark
+from pixelflow.benchmarks.sampling_cost import ALWAYS, CONFIGURED
+from pixelflow.jobs import benchmark
 from tests.conf.test_compose import composed
 
 TINY = ["experiments=benchmark_sampling", "backbone=pixelflow_tiny", "backbone.depth=1", "solver.num_steps=2"]
@@ -15,11 +16,11 @@ def test_benchmark_writes_json_and_table(tmp_path: Path, capsys: pytest.CaptureF
     arguments = [*TINY, f"job.output={tmp_path}", "job.machine=here"]
     path = tmp_path / "benchmark_here.json"
     path.write_text(json.dumps({"training": {"kept": 1}}))
-    benchmark.run(composed(*arguments), arguments)
+    benchmark.JOB.start(composed(*arguments), arguments)
     written = json.loads(path.read_text())
     assert written["training"] == {"kept": 1}
     result = written["sampling"]
-    ours, always = (result["variants"][name] for name in (benchmark.CONFIGURED, benchmark.ALWAYS))
+    ours, always = (result["variants"][name] for name in (CONFIGURED, ALWAYS))
     assert [stage["forward_passes"] for stage in ours["stages"]] == [2, 4, 4, 4]
     assert [stage["forward_passes"] for stage in always["stages"]] == [4, 4, 4, 4]
     assert result["passes_ratio"] == 7 / 8  # the coarsest of four stages is not guided
@@ -48,7 +49,7 @@ def test_what_logging_costs_whatever_mlflow_does(tmp_path: Path) -> None:
     ]
     arguments += ["data=shapes", "data.image_size=16", "cascade.num_stages=2", "backbone=pixelflow_tiny"]
     arguments += ["backbone.depth=1", "trainer.max_steps=8", "trainer.batch_size=4", "trainer.log_every=4"]
-    benchmark.run(composed(*arguments), arguments)
+    benchmark.JOB.start(composed(*arguments), arguments)
     result = json.loads((tmp_path / "benchmark_here.json").read_text())["logging"]
     assert [*result["runs"]] == ["without_mlflow", "working", "stopped", "hung"]
     for (run,) in result["runs"].values():
@@ -65,7 +66,7 @@ def test_training_steps_beside_two_plain_references(tmp_path: Path) -> None:
     ]
     arguments += ["data=shapes", "data.image_size=16", "cascade.num_stages=2", "backbone=pixelflow_tiny"]
     arguments += ["backbone.depth=1", "trainer.batch_size=4"]
-    benchmark.run(composed(*arguments), arguments)
+    benchmark.JOB.start(composed(*arguments), arguments)
     result = json.loads((tmp_path / "benchmark_here.json").read_text())["training"]
     kinds = ["ours", "reference", "by_stage", "noise_by_batch", "noise_in_loader"]
     assert {kind: len(seconds) for kind, seconds in result["seconds_per_step"].items()} == dict.fromkeys(kinds, 1)

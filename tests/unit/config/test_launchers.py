@@ -7,9 +7,9 @@ import pytest
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 
-from pixelflow.cli import check_single
+from pixelflow.cli import check_single, prepare_hydra
 from pixelflow.config import launchers
-from pixelflow.config.launchers import BasicLauncher, JobFailed, _job_return, by_axes, register
+from pixelflow.config.launchers import BasicLauncher, JobFailed, _job_return, by_axes
 from pixelflow.config.sweepers import PruningSweeper
 from pixelflow.errors import Interrupted
 from pixelflow.runs.identity import slug
@@ -44,7 +44,7 @@ def test_a_name_begins_with_what_differs() -> None:
 
 
 def test_hydra_knows_ours() -> None:
-    register()
+    prepare_hydra()
     known = Plugins.instance().class_name_to_class
     assert known["hydra_plugins.pixelflow.SlurmLauncher"] is launchers.SlurmLauncher
     assert known["hydra_plugins.pixelflow.PruningSweeper"] is PruningSweeper

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pixelflow.config.validate import check_data
-from pixelflow.jobs import benchmark_data, data, prepare
+from pixelflow.jobs import benchmark_data, data, find_job, prepare
 from tests.conf.test_compose import composed
 from tests.unit.data.files import image_folder
 
@@ -19,15 +19,15 @@ def test_prepare_then_look(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     common = ["data.num_classes=2", "data.image_size=32", "data.reading.workers=0"]
     config = composed("job=prepare", "data=imagefolder", f"data.root={root}", f"job.output={shards}", "job.workers=0",
                       *common)  # fmt: skip
-    check_data(config)
-    prepare.run(config, [])
+    check_data(config, prepare.JOB)
+    prepare.JOB.start(config, [])
     told = capsys.readouterr().out
     assert "40 samples in 1 shards" in told
     assert f"train with: data=webdataset data.num_classes=2 data.root={shards}" in told
     given = [f"data.root={shards}", f"job.output={tmp_path / 'out'}", f"data.cache_dir={tmp_path / 'cache'}"]
     config = composed("job=data", "data=webdataset", "job.batches=1", "job.batch_size=16", *given, *common)
-    check_data(config)
-    data.run(config, [])
+    check_data(config, data.JOB)
+    data.JOB.start(config, [])
     record = json.loads((tmp_path / "out" / "webdataset" / "data.json").read_text())
     assert record["training samples"] == 40
     assert record["short side"] == "36 to 36, median 36"  # 1.125 x 32
@@ -39,7 +39,7 @@ def test_prepare_then_look(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_captions_stand_beside_their_images(tmp_path: Path) -> None:
     config = composed("job=data", "data=shapes", f"job.output={tmp_path}", "job.samples=5", "job.batches=1")
-    data.run(config, [])
+    data.JOB.start(config, [])
     assert Image.open(tmp_path / "shapes" / "contact_sheet.png").height == 12 * 65 - 1
 
 
@@ -56,7 +56,7 @@ def test_captions_stand_beside_their_images(tmp_path: Path) -> None:
 def test_missing_data_are_reported_before_anything_is_written(overrides: str, message: str) -> None:
     config = composed(*overrides.split())
     with pytest.raises(ValueError, match=message):
-        check_data(config)
+        check_data(config, find_job(config["job"]["name"]))
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,6 @@ def test_paths_are_no_part_of_a_run() -> None:
 def test_the_benchmark_runs(tmp_path: Path) -> None:
     small = ["job.images=16", "job.batch_size=8", "job.batches=2", "job.rounds=1", "job.height=64", "job.width=96"]
     config = composed("job=benchmark_data", *small, "job.image_size=32", f"job.output={tmp_path / 'b.json'}")
-    benchmark_data.run(config, [])
+    benchmark_data.JOB.start(config, [])
     ways = json.loads((tmp_path / "b.json").read_text())["ways"]
     assert set(ways) == {"torchvision", "imagefolder", "prepared"}

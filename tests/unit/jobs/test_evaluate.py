@@ -13,8 +13,8 @@ import torch
 import webdataset
 from PIL import Image
 
-from pixelflow.jobs import evaluate
-from pixelflow.jobs.evaluate import run
+from pixelflow.jobs.evaluate import JOB
+from pixelflow.jobs.shared import evaluate_samples
 from pixelflow.metrics import accumulate
 from pixelflow.metrics.features import DigitsFeatures, Features
 from pixelflow.metrics.inception import InceptionFeatures, save_random_weights
@@ -48,7 +48,7 @@ def measure(samples: Path, assets: Path, *more: str) -> None:
         "job=evaluate", f"samples={samples}", "metrics=imagenet", f"assets.root={assets}", "metrics.reference=adm.npz",
         "trainer.device=cpu", *more,
     )  # fmt: skip
-    run(config, [])
+    JOB.start(config, [])
 
 
 def test_the_papers_metrics_against_an_adm_file(assets: Path, tmp_path: Path) -> None:
@@ -74,14 +74,14 @@ def test_a_folder_an_npz_and_shards_give_the_same_numbers(tmp_path: Path) -> Non
             tar.write({"__key__": f"{i:03d}", "png": file.read_bytes()})
     results, data = [], []
     for name in ("samples.npz", "folder", "shards"):
-        run(composed("job=evaluate", f"samples={tmp_path / name}", "metrics.also=[fid_infinity]"), [])
+        JOB.start(composed("job=evaluate", f"samples={tmp_path / name}", "metrics.also=[fid_infinity]"), [])
         results.append(json.loads((tmp_path / f"{name}.evaluation.json").read_text())["metrics"])
         data.append(f"metrics.reference={tmp_path / name}")
     assert results[0] == results[1] == results[2]
     assert {"fd_digits", "fd_infinity_digits", "kid_digits", "kid_digits_se"} <= set(results[0])
     root = f"assets.root={tmp_path / 'assets'}"
     for reference in data:  # images on disk as the reference: the same images are at no distance
-        run(composed("job=evaluate", f"samples={tmp_path / 'folder'}", reference, root), [])
+        JOB.start(composed("job=evaluate", f"samples={tmp_path / 'folder'}", reference, root), [])
         found = json.loads((tmp_path / "folder.evaluation.json").read_text())["metrics"]
         assert found["fd_digits"] == pytest.approx(0, abs=1e-9) and found["recall"] == found["precision"] == 1
     assert len(list((tmp_path / "assets" / "references").glob("digits*.npz"))) == 3
@@ -94,9 +94,9 @@ def test_parts_that_are_kept_on_the_way_change_nothing(
     """A part is due after so many batches of three, as after a minute of a real evaluation."""
     np.savez_compressed(tmp_path / "samples.npz", arr_0=random_images(30, 2, side=16))
     config = composed("job=evaluate", f"samples={tmp_path / 'samples.npz'}")
-    monkeypatch.setattr(evaluate, "READ_BATCH", 10)
+    monkeypatch.setattr(evaluate_samples, "READ_BATCH", 10)
     path = tmp_path / "samples.npz.evaluation.json"
-    evaluate.run(config, [])
+    JOB.start(config, [])
     expected = json.loads(path.read_text())["metrics"]
     written, write = [], accumulate.Parts.write
     seconds = iter([0.0, *(1000.0 if i == saves_after else 0.0 for i in range(1, 10))])
@@ -107,7 +107,7 @@ def test_parts_that_are_kept_on_the_way_change_nothing(
 
     monkeypatch.setattr(accumulate, "time", SimpleNamespace(monotonic=lambda: next(seconds, 0.0)))
     monkeypatch.setattr(accumulate.Parts, "write", spy)
-    evaluate.run(config, [])
+    JOB.start(config, [])
     assert written[0] == 10 * saves_after and sum(written) == 30
     assert json.loads(path.read_text())["metrics"] == pytest.approx(expected, rel=1e-9)
     assert not list(tmp_path.glob(".*state*"))
@@ -163,9 +163,9 @@ def test_features_that_are_not_finite(assets: Path, tmp_path: Path, monkeypatch:
 
     np.savez(tmp_path / "good.npz", arr_0=random_images(11, 3, side=16))
     config = composed("job=evaluate", f"samples={tmp_path / 'good.npz'}", "trainer.device=cpu")
-    run(config, [])
+    JOB.start(config, [])
     (tmp_path / "good.npz.evaluation.json").unlink()
     monkeypatch.setattr(DigitsFeatures, "__call__", broken)
     with pytest.raises(ValueError, match="features hold NaN or infinity in 1 of"):
-        run(config, [])
+        JOB.start(config, [])
     assert [p.name for p in tmp_path.iterdir()] == ["good.npz"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hydra.core.utils import JobReturn, JobStatus
 
+from pixelflow.benchmarks import sampler_quality
 from pixelflow.config.build import build_model
 from pixelflow.jobs import quality
 from pixelflow.sweeps.search import SearchChart
@@ -40,13 +41,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_settings_side_by_side(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quality, "FINE_STEPS", 40)
+    monkeypatch.setattr(sampler_quality, "FINE_STEPS", 40)
     settings = (
         "[{solver: euler, num_steps: 3}, {solver: euler, num_steps: 12}, {solver: faster}, "
         "{solver: euler, num_steps: 12, cache_every: 2}]"
     )
     arguments = ["job=quality", f"checkpoint={checkpoint}", f"job.output={tmp_path}", f"job.settings={settings}"]
-    quality.run(composed(*arguments), arguments)
+    quality.JOB.start(composed(*arguments), arguments)
     rows = json.loads((tmp_path / "quality.json").read_text())["settings"]
     by_label = {row["label"]: row for row in rows}
     coarse, fine = by_label["euler num_steps=3"], by_label["euler num_steps=12"]
@@ -75,7 +76,7 @@ def test_mistakes_are_found_before_anything_is_computed(
 ) -> None:
     arguments = ["job=quality", f"checkpoint={checkpoint}", f"job.output={tmp_path}", f"job.settings=[{setting}]"]
     with pytest.raises(ValueError, match=message):
-        quality.run(composed(*arguments), arguments)
+        quality.JOB.start(composed(*arguments), arguments)
     assert not list(tmp_path.iterdir())
 
 

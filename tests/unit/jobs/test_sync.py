@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from pixelflow.jobs import sync
 from pixelflow.runs.status import held, write_status
 from pixelflow.sweeps import mirroring
 from pixelflow.sweeps.claims import Claim
@@ -32,6 +31,6 @@ def test_the_end_that_a_run_could_not_tell_is_told(monkeypatch: pytest.MonkeyPat
         write_status(folder, state, job="train")
     with held(tmp_path / "ending"):
         for _ in range(2):  # once is enough
-            assert sync.sync_sweep(sweep) == []
+            assert mirroring.sync_sweep(sweep) == []
     assert [last_end(tmp_path / name) for name in sweep.jobs] == ["FINISHED", "KILLED", None]
     assert (tmp_path / "done" / "metrics.jsonl").read_text().count("FINISHED") == 1

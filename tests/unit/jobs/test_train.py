@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from pixelflow.jobs.train import checkpoint_store, train
+from pixelflow.config.training_parts import checkpoint_store
+from pixelflow.jobs.shared.train_run import train
 from pixelflow.processes import World
 
 

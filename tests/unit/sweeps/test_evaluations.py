@@ -23,7 +23,7 @@ AXES = ["checkpoint", "guidance.scale", "sampler.weights", "solver.num_steps"]
 
 def call(sweep: EvaluationSweep, *overrides: str) -> Path:
     arguments = ["job=evaluate", *overrides]
-    outcome = evaluate.run(composed(*arguments), arguments)
+    outcome = evaluate.JOB.start(composed(*arguments), arguments)
     returned: Any = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)
     returned.return_value = outcome
     sweep.on_job_end(SimpleNamespace(), returned)  # type: ignore[arg-type]

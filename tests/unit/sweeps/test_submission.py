@@ -204,11 +204,10 @@ def test_a_sweep_is_found_by_its_experiment(sweep: Sweep, tmp_path: Path) -> Non
 
 
 def test_submission_knows_nothing_of_torch() -> None:
-    """job=status, retry and cancel answer at once."""
+    """Jobs are declared without it, so that job=status, retry and cancel answer at once."""
     import subprocess
     import sys
 
-    code = "import sys, pixelflow.cli, pixelflow.jobs.status, pixelflow.jobs.retry, pixelflow.jobs.cancel"
-    code += ", pixelflow.sweeps.live_table"
+    code = "import sys, pixelflow.cli, pixelflow.sweeps.live_table; pixelflow.cli.prepare_hydra()"
     check = f"{code}; sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
