@@ -35,8 +35,9 @@ def run(config: Config, options: TableOptions, overrides: list[str]) -> None:
     """Writes `<output>/<experiment>.{md,csv,tex,png}` and prints the Markdown."""
     from hydra.core.hydra_config import HydraConfig
 
+    from pixelflow.reporting.folder_reader import read_run_folders
     from pixelflow.reporting.formats import markdown
-    from pixelflow.reporting.runs import read_mlflow, read_run_folders  # torch: seconds
+    from pixelflow.reporting.mlflow_reader import read_mlflow
     from pixelflow.reporting.table import build_table
     from pixelflow.runs.context import tracking_uri
     from pixelflow.sweeps.live_table import swept_keys, write

@@ -63,6 +63,11 @@ def known_metrics() -> tuple[MetricInfo, ...]:
     return tuple(_CATALOGUE.values())
 
 
+def higher_is_better(key: str) -> bool:
+    """Returns whether higher values of a metric are better; False for one that the catalogue does not hold."""
+    return key in _CATALOGUE and bool(_CATALOGUE[key].higher_is_better)
+
+
 def main_metric(names: Iterable[str]) -> MetricInfo | None:
     """The first distance among the names of an evaluation's metrics, or None."""
     return next((_CATALOGUE[name] for name in names if name in _CATALOGUE and _CATALOGUE[name].distance), None)

@@ -50,6 +50,7 @@ def build_table(
     Raises ValueError if no run is finished and evaluated, or a quoted row is malformed.
     """
     quoted = paper_rows(paper)
+    runs = [run for number, run in enumerate(runs) if run not in runs[:number]]
     complete = [run for run in runs if run.complete]
     if not complete:
         states = "; ".join(notes.left_out(run) for run in runs[:5])

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 from pixelflow.reporting.figures import metric_chart
+from pixelflow.reporting.folder_reader import read_run_folders
 from pixelflow.reporting.formats import markdown, write_table
-from pixelflow.reporting.runs import Run, read_run_folders
+from pixelflow.reporting.runs import Run
 from pixelflow.reporting.table import Table, build_table
 from pixelflow.sweeps.dead import end_dead_runs
 from pixelflow.sweeps.manifest import Sweep

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from omegaconf import DictConfig
 from pixelflow.files import write_text
 from pixelflow.reporting.curves import guidance_curve
 from pixelflow.reporting.formats import markdown, write_table
-from pixelflow.reporting.runs import Run, parse_evaluation
+from pixelflow.reporting.runs import Run, read_evaluation
 from pixelflow.reporting.table import Table, build_table
 from pixelflow.runs.flat import plain
 
@@ -43,8 +42,8 @@ class EvaluationSweep(Callback):
             self.runs.append(Run(name, settings, 0, {}, {}, "failed", None))
             return
         path: Path = job_return.return_value.path
-        metrics, record = parse_evaluation(json.loads(path.read_text(encoding="utf-8")))
-        self.runs.append(Run(name, settings, 0, metrics, record, "finished", None))
+        found = read_evaluation(path)
+        self.runs.append(Run(name, settings, 0, found.metrics, found.record, "finished", None))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder, name = Path(self.output), config.experiment

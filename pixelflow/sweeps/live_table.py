@@ -34,7 +34,7 @@ class SweepTable(Callback):
         return Path(config.runs_dir) / config.experiment
 
     def _table(self, config: DictConfig) -> Table | None:
-        from pixelflow.reporting.runs import read_run_folders
+        from pixelflow.reporting.folder_reader import read_run_folders
         from pixelflow.reporting.table import build_table
 
         paper: Any = OmegaConf.to_container(config.paper, resolve=True)

@@ -19,8 +19,8 @@ from pixelflow.jobs.shared.make_samples import sample
 from pixelflow.jobs.shared.train_run import train
 from pixelflow.processes import World, processes
 from pixelflow.reporting.figures import loss_curve
+from pixelflow.reporting.folder_reader import read_run_folders
 from pixelflow.reporting.formats import markdown
-from pixelflow.reporting.runs import read_run_folders
 from pixelflow.reporting.table import build_table
 from pixelflow.runs.context import Run, catch_up, open_run, run_path, tracking_uri
 from pixelflow.runs.identity import evaluation_file, own_evaluation

@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pixelflow.metrics.catalogue import main_metric
+from pixelflow.metrics.catalogue import higher_is_better, main_metric
 from pixelflow.tracking.mlflow.position import MirrorState
 from pixelflow.tracking.mlflow.worker import ENVIRONMENT
-
-HIGHER_IS_BETTER = ("accuracy", "precision", "recall", "inception_score")
 
 
 def register_best(folders: Sequence[Path], *, model: str, metric: str | None) -> str:
@@ -60,4 +58,4 @@ def best_run(folders: Sequence[Path], metric: str | None) -> tuple[float, Path, 
                 found.append((metrics[name], folder, name))
     if not found:
         raise ValueError(f"none of {len(folders)} finished runs has {metric or 'a distance to the reference'}")
-    return (max if found[0][2] in HIGHER_IS_BETTER else min)(found)
+    return (max if higher_is_better(found[0][2]) else min)(found)

@@ -11,6 +11,17 @@ import yaml
 from pixelflow.reporting.runs import Run
 
 RECORD = {"num_samples": 50000, "reference": "held-out", "features": "inception", "nfe": 20}
+CONFIG = {
+    "experiment": "sweep",
+    "cascade": {"_target_": "pixelflow.flow.Cascade", "kickoff": 8, "gamma": -0.25},
+    "optimizer": {"lr": 1e-4, "betas": [0.9, 0.999]},
+    "guidance": {"weights": None, "scale": 2.0},
+    "ema": {},
+}
+
+
+def config(kickoff: int, seed: int) -> dict[str, Any]:
+    return {**CONFIG, "seed": seed, "cascade": {**CONFIG["cascade"], "kickoff": kickoff}}
 
 
 @pytest.fixture
@@ -48,3 +59,25 @@ def make_run() -> Callable[..., Run]:
         return Run(config={"seed": seed, **config}, seed=seed, metrics=metrics, **fields)
 
     return make
+
+
+@pytest.fixture
+def write_evaluated_run(write_run: Callable[..., Path]) -> Callable[..., Path]:
+    """Writes a run folder that the pipeline evaluated with several guidance scales: FID is 10 * scale + seed.
+
+    config.yaml holds a scale of 1 and `guidance.low`, which the schedule of the evaluations does not have.
+    """
+
+    def write(seed: int, scales: tuple[float, ...], **status: Any) -> Path:
+        folder = write_run(f"run-{seed}", {"seed": seed, "guidance": {"scale": 1.0, "low": 0.1}, "depth": 2})
+        names = []
+        for scale in scales:
+            record = {"num_samples": 50, "settings": {"guidance": {"scale": scale}}}
+            names.append(f"evaluation/step_00000007-{scale}.json")
+            content = {"metrics": {"fid": 10 * scale + seed}, "record": record}
+            (folder / names[-1]).write_text(json.dumps(content))
+        there = json.loads((folder / "status.json").read_text())
+        (folder / "status.json").write_text(json.dumps(there | {"evaluations": names} | status))
+        return folder
+
+    return write

@@ -1,0 +1,88 @@
+"""The runs of an experiment, read from their folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pixelflow.errors import UserError
+from pixelflow.reporting.runs import (
+    Evaluation,
+    Run,
+    broken_run,
+    evaluated_runs,
+    read_evaluation,
+    read_evaluations,
+    read_mapping,
+    seed_of,
+)
+from pixelflow.runs.flat import flatten
+from pixelflow.runs.status import STATUS_FILE, RunStatus
+
+
+def read_run_folders(root: Path) -> list[Run]:
+    """Returns every run at or below a folder, in the order of the paths.
+
+    A run folder is one that holds a config.yaml. A run that the pipeline evaluated with several settings is returned
+    once for each of them. Unfinished, failed and broken runs are included, with their state and reason.
+
+    Args:
+        root: A run folder or a folder of run folders.
+
+    Raises:
+        UserError: There is no run.
+    """
+    root = Path(root)
+    runs = [run for folder in sorted(_run_folders(root)) for run in _read_folder(folder)]
+    if not runs:
+        problem = "holds no runs (folders with a config.yaml)" if root.is_dir() else "is not a folder"
+        raise UserError(f"{root} {problem}; train first, or name the folder of another experiment")
+    return runs
+
+
+def _run_folders(root: Path) -> Iterator[Path]:
+    for folder, children, files in os.walk(root):
+        if "config.yaml" in files:
+            yield Path(folder)
+            children.clear()  # Checkpoints and code snapshots below may hold a config.yaml of their own.
+        children[:] = [child for child in children if not child.startswith(".")]
+
+
+def _read_folder(folder: Path) -> list[Run]:
+    config: dict[str, Any] = {}
+    try:
+        config = flatten(read_mapping(folder / "config.yaml"))
+        seed = seed_of(config)
+        status = _read_status(folder / STATUS_FILE)
+        state, reason = _state_of(status)
+        run = Run(folder.name, config, seed, {}, {}, state, folder, reason)
+        if status is None or not status.evaluations:
+            # The newest evaluation stands for a run whose status names none.
+            return evaluated_runs(run, read_evaluations(folder / "evaluation")[-1:], final=False)
+    except (ValueError, OSError) as error:
+        return [broken_run(folder.name, config, error, folder)]
+    # Evaluations that were made by hand, of any checkpoint, do not change the table of a sweep.
+    found: list[Evaluation] = []
+    broken: list[Run] = []
+    for name in status.evaluations:
+        try:
+            found.append(read_evaluation(folder / name))
+        except ValueError as error:
+            broken.append(broken_run(folder.name, config, error, folder))
+    return [*(evaluated_runs(run, found, final=True) if found else ()), *broken]
+
+
+def _read_status(path: Path) -> RunStatus | None:
+    return RunStatus.parse(read_mapping(path)) if path.exists() else None
+
+
+def _state_of(status: RunStatus | None) -> tuple[str, str]:
+    """The state of a run and the reason for it."""
+    if status is None:
+        return "unknown", f"no {STATUS_FILE}"
+    state, reason = status.state or "unknown", status.message
+    if not reason and state != "finished" and status.step is not None:
+        reason = f"step {status.step} of {status.max_steps or 'unknown'}"
+    return state, reason
