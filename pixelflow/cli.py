@@ -75,7 +75,7 @@ def main(task: Callable[[], Any]) -> None:
 def prepare_hydra() -> None:
     """Makes the jobs, the launchers and the sweepers known to Hydra. Whoever composes a config calls this first."""
     jobs = [find_job(name) for name in job_names()]
-    register(find_job)
+    register(find_job, entry="pixelflow.frozen_job")
     register_jobs(jobs)
     lines = "\n  ".join(f"{job.name:20} {job.help}" for job in jobs)
     OmegaConf.register_new_resolver("help_of_jobs", lambda: lines, replace=True)

@@ -1,76 +1,83 @@
-"""A job of a sweep as it was frozen: python -m pixelflow.frozen_job FILE. Composes nothing: conf/ does not matter.
+"""Runs one frozen job of a sweep: python -m pixelflow.frozen_job FILE.
 
-Leaves with 0 when the work is done, with 75 when it was interrupted and saved, and with 1, after a traceback, when it
-failed. Only rank 0 says 75: as soon as one process of a step leaves with another status than 0, SLURM ends the others,
-and rank 0 must not be ended while it writes.
+The file holds resolved configs, so no config is composed, and the config groups of the checkout or of the user are not
+read. The user's own modules are found through PYTHONPATH, which the supervisor sets as it was at submission.
+
+The exit status is 0 when the work is done, 75 when it was interrupted and saved, and 1, after a traceback, when it
+failed. Only rank 0 returns 75. As soon as one process of a step leaves with another status than 0, SLURM ends the
+others, and rank 0 must not be ended while it writes.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pixelflow.errors import Interrupted
 from pixelflow.files import write_json
-from pixelflow.jobs import find_job
 from pixelflow.runs.status import read_status, write_status
 from pixelflow.signals import CONTINUE, stop_on_signals, stop_signal
+from pixelflow.sweeps.batch import RESULT, FrozenJob
 
 if TYPE_CHECKING:
     from pixelflow.processes import World
 
-RESULT = "result.json"
-"""In the run folder: what the job returned."""
-
 
 def main() -> None:
-    with stop_on_signals():  # from the first moment: importing takes seconds, in which a warning would kill
-        start(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    """Runs the job in the file that the command line names."""
+    with stop_on_signals():  # from the start: imports take seconds, in which a signal would end the process
+        start(FrozenJob.load(Path(sys.argv[1])))
 
 
-def start(job: dict[str, Any]) -> None:
-    from pixelflow.errors import Interrupted
-    from pixelflow.processes import world_of  # torch, as is the next
+def start(job: FrozenJob) -> None:
+    """Runs the job and exits with its status."""
+    from pixelflow.processes import world_of  # imports torch
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger().handlers[0].addFilter(lambda record: record.name.startswith("pixelflow"))
     world = world_of(os.environ)
     first = world.rank == 0
     try:
-        work(job["config"], job["overrides"], Path(job["folder"]), world)
+        work(job, world)
     except Interrupted as error:
         print(f"stopped: {error}", file=sys.stderr)
-        end(job, first, "interrupted", str(error))
+        record_end(job, first, "interrupted", str(error))
         sys.exit(CONTINUE if first else 0)
     except Exception as error:
         traceback.print_exc()
-        end(job, first, "failed", (str(error) or type(error).__name__).splitlines()[0])
+        record_end(job, first, "failed", (str(error) or type(error).__name__).splitlines()[0])
         sys.exit(1)
 
 
-def work(config: dict[str, Any], overrides: list[str], folder: Path, world: World) -> None:
-    from pixelflow.config.validate import check_data  # torch
-    from pixelflow.errors import Interrupted
+def work(job: FrozenJob, world: World) -> None:
+    """Executes the configs of the job one after the other.
 
-    job = find_job(config["job"]["name"])
-    # Several processes agree on it later, at a step's end: the others may not have heard yet.
+    Raises:
+        Interrupted: A signal asked to stop, and everything is saved.
+    """
+    from pixelflow.config.validate import check_data  # imports torch
+    from pixelflow.jobs import find_job
+
+    # Several processes stop together at the end of a step; here some of them may not have received the signal yet.
     if world.size == 1 and (number := stop_signal()):
         raise Interrupted(f"before it began, {number.name}")
-    check_data(config, job)
-    result = job.start(config, overrides)
-    if world.rank == 0:
-        write_json(folder / RESULT, result)
-        if not job.makes_run_folder:
-            write_status(folder, "finished", job=job.name)
+    for config in job.configs:
+        declaration = find_job(config["job"]["name"])
+        check_data(config, declaration)
+        result = declaration.start(config, job.overrides)
+        if world.rank == 0:
+            write_json(Path(job.folder) / RESULT, result)
+            if not declaration.makes_run_folder:
+                write_status(Path(job.folder), "finished", job=declaration.name)
 
 
-def end(job: dict[str, Any], first: bool, state: str, message: str) -> None:
-    """What holds the run folder has said so itself, unless it failed before it held it."""
-    folder = Path(job["folder"])
+def record_end(job: FrozenJob, first: bool, state: str, message: str) -> None:
+    """Records the end of a job that ended before it could record it itself, because it did not hold its run folder."""
+    folder = Path(job.folder)
     if first and read_status(folder).state not in ("failed", "interrupted", "finished"):
         write_status(folder, state, message)
 

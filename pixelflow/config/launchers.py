@@ -1,7 +1,7 @@
 """hydra/launcher=slurm, local and basic, and the sweeper behind `settings` and `seeds`.
 
-Hydra accepts launchers from packages named hydra_plugins only. `register` gives ours such names before Hydra starts,
-which needs no second package.
+Hydra accepts launchers only from packages named hydra_plugins. `register` gives these classes such names before Hydra
+starts, which needs no second package.
 """
 
 # ruff: noqa: E402  (see Plugins.instance below)
@@ -16,7 +16,7 @@ from typing import Any
 
 from hydra.core.plugins import Plugins
 
-# Hydra loads the modules of its plugins anew here: a base class that is imported before is not its own any more.
+# Hydra loads the modules of its plugins anew here. A base class that was imported before would be another class.
 Plugins.instance()
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -32,14 +32,16 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from pixelflow.config.job import FindJob
 from pixelflow.config.sweepers import PruningSweeper, expand
+from pixelflow.errors import Interrupted, UserError, WorkFailed
 
 
 class _SweepLauncher(Launcher):
-    """Composes and checks all runs of a sweep before the first of them is given away."""
+    """Composes and checks all runs of a sweep before the first of them is submitted."""
 
     name = ""
     find_job: FindJob
-    """Set by `register`: this layer lies below the jobs."""
+    """Set by `register`, as is `entry`: this layer lies below the jobs and below the program that runs one."""
+    entry: str
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config
@@ -47,22 +49,28 @@ class _SweepLauncher(Launcher):
         self._bases: dict[tuple[str, ...], DictConfig] = {}
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from pixelflow.config.checked import checked  # torch: seconds
+        """Submits the runs of a sweep, or of one batch of a search.
+
+        Returns:
+            One result per run if the launcher waits for them; otherwise none.
+
+        Raises:
+            UserError: A run is invalid, or the sweep cannot be submitted.
+        """
+        from pixelflow.config.sweep_requests import RunRequests, sweep_request  # imports torch
         from pixelflow.sweeps.launch import launch
 
         setup_globals()
-        if self._search():  # hydra-optuna-sweeper writes what it found there
+        if self._search():  # hydra-optuna-sweeper writes its result there
             Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-        composed = [self._compose(list(job)) for job in job_overrides]
         axes = list(self.config.axes) or swept(self.config, job_overrides)
-        known: set[str] = set()
-        named = [
-            checked(config, by_axes(overrides, axes), self.name, number, known, self.find_job)
-            for number, (config, overrides) in enumerate(composed)
-        ]
-        results = launch(
-            named, axes=axes, launcher=self.name, wait=self._wait(), search=self._search(), trials=self.trials
+        composed = [self._compose(list(job)) for job in job_overrides]
+        requests = RunRequests(self.name, self.find_job)
+        runs = [requests.make(n, config, by_axes(job, axes)) for n, (config, job) in enumerate(composed)]
+        request = sweep_request(
+            runs[0].config, axes=axes, launcher=self.name, entry=self.entry, wait=self._wait(), search=self._search()
         )
+        results = launch(request, runs, self.trials)
         return [_job_return(result, list(job)) for result, job in zip(results, job_overrides, strict=False)]
 
     def _search(self) -> str | None:
@@ -73,11 +81,11 @@ class _SweepLauncher(Launcher):
         return sweeper.get("study_name") or "search"
 
     def _wait(self) -> bool:
-        """What chooses the next trials needs the results of the last."""
+        """Whether `launch` waits for the results. A search needs those of its trials before it chooses the next."""
         return self._search() is not None
 
     def _compose(self, overrides: list[str]) -> tuple[DictConfig, list[str]]:
-        """As `load_sweep_config`, which takes half a second: for jobs that choose the same groups once for all."""
+        """The config that `load_sweep_config` returns in half a second, composed once per choice of groups."""
         from pixelflow.config.resolve import parse
 
         loader = self.hydra_context.config_loader
@@ -96,7 +104,11 @@ class _SweepLauncher(Launcher):
 
 
 class SlurmLauncher(_SweepLauncher):
-    """wait: return when the runs are over rather than when SLURM has them."""
+    """Submits the runs of a sweep to SLURM.
+
+    Args:
+        wait: Whether to return when the runs are over rather than when SLURM has accepted them.
+    """
 
     name = "slurm"
 
@@ -108,6 +120,8 @@ class SlurmLauncher(_SweepLauncher):
 
 
 class LocalLauncher(_SweepLauncher):
+    """Executes the runs of a sweep as processes of this machine."""
+
     name = "local"
 
     def _wait(self) -> bool:
@@ -115,14 +129,18 @@ class LocalLauncher(_SweepLauncher):
 
 
 class BasicLauncher(HydraBasicLauncher):
-    """Hydra's own takes an interrupted run for a failed one, and starts the next."""
+    """Hydra's own launcher, except that an interrupted run ends the sweep instead of counting as a failure."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from pixelflow.errors import Interrupted
+        """Executes the runs one after the other in this process.
 
+        Raises:
+            Interrupted: A run was interrupted and has saved.
+            UserError: dry_run=true, which only the other launchers support.
+        """
         assert self.config is not None
         if self.config.dry_run:
-            raise ValueError("dry_run=true is for hydra/launcher=slurm and local")
+            raise UserError("dry_run=true needs hydra/launcher=slurm or local")
         done: list[JobReturn] = []
         for index, overrides in enumerate(job_overrides, initial_job_idx):
             (result,) = super().launch([overrides], index)
@@ -132,23 +150,25 @@ class BasicLauncher(HydraBasicLauncher):
         return done
 
 
-class JobFailed(ChildProcessError):
-    """A run of a sweep is not finished; the message says which and why."""
-
-
 def _job_return(result: dict[str, Any], overrides: list[str]) -> JobReturn:
     if "error" in result:
-        return JobReturn(overrides, status=JobStatus.FAILED, _return_value=JobFailed(result["error"]))
+        return JobReturn(overrides, status=JobStatus.FAILED, _return_value=WorkFailed(result["error"]))
     return JobReturn(overrides, status=JobStatus.COMPLETED, _return_value=result["value"])
 
 
 class SettingsSweeper(BasicSweeper):
-    """Hydra's product of all that is swept, times each of the config's `settings` and `seeds`."""
+    """Hydra's product of the swept values, times each of the config's `settings` and `seeds`.
+
+    Args:
+        max_batch_size: The number of runs that are launched together; None for all.
+        params: The sweep of the recipe, as Hydra's basic sweeper takes it.
+    """
 
     def __init__(self, max_batch_size: int | None = None, params: DictConfig | None = None) -> None:
         super().__init__(max_batch_size, params)  # type: ignore[arg-type]
 
     def split_arguments(self, overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:  # type: ignore[override]
+        """Returns the batches of the sweep; a batch is a list of runs, a run is a list of overrides."""
         (grid,) = BasicSweeper.split_arguments(overrides, None)
         assert self.config is not None
         settings = OmegaConf.to_container(self.config.settings)
@@ -159,13 +179,13 @@ class SettingsSweeper(BasicSweeper):
         return [jobs[start : start + max_batch_size] for start in range(0, len(jobs), max_batch_size)]
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Our launchers compose the whole sweep themselves before anything starts: once is enough."""
+        """Composes all runs, except for launchers that do so themselves before anything starts."""
         if not isinstance(self.launcher, _SweepLauncher):
             super().validate_batch_is_legal(batch)
 
 
 def swept(config: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[str]:
-    """The keys by which the sweep's runs differ, in the order of the recipe."""
+    """Returns the keys by which the sweep's runs differ, those of the recipe first, in its order."""
     values: dict[str, set[str]] = {}
     for override in itertools.chain(*job_overrides):
         key, _, value = override.partition("=")
@@ -176,7 +196,7 @@ def swept(config: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[st
 
 
 def by_axes(overrides: Sequence[str], axes: Sequence[str]) -> list[str]:
-    """What differs between runs first: a run's name is made of its overrides, and cut."""
+    """Returns the overrides with those of the axes first. A run is named by its overrides, and the name is cut."""
     return sorted(overrides, key=lambda override: override.lstrip("+~").partition("=")[0] not in axes)
 
 
@@ -192,12 +212,18 @@ class _SettingsSweeperNode:
     params: dict[str, Any] | None = None
 
 
-def register(find_job: FindJob) -> None:
-    """Before hydra.main: names that Hydra takes for plugins', and ours in the place of its two defaults.
+def register(find_job: FindJob, *, entry: str) -> None:
+    """Registers launchers and sweepers with Hydra. Call it before `hydra.main`.
 
-    A recipe can still say `override /hydra/sweeper: optuna`, which it could not if run.yaml itself chose a sweeper.
+    The launcher and the sweeper here replace Hydra's two defaults. A recipe can still select
+    `override /hydra/sweeper: optuna`, which it could not if run.yaml itself selected a sweeper.
+
+    Args:
+        find_job: Returns the declaration of a job.
+        entry: The module that runs one frozen job, as `python -m ENTRY FILE`.
     """
     _SweepLauncher.find_job = staticmethod(find_job)
+    _SweepLauncher.entry = entry
     known = Plugins.instance().class_name_to_class
     for plugin in (SlurmLauncher, LocalLauncher, BasicLauncher, SettingsSweeper, PruningSweeper):
         known[f"hydra_plugins.pixelflow.{plugin.__name__}"] = plugin

@@ -1,4 +1,4 @@
-"""More than products: lists of settings, seeds, and Optuna trials that are given up early."""
+"""Sweeps beyond products: lists of settings, seeds, and Optuna trials that are stopped early."""
 
 from __future__ import annotations
 
@@ -12,19 +12,31 @@ from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper
 from omegaconf import DictConfig
 
+from pixelflow.errors import UserError
+
 
 def expand(
     grid: Sequence[Sequence[str]], settings: Sequence[Mapping[str, Any]], seeds: int | Sequence[int] | None
 ) -> list[list[str]]:
-    """Every job of `grid` (overrides) with each of `settings` and each of `seeds`, which replace what it says itself.
+    """Returns every run of `grid` with each of `settings` and each of `seeds`, without repetitions.
 
-    Raises ValueError for a setting that is no mapping, or for no seeds.
+    Args:
+        grid: Runs as lists of overrides. Keys of a setting, and `seed`, replace those of a run.
+        settings: Mappings of keys to values.
+        seeds: A number of seeds, counted from 0, or a list of them; None to keep those of `grid`.
+
+    Raises:
+        UserError: A setting is not a mapping, or there are no seeds.
+
+    Example:
+        >>> expand([["a=1"]], [{"b": 2}, {"a": 3}], [0])
+        [['a=1', 'b=2', 'seed=0'], ['a=3', 'seed=0']]
     """
     for number, setting in enumerate(settings):
         if not isinstance(setting, Mapping) or not setting:
-            raise ValueError(f"settings[{number}]={setting!r} must be a mapping of keys to values")
+            raise UserError(f"settings[{number}]={setting!r} must be a mapping of keys to values")
     if (isinstance(seeds, int) and seeds < 1) or seeds == []:
-        raise ValueError(f"seeds={seeds} must be at least 1, or a list")
+        raise UserError(f"seeds={seeds} must be at least 1, or a list")
     chosen = [None] if seeds is None else range(seeds) if isinstance(seeds, int) else seeds
     jobs: list[list[str]] = []
     for job in grid:
@@ -40,15 +52,17 @@ def expand(
 
 
 def _spelled(value: Any) -> str:
-    """As Hydra's command line takes it."""
+    """The value as Hydra's command line takes it."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 class PruningSweeper(Sweeper):
-    """hydra-optuna-sweeper for trials that SLURM runs and that can be given up: the launcher watches what they report.
+    """hydra-optuna-sweeper with pruning: the launcher observes the trials that SLURM runs, and cancels poor ones.
 
-    pruning: null, or `metric` (a name in metrics.jsonl), `pruner` (an optuna class; not `_target_`, or Hydra would make
-    it with all the rest) and its arguments. The other arguments are hydra-optuna-sweeper's.
+    Args:
+        pruning: None for no pruning, or `metric` (a name in metrics.jsonl), `pruner` (an optuna class; not `_target_`,
+            which Hydra would instantiate) and the arguments of the pruner.
+        **arguments: The arguments of hydra-optuna-sweeper.
     """
 
     def __init__(self, pruning: DictConfig | None = None, **arguments: Any) -> None:
@@ -56,11 +70,16 @@ class PruningSweeper(Sweeper):
         self.sweeper = OptunaSweeper(**arguments).sweeper
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Prepares the search, and gives the launcher access to its trials.
+
+        Raises:
+            UserError: The launcher is another one than slurm, or the pruner is unknown.
+        """
         self.sweeper.setup(hydra_context=hydra_context, task_function=task_function, config=config)
         if self.pruning is None:
             return
         if config.hydra.launcher._target_ != "hydra_plugins.pixelflow.SlurmLauncher":
-            raise ValueError("hydra.sweeper.pruning needs hydra/launcher=slurm; or set it to null")
+            raise UserError("hydra.sweeper.pruning needs hydra/launcher=slurm; or set it to null")
         pruner, metric, configure = _pruner(self.pruning), self.pruning.metric, self.sweeper._configure_trials
 
         def configure_and_watch(trials: list[Any], *rest: Any) -> Any:
@@ -73,11 +92,12 @@ class PruningSweeper(Sweeper):
         self.sweeper._configure_trials = configure_and_watch  # type: ignore
 
     def sweep(self, arguments: list[str]) -> Any:
+        """Runs the search."""
         return self.sweeper.sweep(arguments)
 
 
 def _pruner(pruning: DictConfig) -> Any:
-    """Raises ValueError for one that is not there, or takes other arguments."""
+    """Makes the pruner. Raises UserError for one that does not exist or takes other arguments."""
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
@@ -85,10 +105,10 @@ def _pruner(pruning: DictConfig) -> Any:
         arguments = {key: value for key, value in pruning.items() if key not in ("metric", "pruner")}
         return instantiate({"_target_": pruning.pruner, **arguments})
     except InstantiationException as error:
-        raise ValueError(f"hydra.sweeper.pruning: {' '.join(str(error).split())}") from None
+        raise UserError(f"hydra.sweeper.pruning: {' '.join(str(error).split())}") from None
 
 
 def _tell_once(study: Any, trial: Any, **about: Any) -> None:
-    """The launcher says PRUNED first, and the sweeper's own word after it must not be an error."""
+    """Records the end of a trial unless the launcher has recorded it as pruned already."""
     if not study.trials[trial.number].state.is_finished():
         type(study).tell(study, trial, **about)

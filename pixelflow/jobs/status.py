@@ -1,29 +1,25 @@
-"""job=status: how the runs of a sweep stand. Exit status 0 when all are finished or still going on, 1 otherwise."""
+"""job=status: the states of a sweep's runs. The exit status is 0 when all are finished or active, 1 otherwise."""
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
-from typing import Any
 
-from pixelflow.config.job import Config, Job
-from pixelflow.sweeps.dead import end_dead_runs
+from pixelflow.config.job import Config, Job, NoOptions
+from pixelflow.sweeps.lost_runs import end_lost_runs
 from pixelflow.sweeps.manifest import Sweep, find_sweep
 from pixelflow.sweeps.show import print_states, verdict
 from pixelflow.sweeps.states import sweep_states
 
-logger = logging.getLogger(__name__)
-
 WATCH_SECONDS = 10.0
 
 
-def run(config: Config, options: Any, overrides: list[str]) -> None:
-    """Prints the states of the runs, repeatedly with watch=true."""
+def run(config: Config, options: NoOptions, overrides: list[str]) -> None:
+    """Prints the states of the runs; with watch=true again and again while a run is active."""
     sweep = find_sweep(config["sweep"])
     while True:
         states = sweep_states(sweep)
-        if end_dead_runs(states):
+        if end_lost_runs(states):
             states = sweep_states(sweep)
         if config["watch"] and sys.stdout.isatty():
             print("\033[2J\033[H", end="")

@@ -1,15 +1,13 @@
-"""job=sync: what MLflow missed of a sweep: metrics, ends of runs that were killed, runs it never heard of."""
+"""job=sync: sends to MLflow what it has not received of a sweep: metrics, ends of killed runs, and whole runs."""
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 
 from pixelflow.config.job import Config, Job
+from pixelflow.errors import WorkFailed
 from pixelflow.sweeps.manifest import find_sweep
 from pixelflow.sweeps.states import sweep_states
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -17,8 +15,8 @@ class SyncOptions:
     """Options of job=sync.
 
     Args:
-        register: the name of a model in MLflow's registry; the sweep's best checkpoint becomes a version of it.
-        metric: the metric by which a checkpoint is the best; None for the distance to the reference (fid or fd_...).
+        register: The name of a model in MLflow's registry; the sweep's best checkpoint becomes a version of it.
+        metric: The metric by which a checkpoint is the best; None for the distance to the reference (fid or fd_...).
     """
 
     register: str | None = None
@@ -26,13 +24,19 @@ class SyncOptions:
 
 
 def run(config: Config, options: SyncOptions, overrides: list[str]) -> None:
-    """Sends what is missing, and registers the best checkpoint if asked for."""
-    from pixelflow.sweeps.mirroring import sync_sweep  # mlflow: seconds
+    """Sends what is missing, and registers the best checkpoint if asked for.
+
+    Raises:
+        WorkFailed: MLflow did not accept all records.
+    """
+    from pixelflow.sweeps.mirroring import sync_sweep  # imports mlflow, which takes seconds
     from pixelflow.tracking.mlflow.registry import register_best
 
     sweep = find_sweep(config["sweep"])
     if problems := sync_sweep(sweep):
-        raise OSError(f"{len(problems)} runs are not whole in MLflow yet: {problems[0]}")
+        raise WorkFailed(
+            f"{len(problems)} runs are not completely in MLflow: {problems[0]}; repeat job=sync when it answers"
+        )
     if options.register:
         folders = [state.job.path for state in sweep_states(sweep) if state.state == "finished"]
         print(register_best(folders, model=options.register, metric=options.metric))

@@ -1,4 +1,4 @@
-"""What a sweep of evaluations found: a table, the curve of the distance against guidance, and the best setting."""
+"""The result of a sweep of evaluations: a table, the distance against the guidance scale, and the best setting."""
 
 from __future__ import annotations
 
@@ -23,9 +23,13 @@ GUIDANCE = "guidance.scale"
 
 
 class EvaluationSweep(Callback):
-    """A Hydra callback: collects a sweep's runs of job=evaluate and writes `<output>/<experiment>.{md,csv,tex,png}`.
+    """A Hydra callback that collects runs of job=evaluate and writes `<output>/<experiment>.{md,csv,tex,png}`.
 
-    axes: the overrides that tell the settings apart. A run that failed is named and left out.
+    A run that failed is named below the table.
+
+    Args:
+        output: The folder that is written.
+        axes: The overrides that differ between the settings.
     """
 
     def __init__(self, *, output: str, axes: list[str]) -> None:
@@ -33,10 +37,11 @@ class EvaluationSweep(Callback):
         self.runs: list[Run] = []
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Adds an evaluation."""
         chosen = dict(override.split("=", 1) for override in job_return.overrides or [])
         settings = {axis: _shown(axis, chosen[axis]) for axis in self.axes if axis in chosen}
         if any(run.config == settings and run.state == "finished" for run in self.runs):
-            return  # an axis that names a value twice
+            return  # an axis lists a value twice
         name = " ".join(f"{key.split('.')[-1]}={value}" for key, value in settings.items()) or "as trained"
         if job_return.status != JobStatus.COMPLETED:
             self.runs.append(Run(name, settings, 0, {}, {}, "failed", None))
@@ -46,6 +51,7 @@ class EvaluationSweep(Callback):
         self.runs.append(Run(name, settings, 0, found.metrics, found.record, "finished", None))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Writes the table and the curve."""
         folder, name = Path(self.output), config.experiment
         try:
             table = build_table(
@@ -63,7 +69,7 @@ class EvaluationSweep(Callback):
 
 
 def best_setting(table: Table) -> str:
-    """The setting with the least distance, as overrides for the next command."""
+    """Returns a line that names the setting with the least distance, as overrides for the next command."""
     column = next(column for column in table.columns if column.distance)
     row = min((row for row in table.rows if column.key in row.cells), key=lambda row: row.cells[column.key].mean)
     value = row.cells[column.key].mean
@@ -72,5 +78,5 @@ def best_setting(table: Table) -> str:
 
 
 def _shown(axis: str, value: str) -> Any:
-    """A checkpoint by its name alone: paths of a machine are nobody else's business."""
+    """The value of an axis in the table; a checkpoint appears by its name, without the paths of the machine."""
     return Path(value).name if axis == "checkpoint" else plain(value)

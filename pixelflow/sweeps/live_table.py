@@ -1,4 +1,4 @@
-"""The table after every sweep. Hydra imports this before anything else, so that it imports nothing heavy itself."""
+"""The table after every sweep. Hydra imports this module before anything else, so its heavy imports are local."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ if TYPE_CHECKING:
 
 
 class SweepTable(Callback):
-    """A Hydra callback: keeps `runs/<experiment>/table.*` up to date while a sweep goes on, and shows it at its end."""
+    """A Hydra callback that updates `runs/<experiment>/table.*` during a sweep, and prints the table at its end."""
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Updates the table after a run of a sweep."""
         if HydraConfig.get().mode == RunMode.MULTIRUN and config.job.name == "pipeline":
             self._table(config)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        if "pixelflow.Slurm" in config.hydra.launcher._target_ or "pixelflow.Local" in config.hydra.launcher._target_:
-            return  # they show the table of their own sweep, when there is one
+        """Prints the table. The launchers `slurm` and `local` print that of their own sweep instead."""
+        target = config.hydra.launcher._target_
+        if target.endswith((".SlurmLauncher", ".LocalLauncher")):
+            return
         if config.job.name == "pipeline" and (table := self._table(config)):
             from pixelflow.reporting.formats import markdown
 
@@ -44,18 +47,19 @@ class SweepTable(Callback):
                 paper=paper,
                 axes=list(config.axes) or swept_keys(config.hydra.sweeper),
             )
-        except ValueError:  # nothing is finished yet
+        except ValueError:  # no run is finished yet
             return None
         write(table, self._folder(config), "table")
         return table
 
 
 def swept_keys(sweeper: DictConfig) -> list[str]:
-    """The keys that the recipe's sweep varies: the table's first columns."""
+    """Returns the keys that the recipe's sweep varies: the first columns of its table."""
     return list(sweeper.get("params") or {})
 
 
 def write(table: Table, folder: Path, stem: str) -> list[Path]:
+    """Writes `STEM.{md,csv,tex,png}` to `folder` and returns the paths."""
     from pixelflow.reporting.figures import metric_chart
     from pixelflow.reporting.formats import write_table
 

@@ -1,8 +1,8 @@
-"""The folder of a sweep: its manifest, the frozen jobs of each submission, and what SLURM wrote.
+"""The folder of a sweep: its manifest, the frozen jobs of each submission, and the logs of the jobs.
 
-runs/<experiment>/sweep-<hash8>/manifest.json          what, when, by whom, job ids, run folders
+runs/<experiment>/sweep-<hash8>/manifest.json          runs, submissions, job ids
                                 submissions/<token>/   frozen configs, batch scripts
-                                logs/                  one file a job and restart-proof
+                                logs/                  one file per job; a restart appends to it
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pixelflow.errors import UserError
 from pixelflow.files import locked, write_json
 
 MANIFEST = "manifest.json"
@@ -24,7 +25,19 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class SweepJob:
-    """name: of the run. folder: where it lies. job: what is done there. overrides: as typed. digest: of its config."""
+    """A run of a sweep, as the manifest stores it.
+
+    Args:
+        name: The name of the run, unique in the sweep.
+        folder: The absolute path of the run folder.
+        job: The job (`job=NAME`) that the run executes.
+        overrides: The overrides of the run, as typed.
+        digest: The hash of the run's config.
+        max_steps: The number of training steps; 0 for a job that does not train.
+        makes_run: Whether the job trains in a run folder of its own; otherwise `folder` holds only its status.
+        evaluations: The evaluations that the job makes, as paths in the run folder. Settings that differ only in how
+            they are sampled and measured share one run and have an evaluation each.
+    """
 
     name: str
     folder: str
@@ -32,16 +45,33 @@ class SweepJob:
     overrides: list[str]
     digest: str
     max_steps: int
+    makes_run: bool = True
+    evaluations: list[str] = field(default_factory=list)
 
     @property
     def path(self) -> Path:
+        """The run folder."""
         return Path(self.folder)
 
 
 @dataclass(frozen=True)
 class Submission:
-    """token: its name. jobs: run -> job number in SLURM. then: the same of the evaluations, if they are jobs of their
-    own. table: the job that ends the sweep."""
+    """A submission of a sweep.
+
+    Args:
+        token: Its name.
+        time: When it was made, in seconds since the epoch.
+        user: Who made it.
+        host: Where it was made.
+        command: The command that made it.
+        launcher: `"slurm"` or `"local"`.
+        commit: The commit of the frozen code; empty for an installed package.
+        snapshot: The folder of the frozen code; empty for an installed package.
+        uncommitted: Whether the frozen code had uncommitted changes.
+        jobs: The job id in SLURM of each run.
+        then: The job id of each run's evaluation, where it is a separate job.
+        table: The job id of the job that writes the table after all others.
+    """
 
     token: str
     time: float
@@ -56,10 +86,26 @@ class Submission:
     then: dict[str, str] = field(default_factory=dict)
     table: str = ""
 
+    @property
+    def slurm_ids(self) -> list[str]:
+        """The job ids in SLURM, one per array, without the job of the table."""
+        return sorted({job.split("_")[0] for job in (*self.jobs.values(), *self.then.values())})
+
 
 @dataclass
 class Sweep:
-    """digest: of the settings in it. axes, paper: for its table. mlflow: uri, experiment and parent run."""
+    """A sweep and its manifest.
+
+    Args:
+        folder: The folder of the sweep.
+        experiment: The name of the experiment.
+        digest: The hash of the settings of all runs.
+        jobs: The runs by name.
+        submissions: All submissions, the newest last.
+        axes: The config keys that are the columns of the table.
+        paper: The published rows of the table.
+        mlflow: `uri`, `experiment` and `parent_run_id` in MLflow; empty without MLflow.
+    """
 
     folder: Path
     experiment: str
@@ -72,59 +118,72 @@ class Sweep:
 
     @staticmethod
     def load(folder: Path) -> Sweep:
-        """Raises ValueError for a folder that is no sweep's."""
+        """Reads the manifest in `folder`.
+
+        Raises:
+            UserError: The folder is not a sweep, or its manifest is damaged.
+        """
+        path = folder / MANIFEST
         try:
-            content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
+            jobs = {entry["name"]: SweepJob(**entry) for entry in content.pop("jobs")}
+            submissions = [Submission(**entry) for entry in content.pop("submissions")]
+            return Sweep(folder=folder, jobs=jobs, submissions=submissions, **content)
         except (FileNotFoundError, NotADirectoryError):
-            raise ValueError(f"{folder} is no sweep: it has no {MANIFEST}") from None
-        except ValueError as error:
-            raise ValueError(f"{folder / MANIFEST} is damaged: {error}") from None
-        jobs = {entry["name"]: SweepJob(**entry) for entry in content.pop("jobs")}
-        submissions = [Submission(**entry) for entry in content.pop("submissions")]
-        return Sweep(folder=folder, jobs=jobs, submissions=submissions, **content)
+            raise UserError(f"{folder} is not a sweep: it has no {MANIFEST}") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged: {error}") from None
 
     def save(self) -> None:
+        """Writes the manifest."""
         content = {key: value for key, value in vars(self).items() if key != "folder"}
         content["jobs"] = [asdict(job) for job in self.jobs.values()]
         content["submissions"] = [asdict(submission) for submission in self.submissions]
         write_json(self.folder / MANIFEST, content)
 
-    def submission(self, token: str) -> Submission | None:
-        return next((entry for entry in self.submissions if entry.token == token), None)
-
     @property
-    def users(self) -> set[str]:
-        return {submission.user for submission in self.submissions}
+    def logs(self) -> Path:
+        """The folder of the logs."""
+        return self.folder / "logs"
+
+    def submission_folder(self, token: str) -> Path:
+        """Returns the folder of the frozen jobs of the submission `token`."""
+        return self.folder / "submissions" / token
 
 
-def sweep_digest(digests: list[str]) -> str:
-    """Of the settings, in whatever order."""
+def sweep_digest(digests: Sequence[str]) -> str:
+    """Returns a hash of the settings of all runs, independent of their order."""
     return hashlib.sha256(" ".join(sorted(set(digests))).encode()).hexdigest()[:8]
 
 
 def find_sweep(path: str | None) -> Sweep:
-    """sweep=PATH: the folder of a sweep, or of an experiment, whose newest sweep is meant.
+    """Returns the sweep that `sweep=PATH` names.
 
-    Raises ValueError with what there is instead.
+    Args:
+        path: The folder of a sweep, or the folder of an experiment, whose newest sweep is returned.
+
+    Raises:
+        UserError: There is no sweep.
     """
     if path is None:
-        raise ValueError("sweep=PATH is missing: the folder of a sweep, like runs/digits_kickoff/sweep-1a2b3c4d")
+        raise UserError("sweep=PATH is missing: the folder of a sweep, like runs/digits_kickoff/sweep-1a2b3c4d")
     folder = Path(path).absolute()
     if (folder / MANIFEST).exists():
         return Sweep.load(folder)
     sweeps = sorted(folder.glob(f"*/{MANIFEST}"), key=lambda file: file.stat().st_mtime)
     if not sweeps:
-        what = "is no sweep and holds none" if folder.is_dir() else "does not exist"
-        raise ValueError(f"sweep={path} {what}; a sweep is a folder with a {MANIFEST}")
+        what = "is not a sweep and contains none" if folder.is_dir() else "does not exist"
+        raise UserError(f"sweep={path} {what}; a sweep is a folder with a {MANIFEST}")
     return Sweep.load(sweeps[-1].parent)
 
 
 def new_token() -> str:
+    """Returns the name of a new submission: the time and four random digits."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
 @contextmanager
 def submitting(experiment: Path) -> Iterator[None]:
-    """One submitter at a time in the folder of an experiment: the next one sees what this one promised."""
+    """Lets one process at a time submit runs of the experiment in the folder `experiment`; others wait."""
     with locked(experiment / ".submit.lock", wait=True):
         yield

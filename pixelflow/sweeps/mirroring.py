@@ -1,4 +1,4 @@
-"""Sends to MLflow what it has not received of a sweep."""
+"""Sends the records of a sweep to MLflow that MLflow has not received."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pixelflow.runs.status import held
 from pixelflow.sweeps.claims import read_claim
-from pixelflow.sweeps.dead import end_dead_runs, tell_end
+from pixelflow.sweeps.lost_runs import end_lost_runs, log_end
 from pixelflow.sweeps.manifest import Sweep
 from pixelflow.sweeps.states import sweep_states
 from pixelflow.tracking import sync
@@ -19,19 +19,27 @@ logger = logging.getLogger(__name__)
 
 
 def sync_sweep(sweep: Sweep, artifacts: Sequence[Path] = ()) -> list[str]:
-    """artifacts: for the parent run. Returns what is still missing, a line a run."""
+    """Sends metrics, ends of killed runs, and runs that MLflow does not have.
+
+    Args:
+        sweep: The sweep.
+        artifacts: Files for the parent run.
+
+    Returns:
+        One line for each run whose records could not be sent.
+    """
     states = sweep_states(sweep)
-    end_dead_runs(states)
+    end_lost_runs(states)
     for state in states:
         if state.state == "finished":
             with held(state.job.path) as ours:
-                if ours:  # killed between its work's end and its own word of it
-                    tell_end(state.job.path, "FINISHED")
+                if ours:  # the run was killed after its work was done, before it logged its end
+                    log_end(state.job.path, "FINISHED")
     folders = [job.path for job in sweep.jobs.values() if (job.path / "mlflow.json").exists()]
     if not folders:
         logger.info("no run of %s is tracked by MLflow", sweep.folder)
         return []
-    sweep.mlflow = schedule(tags_of(folders), **sweep.mlflow, name=sweep.folder.name, announce=False)
+    sweep.mlflow = schedule(_tags_of(folders), **sweep.mlflow, name=sweep.folder.name, announce=False)
     problems, sent = [], 0
     for folder in folders:
         report = sync(folder)
@@ -42,11 +50,11 @@ def sync_sweep(sweep: Sweep, artifacts: Sequence[Path] = ()) -> list[str]:
     print(f"sent {sent} records of {len(folders)} runs to MLflow; {unsent} are not there yet")
     states = sweep_states(sweep)
     if not any(state.active for state in states):
-        end_parent(sweep.mlflow, failed=any(state.state != "finished" for state in states),
-                   artifacts=artifacts)  # fmt: skip
+        failed = any(state.state != "finished" for state in states)
+        end_parent(sweep.mlflow, failed=failed, artifacts=artifacts)
     return problems
 
 
-def tags_of(folders: list[Path]) -> dict[Path, dict[str, str]]:
+def _tags_of(folders: list[Path]) -> dict[Path, dict[str, str]]:
     claims = {folder: read_claim(folder) for folder in folders}
     return {folder: claim.tags if claim else {} for folder, claim in claims.items()}

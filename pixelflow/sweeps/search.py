@@ -1,4 +1,4 @@
-"""What a search over sampler settings found: each trial's distance and seconds, and the Pareto front."""
+"""The result of a search over sampler settings: each trial's distance and seconds, and the Pareto front."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ logger = logging.getLogger(__name__)
 
 
 class SearchChart(Callback):
-    """A Hydra callback: collects a sweep's trials of job=evaluate and writes `<output>/<experiment>.{json,md,png}`.
+    """A Hydra callback that collects the trials of a search and writes `<output>/<experiment>.{json,md,png}`.
 
-    A trial returns (distance, seconds per image). keys: the overrides that tell trials apart; series: the one of them
-    by which the chart is coloured.
+    A trial is a run of job=evaluate, which returns the distance and the seconds per image.
+
+    Args:
+        output: The folder that is written.
+        keys: The overrides that differ between trials; they label the points of the chart.
+        series: The one of them that selects the colour of a point.
     """
 
     def __init__(self, *, output: str, keys: list[str], series: str) -> None:
@@ -28,6 +32,7 @@ class SearchChart(Callback):
         self.points: list[Point] = []
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Adds a finished trial."""
         if job_return.status != JobStatus.COMPLETED:
             return
         distance, seconds = job_return.return_value
@@ -36,6 +41,7 @@ class SearchChart(Callback):
         self.points.append(Point(label, chosen.get(self.series, ""), 1e3 * seconds, distance))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Writes table, points and chart."""
         folder, name = Path(self.output), config.experiment
         if not self.points:
             logger.warning("no trial of the search was finished")
@@ -49,7 +55,7 @@ class SearchChart(Callback):
 
 
 def _short(value: str) -> str:
-    """ "1.2345678" -> "1.235"."""
+    """A number with four digits: "1.2345678" becomes "1.235"."""
     try:
         return f"{float(value):.4g}"
     except ValueError:

@@ -1,20 +1,54 @@
-"""The states of a sweep's runs as lines on the terminal."""
+"""Prints the plan of a sweep, what was submitted, and the states of its runs."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from pixelflow.sweeps.manifest import Sweep
+from pixelflow.sweeps.plan import Planned
+from pixelflow.sweeps.site import Site
 from pixelflow.sweeps.states import RunState
+
+ACTIONS = {"submit": "new", "resume": "to resume", "retry": "to try again", "skip": "left as they are"}
+
+
+def print_plan(planned: Sequence[Planned], site: Site, folder: Path) -> None:
+    """Prints what a submission would do (`dry_run=true`)."""
+    print(f"{'run':44} {'action':7} {'steps':>8} {'GPU hours':>10}  folder")
+    for entry in planned:
+        hours = site.gpu_hours if entry.due else 0.0
+        print(f"{entry.job.name[:44]:44} {entry.action:7} {entry.job.max_steps:8} {hours:10.1f}  {entry.job.folder}")
+        if entry.why not in ("new", "finished"):
+            print(f"{'':44} {entry.why}")
+    total = sum(site.gpu_hours for entry in planned if entry.due)
+    due = sum(entry.due for entry in planned)
+    where = f"{site.nodes} x {site.gpus_per_node} GPUs, {site.timeout_min} min in {site.partition or 'the default'}"
+    print(f"{due} of {len(planned)} jobs ({where}), at most {total:.1f} GPU hours; nothing was submitted")
+    print(f"sweep: {folder}")
+
+
+def print_submission(sweep: Sweep, planned: Sequence[Planned], launcher: str) -> None:
+    """Prints what was submitted, and the command that shows the states."""
+    counts = Counter(entry.action for entry in planned)
+    print(", ".join(f"{number} {ACTIONS[action]}" for action, number in sorted(counts.items())))
+    for entry in planned:
+        if not entry.due and entry.why.startswith("failed"):
+            print(f"  {entry.job.name}: {entry.why}")
+    if launcher == "slurm" and sweep.submissions:
+        last = sweep.submissions[-1]
+        print(f"SLURM jobs  {' '.join(last.slurm_ids)}{f', table {last.table}' if last.table else ''}")
+    print(f"sweep       {sweep.folder}\nstatus      python run.py job=status sweep={sweep.folder}")
 
 
 def verdict(states: Sequence[RunState]) -> int:
-    """1 as soon as a run is neither finished nor on its way there."""
+    """Returns the exit status of a sweep: 1 when a run is neither finished, nor pruned, nor active."""
     return int(any(not state.active and state.state not in ("finished", "pruned") for state in states))
 
 
 def print_states(sweep: Sweep, states: Sequence[RunState]) -> None:
+    """Prints one line per run, with the message and the log of those that did not finish, and the totals."""
     width = max([len(state.job.name) for state in states] + [3])
     print(f"{'run':{width}}  {'state':11} {'step':>15}  {'last':22} {'job':12} {'node':8} {'restarts':>8}  time left")
     for state in states:
@@ -32,5 +66,6 @@ def print_states(sweep: Sweep, states: Sequence[RunState]) -> None:
 
 
 def log_of(sweep: Sweep, state: RunState) -> str:
+    """Returns the path of the log of the run's newest job."""
     name = state.job.name if not state.slurm or state.slurm.startswith("pid ") else state.slurm
-    return str(sweep.folder / "logs" / f"{name}.log")
+    return str(sweep.logs / f"{name}.log")

@@ -1,4 +1,4 @@
-"""A site: how jobs are queued and run there. One file each in conf/site."""
+"""A site: how jobs are queued and run on a cluster. conf/site has one file for each."""
 
 from __future__ import annotations
 
@@ -9,20 +9,39 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """Names and units are those of hydra-submitit-launcher's queue settings where it has them.
+    """The queue settings of a site. Names and units are those of hydra-submitit-launcher where it has them.
 
-    partition, account, qos, constraint, exclude, gres: as sbatch takes them. tasks_per_node: by default one a GPU.
-    cpus_per_task, mem_gb (of a node), timeout_min: what a job asks for. additional_parameters: any other option of
-    sbatch, without its dashes. setup: shell lines before a job's process starts. srun_args: options of srun.
-    signal_delay_s: how long before its time limit a job is told, so that it saves and is queued again.
-    array_parallelism: jobs of a sweep at once, 0 for no limit. max_array_size: a larger sweep is split.
-    requeue: whether interrupted jobs are queued again, at most max_restarts times in all, and at most max_stalls times
-    in a row after a death without a word that brought no step of progress. max_attempts: how often a run may fail
-    before the sweep's command leaves it alone. evaluation: queue settings of a second job that evaluates, with fewer
-    GPUs, once its training is done; null to do both in one. max_gpu_hours: a sweep that could use more is refused.
-    uncommitted: record the diff of uncommitted changes with the snapshot, or refuse them.
-    processes: jobs at once with hydra/launcher=local.
-    Raises ValueError for numbers out of range.
+    Args:
+        partition: As sbatch takes it, as are account, qos, constraint, exclude and gres.
+        account: The project that is charged.
+        qos: The quality of service.
+        constraint: The features that nodes must have.
+        exclude: The nodes that are not used.
+        gres: Generic resources.
+        nodes: The number of nodes of a job.
+        gpus_per_node: The number of GPUs on each node.
+        tasks_per_node: The number of processes on each node; None for one per GPU.
+        cpus_per_task: The number of cores of each process.
+        mem_gb: The memory of each node, in GB.
+        timeout_min: The time limit, in minutes.
+        additional_parameters: Other long options of sbatch, without their dashes.
+        setup: Shell lines before the process of a job starts.
+        srun_args: Options of srun.
+        signal_delay_s: How long before its time limit a job receives a signal, in seconds. It then saves and is
+            queued again.
+        array_parallelism: The number of jobs of a sweep that run at once; 0 for no limit.
+        max_array_size: The size at which a sweep is split into several arrays.
+        requeue: Whether interrupted jobs are queued again.
+        max_restarts: How often a job is queued again.
+        max_stalls: After how many deaths in a row without a step of progress a job is given up.
+        max_attempts: After how many failures the sweep's command leaves a run alone.
+        evaluation: Settings of a second job that evaluates once the training is done; None to do both in one job.
+        max_gpu_hours: A sweep that could use more is refused.
+        uncommitted: Whether uncommitted changes of the code are recorded or refused.
+        processes: The number of jobs at once with hydra/launcher=local.
+
+    Raises:
+        ValueError: A number is out of range, or a parameter is not an option of sbatch.
     """
 
     partition: str | None = None
@@ -65,33 +84,34 @@ class Site:
             )
         for key in self.additional_parameters:
             if not re.fullmatch(r"[a-z][a-z-]*", key):
-                raise ValueError(f"additional_parameters: {key!r} is no long option of sbatch, such as mail-type")
+                raise ValueError(f"additional_parameters: {key!r} is not a long option of sbatch, such as mail-type")
 
     @property
     def tasks(self) -> int:
-        """On each node."""
+        """The number of processes on each node."""
         return self.tasks_per_node or max(1, self.gpus_per_node)
 
     @property
     def gpu_hours(self) -> float:
-        """Of one job, if it uses its time limit to the end once."""
+        """The GPU hours of one job that uses its whole time limit once."""
         return self.nodes * self.gpus_per_node * self.timeout_min / 60
 
     def sbatch_lines(self) -> list[str]:
-        """The #SBATCH lines that say what a job needs and what happens when it is interrupted."""
+        """Returns the #SBATCH lines: what a job needs, and what happens when it is interrupted."""
         memory = f"{self.mem_gb}G" if self.mem_gb else None
         given = {
             "partition": self.partition, "account": self.account, "qos": self.qos, "constraint": self.constraint,
             "exclude": self.exclude, "gres": self.gres, "nodes": self.nodes, "ntasks-per-node": self.tasks,
             "gpus-per-node": self.gpus_per_node or None, "cpus-per-task": self.cpus_per_task, "mem": memory,
             "time": self.timeout_min, "open-mode": "append",
-            # Without "B:" the signal goes to the processes of the step, where training waits for it.
+            # Without "B:" the signal goes to the processes of the step, which handle it.
             "signal": f"USR2@{self.signal_delay_s}", **self.additional_parameters,
         }  # fmt: skip
         lines = [f"#SBATCH --{key}={value}" for key, value in given.items() if value is not None]
         return [*lines, f"#SBATCH --{'requeue' if self.requeue else 'no-requeue'}"]
 
     def srun_options(self) -> list[str]:
-        """One rank that fails ends the others, which would wait for it. srun does not inherit --cpus-per-task."""
+        """Returns the options of srun. A rank that fails ends the others, which would otherwise wait for it."""
+        # srun does not inherit --cpus-per-task.
         cpus = [f"--cpus-per-task={self.cpus_per_task}"] if self.cpus_per_task else []
         return ["--kill-on-bad-exit=1", *cpus, *self.srun_args]

@@ -1,4 +1,4 @@
-"""SLURM's commands, with errors of one line."""
+"""SLURM's commands as functions, with errors of one line."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pixelflow.errors import UserError, WorkFailed
+
 ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "RESIZING", "SIGNALING",
           "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED")  # fmt: skip
 """States of a job that may still do something."""
@@ -17,7 +19,7 @@ ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUE
 
 @dataclass(frozen=True)
 class QueueEntry:
-    """What SLURM says of a job: its state, why it waits, where it runs, time left as squeue prints it."""
+    """SLURM's record of a job: its state, why it waits, where it runs, and the time left as squeue prints it."""
 
     state: str
     reason: str = ""
@@ -26,34 +28,50 @@ class QueueEntry:
 
     @property
     def active(self) -> bool:
+        """Whether the job may still do something."""
         return self.state in ACTIVE
 
 
-class SlurmError(ValueError):
-    """SLURM refused, or does not answer; the message is its own."""
-
-
 def require_slurm() -> None:
+    """Checks that SLURM's commands are on this machine.
+
+    Raises:
+        UserError: One of them is missing.
+    """
     for command in ("sbatch", "squeue", "scontrol", "scancel"):
         if shutil.which(command) is None:
-            raise SlurmError(
+            raise UserError(
                 f"there is no {command} on this machine: submit from a login node of the cluster, "
                 "or use hydra/launcher=local"
             )
 
 
 def submit(script: Path, *, dependency: str | None = None) -> str:
-    """The job's number. Raises SlurmError with sbatch's complaint."""
-    # A job that waits for what can no longer happen would wait for ever.
+    """Submits a batch script and returns the job id.
+
+    Args:
+        script: The batch script.
+        dependency: A condition as `sbatch --dependency` takes it.
+
+    Raises:
+        UserError: SLURM refuses the script.
+        WorkFailed: SLURM does not answer.
+    """
+    # Without the second option, a job whose condition can no longer be met would wait for ever.
     after = [f"--dependency={dependency}", "--kill-on-invalid-dep=yes"] if dependency else []
     output = _run(["sbatch", "--parsable", *after, str(script)])
     return output.strip().split(";")[0]
 
 
 def queue(users: Iterable[str], ids: Iterable[str] = ()) -> dict[str, QueueEntry]:
-    """Jobs of `users` by id, "12" or "12_3" for a task of an array, finished ones too while SLURM remembers them.
+    """Returns the jobs of `users` by id: `"12"`, or `"12_3"` for a task of an array.
 
-    ids: where there is accounting, what squeue has forgotten of these is asked there.
+    Args:
+        users: The users. Their finished jobs are included as long as SLURM remembers them.
+        ids: Jobs that are looked up in the accounting, where there is one, if squeue does not list them.
+
+    Raises:
+        WorkFailed: SLURM does not answer.
     """
     text = _run(["squeue", "-a", "-r", "-h", "-t", "all", "-u", ",".join(sorted(set(users))), "-o", "%i|%T|%r|%N|%L"])
     entries = {}
@@ -65,10 +83,10 @@ def queue(users: Iterable[str], ids: Iterable[str] = ()) -> dict[str, QueueEntry
 
 
 def accounting(ids: Iterable[str]) -> dict[str, QueueEntry]:
-    """What sacct knows of jobs; nothing where there is no accounting."""
+    """Returns the entries of jobs in SLURM's accounting; empty where there is none."""
     try:
         text = _run(["sacct", "-n", "-P", "-X", "-j", ",".join(ids), "-o", "JobID,State,NodeList"], attempts=1)
-    except SlurmError:
+    except (UserError, WorkFailed):
         return {}
     entries = {}
     for line in text.splitlines():
@@ -79,38 +97,53 @@ def accounting(ids: Iterable[str]) -> dict[str, QueueEntry]:
 
 
 def state_of(job: str) -> str:
-    """The state of one job; "" where SLURM does not know it."""
+    """Returns the state of one job; empty where SLURM has no record of it."""
     try:
         return _run(["squeue", "-a", "-r", "-h", "-t", "all", "-j", job, "-o", "%T"]).strip().split("\n")[0]
-    except SlurmError:
+    except (UserError, WorkFailed):
         return ""
 
 
 def requeue(job: str) -> None:
+    """Ends a job and queues it again under the same id.
+
+    Raises:
+        UserError: SLURM refuses.
+        WorkFailed: SLURM does not answer.
+    """
     _run(["scontrol", "requeue", job])
 
 
 def cancel(jobs: Iterable[str]) -> None:
+    """Cancels jobs.
+
+    Raises:
+        UserError: SLURM refuses, for example because the jobs belong to another user.
+        WorkFailed: SLURM does not answer.
+    """
     names = list(jobs)
-    for start in range(0, len(names), 200):  # a command line has its limits
+    for start in range(0, len(names), 200):  # the length of a command line is limited
         _run(["scancel", *names[start : start + 200]])
 
 
 def array_limit() -> int | None:
-    """The largest array that SLURM takes here."""
+    """Returns the largest array that this SLURM accepts; None where its configuration does not say."""
     found = re.search(r"MaxArraySize\s*=\s*(\d+)", _run(["scontrol", "show", "config"]))
     return int(found[1]) - 1 if found else None
 
 
 def _run(command: list[str], *, attempts: int = 3) -> str:
-    """stdout. A controller that is busy or restarting gets a second and a third chance, except for sbatch, of which
-    nobody knows whether a request that timed out was carried out."""
+    """Returns what the command prints.
+
+    A command is repeated while the controller is busy or restarting. sbatch is never repeated: a request that timed
+    out may have been carried out.
+    """
     once = command[0] == "sbatch"
     for attempt in range(attempts):
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         except FileNotFoundError:
-            raise SlurmError(f"there is no {command[0]} on this machine") from None
+            raise UserError(f"there is no {command[0]} on this machine") from None
         except subprocess.TimeoutExpired:
             message = "no answer within 60 s"
         else:
@@ -122,4 +155,5 @@ def _run(command: list[str], *, attempts: int = 3) -> str:
         if once or not passing:
             break
         time.sleep(2**attempt)
-    raise SlurmError(f"{command[0]}: {re.sub(r'^[a-z]+: (error: )?', '', message)}")
+    text = f"{command[0]}: {re.sub(r'^[a-z_]+:? (error: )?', '', message)}"
+    raise WorkFailed(f"{text}; repeat the command when SLURM answers") if passing else UserError(text)

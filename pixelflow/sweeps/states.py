@@ -1,9 +1,10 @@
-"""How the runs of a sweep stand, from their folders and the queue together: neither alone knows."""
+"""The states of a sweep's runs, from their folders and SLURM's queue together; neither alone is enough."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,18 +13,33 @@ from pixelflow.runs.status import RunStatus, held, read_status
 from pixelflow.sweeps import slurm
 from pixelflow.sweeps.claims import Claim, read_claim
 from pixelflow.sweeps.manifest import Sweep, SweepJob
-from pixelflow.sweeps.supervisor import is_finished
+from pixelflow.sweeps.outcome import is_finished
 
 PRUNED = "pruned"
-"""In the run folder of a trial that its search gave up."""
+"""The file that marks the run folder of a trial that its search has stopped."""
 TAIL = 1 << 16
-"""Bytes at the end of metrics.jsonl in which the newest loss is looked for."""
+"""Bytes at the end of metrics.jsonl that are searched for the newest loss."""
 
 
 @dataclass(frozen=True)
 class RunState:
-    """state: new, queued, starting, running, finished, failed, interrupted, cancelled, pruned, or lost: its process
-    ended without a word. metric: the newest loss, or the main metric of its evaluation, with its name."""
+    """The state of a run.
+
+    Args:
+        job: The run.
+        state: `new`, `queued`, `starting`, `running`, `stopping`, `finished`, `failed`, `interrupted`, `cancelled`,
+            `pruned`, `incomplete`: another part of the job is finished than was asked for, such as the training or
+            another evaluation, or `lost`: the process ended and recorded nothing.
+        slurm: The job id in SLURM.
+        step: The training step that is reached.
+        max_steps: The number of training steps.
+        metric: The name and value of the main metric of the evaluation, or of the newest loss.
+        node: The node on which it runs.
+        time_left: The time until the job's limit, as squeue prints it.
+        restarts: How often the job was started again.
+        failures: How often the run has failed.
+        message: The reason for the state.
+    """
 
     job: SweepJob
     state: str
@@ -39,22 +55,32 @@ class RunState:
 
     @property
     def active(self) -> bool:
+        """Whether the run is queued or at work."""
         return self.state in ("queued", "starting", "running", "stopping")
 
 
 def sweep_states(sweep: Sweep) -> list[RunState]:
+    """Returns the states of all runs of the sweep, in the order of its manifest."""
     claims = {name: read_claim(job.path) for name, job in sweep.jobs.items()}
     entries = live_jobs([claim for claim in claims.values() if claim])
     return [run_state(job, claims[name], entries) for name, job in sweep.jobs.items()]
 
 
-def live_jobs(claims: list[Claim]) -> dict[str, slurm.QueueEntry]:
-    """What SLURM says of claimed jobs; nothing where none was ever given to it."""
-    ids = [job for claim in claims for job in (claim.job, claim.then) if job and not job.startswith("pid ")]
+def live_jobs(claims: Iterable[Claim]) -> dict[str, slurm.QueueEntry]:
+    """Returns SLURM's entries of the claimed jobs by their ids. SLURM is not asked where no claim names a job."""
+    claims = list(claims)
+    ids = [job for claim in claims for job in claim.slurm_jobs]
     return slurm.queue({claim.user for claim in claims}, ids) if ids else {}
 
 
 def run_state(job: SweepJob, claim: Claim | None, entries: Mapping[str, slurm.QueueEntry]) -> RunState:
+    """Returns the state of one run.
+
+    Args:
+        job: The run.
+        claim: The claim in its folder.
+        entries: SLURM's entries, see `live_jobs`.
+    """
     folder = job.path
     status, attempts = read_status(folder), read_attempts(folder)
     entry, name = queue_entry(claim, entries)
@@ -72,7 +98,7 @@ def run_state(job: SweepJob, claim: Claim | None, entries: Mapping[str, slurm.Qu
 
 
 def queue_entry(claim: Claim | None, entries: Mapping[str, slurm.QueueEntry]) -> tuple[slurm.QueueEntry | None, str]:
-    """Of the claim's job; of the one that evaluates after it, once the first is over."""
+    """Returns SLURM's entry and the id of the claim's job, or of the evaluation after it once the job is over."""
     if claim is None:
         return None, ""
     first, second = entries.get(claim.job), entries.get(claim.then)
@@ -82,7 +108,7 @@ def queue_entry(claim: Claim | None, entries: Mapping[str, slurm.QueueEntry]) ->
 
 
 def _state(job: SweepJob, status: RunStatus, claim: Claim | None, entry: slurm.QueueEntry | None) -> str:
-    if is_finished(job.path, job.job):
+    if is_finished(job.path, job.job, job.evaluations):
         return "finished"
     if entry is not None and entry.active:
         if entry.state == "RUNNING":
@@ -93,18 +119,34 @@ def _state(job: SweepJob, status: RunStatus, claim: Claim | None, entry: slurm.Q
         return "pruned"
     if entry is not None and entry.state == "CANCELLED":
         return "cancelled"
-    if state in ("queued", "starting", "running", "finished"):  # finished: another part of the job than was asked for
-        if (job.path / ".lock").exists():
-            with held(job.path) as ours:
-                if not ours:
-                    return "running"
-        if claim is not None and claim.job.startswith("pid ") and Path(f"/proc/{claim.job[4:]}").exists():
-            return "queued"
-        return "lost" if claim is not None else "new"
-    return state
+    return _unwatched(job.path, claim, state) if state in ("queued", "starting", "running", "finished") else state
+
+
+def _unwatched(folder: Path, claim: Claim | None, state: str) -> str:
+    """The state of a run whose status is not the end of the job, and of which SLURM has no active job."""
+    if (folder / ".lock").exists():
+        with held(folder) as ours:
+            if not ours:
+                return "running"
+    if claim is not None and claim.local_process is not None and _is_alive(claim.local_process):
+        return "queued"
+    if state == "finished":
+        return "incomplete"
+    return "lost" if claim is not None else "new"
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it exists and belongs to another user
+        return True
+    return True
 
 
 def newest_metric(folder: Path) -> str:
+    """Returns the main metric of the newest evaluation, or the newest loss, with its name; empty without either."""
     for file in sorted(folder.glob("evaluation/*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             metrics = json.loads(file.read_text(encoding="utf-8"))["metrics"]

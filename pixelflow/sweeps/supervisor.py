@@ -1,21 +1,21 @@
-"""What a SLURM job runs: start the frozen task with srun, see how it ends, and say so to SLURM.
+"""The process of a SLURM job: it starts the frozen task with srun, observes how the task ends, and reports to SLURM.
 
-    python -m pixelflow.sweeps.supervisor BATCH        (in an array, the task's number picks the line of BATCH)
+    python -m pixelflow.sweeps.supervisor BATCH        (in an array, the task's index selects the job of BATCH)
 
-Its own process beside the task, because the task cannot tell its own death: status.json says how far the task came,
-the exit status of srun alone does not (it is 0 when a step is aborted, and a killed rank outranks the one that failed).
+It is a process beside the task, because a task that is killed cannot report its own death. The exit status of srun
+alone is not enough: it is 0 when a step is aborted, and a killed rank hides the rank that failed. status.json records
+how far the task came.
 
     finished     exit 0                                             COMPLETED in SLURM
     failed       exit with the task's status                        FAILED
-    interrupted  the task saved and left with 75: queued again      PENDING, the same job, one restart more
-    killed       without a word (kill -9, out of memory): the same, while steps of progress are made between deaths
+    interrupted  the task saved and left with 75: queued again      PENDING, the same job id, one restart more
+    killed       no record (kill -9, out of memory): queued again, as long as steps are made between deaths
 
 A job that SLURM itself ends (cancelled, requeued, its node lost) is left to SLURM.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -23,129 +23,114 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from pixelflow.errors import UserError, WorkFailed
 from pixelflow.runs.attempts import read_attempts, record
-from pixelflow.runs.status import held, read_status, write_status
+from pixelflow.runs.status import held, write_status
 from pixelflow.signals import CONTINUE
 from pixelflow.sweeps import slurm
+from pixelflow.sweeps.batch import Batch, BatchJob
 from pixelflow.sweeps.claims import read_claim
+from pixelflow.sweeps.outcome import is_finished, outcome_of, record_end, record_failure, step_of
 from pixelflow.sweeps.site import Site
 
-SILENT = (0, *(128 + number for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2)))
-"""Exit statuses of a task that did not end by itself."""
 LOCK_PATIENCE = 60.0
-"""Seconds that an earlier start of the same job may take to die."""
+"""Seconds to wait for the end of an earlier start of the same job."""
 
 
 def main() -> None:
-    batch = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    job = batch["jobs"][int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))]
-    # SLURM's warnings are for the task, which gets them too; this process stays to see what comes of them.
+    """Supervises the job that the command line and SLURM's environment name."""
+    batch = Batch.load(Path(sys.argv[1]))
+    job = batch.jobs[int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))]
+    # SLURM sends its signals to the task as well. This process ignores them and waits for the task's end.
     for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGCONT):
         signal.signal(number, lambda number, frame: None)
     sys.exit(supervise(batch, job))
 
 
-def supervise(batch: Mapping[str, Any], job: Mapping[str, Any]) -> int:
-    """The exit status for SLURM."""
-    folder, site = Path(job["folder"]), Site(**batch["site"])
+def supervise(batch: Batch, job: BatchJob) -> int:
+    """Runs the job once, and queues it again where it was interrupted. Returns the exit status for SLURM."""
+    folder, site = job.path, batch.site
     claim = read_claim(folder)
-    if claim is None or claim.token != batch["token"]:
-        say(f"{folder} is another submission's by now: nothing to do")
+    if claim is None or claim.token != batch.token:
+        say(f"{folder} belongs to another submission now: nothing to do")
         return 0
-    if is_finished(folder, batch["job"]):
+    if is_finished(folder, batch.job, job.evaluations):
         say(f"{folder} is finished already")
         return 0
-    if not free(folder):
-        return give_up(folder, f"{folder} is in use by another process", write=False)
-    attempts = read_attempts(folder, batch["token"])
-    if attempts.stalls >= site.max_stalls:
-        return give_up(folder, f"killed {attempts.stalls} times in a row without a step of progress")
-    if attempts.restarts >= site.max_restarts:
-        return give_up(folder, f"started again {attempts.restarts} times, the limit of site.max_restarts")
-    before = step_of(folder)
-    record(
-        folder,
-        "start",
-        token=batch["token"],
-        step=before,
-        job=job_name(os.environ),
-        node=os.environ.get("SLURMD_NODENAME", ""),
-    )
+    if not wait_for_lock(folder):
+        say(f"{folder} is in use by another process")
+        return 1
+    if reason := limit_reached(folder, batch.token, site):
+        return give_up(folder, reason)
+    name, node = job_name(os.environ), os.environ.get("SLURMD_NODENAME", "")
+    record(folder, "start", token=batch.token, step=step_of(folder), job=name, node=node)
     write_status(folder, "starting")
-    code = run_task(batch, job, site)
-    outcome = outcome_of(folder, batch["job"], code)
-    record(folder, "end", step=step_of(folder), exit=code, outcome=outcome)
+    code = run_task(batch, job)
+    outcome = outcome_of(folder, batch.job, job.evaluations, code)
+    record_end(folder, code, outcome)
     say(f"{outcome} (exit status {code})")
     if outcome == "finished":
         return 0
     if outcome == "failed":
         return code if 0 < code < 128 else 1
-    if slurm.state_of(job_name(os.environ)) != "RUNNING":
-        return CONTINUE  # cancelled, or queued again already: the word is SLURM's
-    if read_attempts(folder, batch["token"]).stalls >= site.max_stalls:
+    if slurm.state_of(name) != "RUNNING":
+        return CONTINUE  # SLURM has cancelled the job, or queued it again already
+    if read_attempts(folder, batch.token).stalls >= site.max_stalls:
         return give_up(folder, f"killed {site.max_stalls} times in a row without a step of progress")
-    return again(folder, site, outcome)
+    return queue_again(name, site, outcome)
 
 
-def run_task(batch: Mapping[str, Any], job: Mapping[str, Any], site: Site) -> int:
-    command = [batch["python"], "-P", "-m", "pixelflow.frozen_job", job["file"]]
-    process = subprocess.Popen(["srun", *site.srun_options(), *command])
-    code = process.wait()
+def limit_reached(folder: Path, token: str, site: Site) -> str:
+    """Returns why the run is not started again; empty where it may start."""
+    attempts = read_attempts(folder, token)
+    if attempts.stalls >= site.max_stalls:
+        return f"killed {attempts.stalls} times in a row without a step of progress"
+    if attempts.restarts >= site.max_restarts:
+        return f"started again {attempts.restarts} times, the limit of site.max_restarts"
+    return ""
+
+
+def run_task(batch: Batch, job: BatchJob) -> int:
+    """Runs the frozen job with srun. Returns its exit status, 128 + N after signal N."""
+    command = batch.program.command(batch.program.entry, job.file)
+    code = subprocess.Popen(["srun", *batch.site.srun_options(), *command]).wait()
     return code if code >= 0 else 128 - code
 
 
-def outcome_of(folder: Path, job: str, code: int) -> str:
-    state = read_status(folder).state
-    if is_finished(folder, job):
-        return "finished"
-    if state == "interrupted" or (code == CONTINUE and state != "failed"):
-        return "interrupted"
-    # Ended by a signal of SLURM's, or 0 from a step that was aborted: no word. Anything else came from the task, or
-    # from its start.
-    return "killed" if state != "failed" and code in SILENT else "failed"
-
-
-def again(folder: Path, site: Site, outcome: str) -> int:
+def queue_again(name: str, site: Site, outcome: str) -> int:
+    """Queues the SLURM job `name` again, which ends this process. Returns the exit status where that fails."""
     if not site.requeue:
-        say("site.requeue=false: the same command goes on from the last checkpoint")
+        say("site.requeue=false: repeat the sweep's command to continue from the last checkpoint")
         return CONTINUE
     try:
-        slurm.requeue(job_name(os.environ))
-    except slurm.SlurmError as error:
-        say(f"{outcome}, and not queued again ({error}): the same command goes on from the last checkpoint")
+        slurm.requeue(name)
+    except (UserError, WorkFailed) as error:
+        say(f"{outcome}, and not queued again ({error}): repeat the sweep's command to continue")
     else:
         time.sleep(30)  # SLURM ends this process
     return CONTINUE
 
 
-def give_up(folder: Path, message: str, *, write: bool = True) -> int:
+def give_up(folder: Path, message: str) -> int:
+    """Records the run as failed. Returns the exit status for SLURM."""
     say(message)
-    if write:
-        write_status(folder, "failed", message)
-        record(folder, "end", step=step_of(folder), exit=1, outcome="failed")
+    record_failure(folder, message)
     return 1
 
 
 def job_name(environment: Mapping[str, str]) -> str:
-    """As SLURM's commands take it. A task of an array must not be named by its own number: that of one of the tasks
-    is the whole array's."""
+    """Returns the id of this job for SLURM's commands.
+
+    A task of an array is not named by SLURM_JOB_ID: for one of the tasks that is the id of the whole array.
+    """
     if "SLURM_ARRAY_JOB_ID" in environment:
         return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
     return environment["SLURM_JOB_ID"]
 
 
-def is_finished(folder: Path, job: str) -> bool:
-    status = read_status(folder)
-    return status.state == "finished" and status.job in (job, "pipeline")
-
-
-def step_of(folder: Path) -> int:
-    return read_status(folder).step or 0
-
-
-def free(folder: Path) -> bool:
+def wait_for_lock(folder: Path) -> bool:
+    """Waits until no process holds the run folder. Returns False where one still does after LOCK_PATIENCE seconds."""
     deadline = time.monotonic() + LOCK_PATIENCE
     while True:
         with held(folder) as ours:
@@ -157,6 +142,7 @@ def free(folder: Path) -> bool:
 
 
 def say(message: str) -> None:
+    """Writes a line with time and node to the job's log."""
     node = os.environ.get("SLURMD_NODENAME", "")
     print(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {node} {message}", file=sys.stderr, flush=True)
 

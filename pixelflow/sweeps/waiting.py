@@ -1,4 +1,4 @@
-"""Waiting for the runs of a sweep, and giving up trials that promise nothing."""
+"""Waits for the runs of a sweep, and stops trials that the pruner of a search rejects."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pixelflow.runs.status import read_status
 from pixelflow.sweeps import slurm
+from pixelflow.sweeps.batch import RESULT
 from pixelflow.sweeps.manifest import Sweep
 from pixelflow.sweeps.states import PRUNED, RunState, sweep_states
 from pixelflow.tracking.jsonl import FILE_NAME, history
@@ -20,35 +20,49 @@ from pixelflow.tracking.jsonl import FILE_NAME, history
 logger = logging.getLogger(__name__)
 
 POLL = 5.0
-RESULT = "result.json"
 
 
-def follow(sweep: Sweep, names: Sequence[str], trials: Sequence[Any]) -> list[dict[str, Any]]:
-    """Until none of the runs is at work. Each one's value, or its error.
+@dataclass(frozen=True)
+class Awaited:
+    """A run whose result is awaited, by its name, and the evaluation of it that is meant, if the job makes one."""
 
-    trials: (optuna trial, metric) of each run, to be given up when their pruner says so.
+    name: str
+    evaluation: str | None = None
+
+
+def follow(sweep: Sweep, runs: Sequence[Awaited], trials: Sequence[Any]) -> list[dict[str, Any]]:
+    """Waits until none of the runs is active.
+
+    Args:
+        sweep: The sweep.
+        runs: The runs.
+        trials: The optuna trial and the metric of each run, for pruning; empty for no pruning.
+
+    Returns:
+        For each run `{"value": ...}`, or `{"error": message}` where it did not finish.
     """
     known = Sweep.load(sweep.folder)
-    watched = {name: Watched(*entry) for name, entry in zip(names, trials, strict=True)} if trials else {}
+    watched = {run.name: Watched(*entry) for run, entry in zip(runs, trials, strict=True)} if trials else {}
     while True:
         states = {state.job.name: state for state in sweep_states(known)}
         for name, watch in watched.items():
-            if states[name].active and watch.promises_nothing(states[name].job.path):
-                give_up(watch.trial, states[name])
-        if not any(states[name].active for name in names):
-            return [result_of(states[name]) for name in names]
+            if states[name].active and watch.should_prune(states[name].job.path):
+                prune(watch.trial, states[name])
+        if not any(states[run.name].active for run in runs):
+            return [result_of(states[run.name], run.evaluation) for run in runs]
         time.sleep(POLL)
 
 
 @dataclass
 class Watched:
-    """trial: of Optuna. metric: by which it is judged. step: the last that was reported."""
+    """An Optuna trial, the metric by which its pruner judges it, and the last step that was reported."""
 
     trial: Any
     metric: str
     step: int = -1
 
-    def promises_nothing(self, folder: Path) -> bool:
+    def should_prune(self, folder: Path) -> bool:
+        """Reports the new values of the metric to the trial. Returns whether its pruner stops it."""
         file = folder / FILE_NAME
         for step, value in history(file).get(self.metric, []) if file.exists() else []:
             if step > self.step:
@@ -57,31 +71,34 @@ class Watched:
         return bool(self.trial.should_prune())
 
 
-def give_up(trial: Any, state: RunState) -> None:
+def prune(trial: Any, state: RunState) -> None:
+    """Cancels the job of a trial and marks its run and the trial as pruned."""
     from optuna.trial import TrialState
 
-    logger.info("%s is given up: its pruner expects nothing of it", state.job.name)
+    logger.info("%s is stopped by the pruner of the search", state.job.name)
     (state.job.path / PRUNED).touch()
     slurm.cancel([state.slurm])
     trial.study.tell(trial, state=TrialState.PRUNED)
 
 
-def result_of(state: RunState) -> dict[str, Any]:
+def result_of(state: RunState, evaluation: str | None) -> dict[str, Any]:
+    """Returns the value of a finished run, or the error of another."""
     if state.state == "pruned":
-        return {"value": math.inf}  # no failure; the study knows already, and keeps what was reported
+        return {"value": math.inf}  # not a failure; the study has already marked the trial as pruned
     if state.state != "finished":
         return {"error": f"{state.job.name} is {state.state}: {state.message} ({state.job.folder})"}
-    return {"value": objective(state)}
+    return {"value": objective(state, evaluation)}
 
 
-def objective(state: RunState) -> Any:
-    """What a search minimises: of a pipeline the distance to the reference, of a training its last loss; else what
-    the job returned."""
+def objective(state: RunState, evaluation: str | None) -> Any:
+    """Returns what a search minimises.
+
+    It is the distance to the reference for a pipeline, the last loss for a training, and otherwise the job's result.
+    """
     folder = state.job.path
-    if state.job.job == "pipeline":
-        file = folder / read_status(folder).evaluations[-1]
-        metrics = json.loads(file.read_text(encoding="utf-8"))["metrics"]
-        return next(value for name, value in metrics.items() if name.startswith(("fd_", "fid")))
-    if state.job.job == "train":
+    if not state.job.makes_run:
+        return json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    if evaluation is None:
         return history(folder / FILE_NAME)["loss"][-1][1]
-    return json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    metrics = json.loads((folder / evaluation).read_text(encoding="utf-8"))["metrics"]
+    return next(value for name, value in metrics.items() if name.startswith(("fd_", "fid")))

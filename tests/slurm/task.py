@@ -1,4 +1,4 @@
-"""Stands in for pixelflow.frozen_job: a training in small, without the seconds of importing torch.
+"""Replaces pixelflow.frozen_job: a small training, without the seconds of importing torch.
 
 Its contract with the rest is the real one: status.json, checkpoints, signals, exit status.
 """
@@ -17,7 +17,7 @@ from pixelflow.signals import CONTINUE, stop_on_signals, stop_signal
 
 def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
-    config, folder = job["config"], Path(job["folder"])
+    (config,), folder = job["configs"], Path(job["folder"])
     with held(folder) as ours, stop_on_signals():
         assert ours, "two processes at one run"
         with open(folder / "pids", "a") as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,11 @@ from pixelflow.runs.attempts import read_attempts
 from pixelflow.runs.snapshot import Snapshot
 from pixelflow.sweeps import slurm
 from pixelflow.sweeps.manifest import Sweep, SweepJob
+from pixelflow.sweeps.plan import plan
+from pixelflow.sweeps.program import Program
 from pixelflow.sweeps.site import Site
 from pixelflow.sweeps.states import RunState, sweep_states
-from pixelflow.sweeps.submission import plan, submit
+from pixelflow.sweeps.submission import submit
 from tests.slurm.cluster import Cluster, wait_for
 from tests.slurm.task import undisturbed
 
@@ -39,7 +42,7 @@ class Small:
         (code / "__init__.py").write_text("")
         for name in ("runs", "sweeps", "signals.py", "files.py", "errors.py"):
             (code / name).symlink_to(ROOT / "pixelflow" / name)
-        (code / "frozen_job.py").symlink_to(ROOT / "tests" / "slurm" / "task.py")
+        (folder / "code" / "small_task.py").symlink_to(ROOT / "tests" / "slurm" / "task.py")
         self.sweep = Sweep(folder=folder / "runs" / "sweep", experiment="small", digest="0")
 
     def submit(self, count: int = 1, site: dict[str, Any] | None = None, **settings: Any) -> Small:
@@ -49,8 +52,11 @@ class Small:
             config = {"steps": STEPS, "seconds": 0.1, "save_every": 5, "job": {"name": "train"}, **settings}
             entries.append((SweepJob(folder.name, str(folder), "train", [], str(number), STEPS), config))
         where = Site(**SITE | (site or {}))
-        snapshot = Snapshot(str(self.folder / "code"), "", "")
-        submit(self.sweep, plan(entries, where), where, snapshot, launcher="slurm", cwd=self.folder)
+        program = Program(
+            entry="small_task", snapshot=Snapshot(str(self.folder / "code"), "", ""), user_paths=[],
+            python=sys.executable, cwd=str(self.folder),
+        )  # fmt: skip
+        submit(self.sweep, plan(entries, where), where, program, launcher="slurm")
         return self
 
     @property

@@ -9,9 +9,9 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from pixelflow.cli import check_single, prepare_hydra
 from pixelflow.config import launchers
-from pixelflow.config.launchers import BasicLauncher, JobFailed, _job_return, by_axes
+from pixelflow.config.launchers import BasicLauncher, _job_return, by_axes
 from pixelflow.config.sweepers import PruningSweeper
-from pixelflow.errors import Interrupted
+from pixelflow.errors import Interrupted, WorkFailed
 from pixelflow.runs.identity import slug
 
 
@@ -31,7 +31,7 @@ def test_an_interrupted_run_ends_a_sweep_and_a_failed_one_does_not(monkeypatch: 
         launcher.launch([["a=1"]] * 4, 0)
     assert started == [0, 1, 2]
     launcher.config = SimpleNamespace(dry_run=True)  # type: ignore[assignment]
-    with pytest.raises(ValueError, match="dry_run=true is for hydra/launcher"):
+    with pytest.raises(ValueError, match="dry_run=true needs hydra/launcher"):
         launcher.launch([["a=1"]], 0)
 
 
@@ -52,7 +52,7 @@ def test_hydra_knows_ours() -> None:
 
 def test_a_run_that_failed_raises_its_line_when_its_value_is_asked_for() -> None:
     assert _job_return({"value": (1.0, 2.0)}, ["a=1"]).return_value == (1.0, 2.0)
-    with pytest.raises(JobFailed, match="r0 is failed: too hot"):
+    with pytest.raises(WorkFailed, match="r0 is failed: too hot"):
         _job_return({"error": "r0 is failed: too hot"}, ["a=1"]).return_value  # noqa: B018
 
 
@@ -103,6 +103,6 @@ def test_a_trial_that_promises_nothing_is_cancelled_and_stays_pruned(
     monkeypatch.setattr(slurm, "cancel", lambda jobs: cancelled.extend(jobs))
     monkeypatch.setattr(waiting, "POLL", 0.0)
     trial = Trial()
-    (result,) = waiting.follow(sweep, ["run"], [(trial, "loss")])
+    (result,) = waiting.follow(sweep, [waiting.Awaited("run")], [(trial, "loss")])
     assert trial.seen == [(5.0, 1), (4.0, 2)] and cancelled == ["7"] and trial.told == [TrialState.PRUNED]
     assert result["value"] == float("inf")  # no failure, by which the search would end

@@ -8,7 +8,7 @@ import pytest
 from pixelflow.runs.status import held, write_status
 from pixelflow.sweeps import mirroring
 from pixelflow.sweeps.claims import Claim
-from pixelflow.sweeps.dead import last_end
+from pixelflow.sweeps.lost_runs import last_end
 from pixelflow.sweeps.manifest import Sweep, SweepJob
 from pixelflow.tracking.jsonl import MetricsLog
 from pixelflow.tracking.mlflow.position import store_settings

@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pixelflow.errors import Interrupted
+from pixelflow.errors import Interrupted, UserError
 from pixelflow.runs.attempts import read_attempts
 from pixelflow.runs.snapshot import Snapshot
 from pixelflow.sweeps.local import run_batch, share_gpus
 from pixelflow.sweeps.manifest import Sweep, SweepJob
+from pixelflow.sweeps.plan import plan
+from pixelflow.sweeps.program import Program
 from pixelflow.sweeps.site import Site
 from pixelflow.sweeps.states import sweep_states
-from pixelflow.sweeps.submission import plan, submit
+from pixelflow.sweeps.submission import submit
 from tests.slurm.task import undisturbed
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -27,24 +31,35 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def code(tmp_path: Path) -> Path:
-    """What a sweep needs of the package, with the small task in place of frozen_job."""
+    """What a sweep needs of the package."""
     package = tmp_path / "code" / "pixelflow"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
     for name in ("runs", "sweeps", "signals.py", "files.py", "errors.py"):
         (package / name).symlink_to(ROOT / "pixelflow" / name)
-    (package / "frozen_job.py").symlink_to(ROOT / "tests" / "slurm" / "task.py")
+    (tmp_path / "code" / "small_task.py").symlink_to(ROOT / "tests" / "slurm" / "task.py")
     return tmp_path / "code"
 
 
-def give(folder: Path, code: Path, *settings: dict[str, Any], processes: int = 2) -> Sweep:
+def give(
+    folder: Path,
+    code: Path,
+    *settings: dict[str, Any],
+    processes: int = 2,
+    entry: str = "small_task",
+    user_paths: Sequence[Path] = (),
+) -> Sweep:
     sweep = Sweep(folder / "sweep", "e", "d")
     site = Site(processes=processes, max_stalls=2)
     entries = []
     for number, given in enumerate(settings):
         config = {"steps": 10, "seconds": 0.02, "save_every": 2, "job": {"name": "train"}, **given}
         entries.append((SweepJob(f"r{number}", str(folder / f"r{number}"), "train", [], str(number), 10), config))
-    submit(sweep, plan(entries, site), site, Snapshot(str(code), "", ""), launcher="local", cwd=folder)
+    program = Program(
+        entry=entry, snapshot=Snapshot(str(code), "", ""), user_paths=[str(path) for path in user_paths],
+        python=sys.executable, cwd=str(folder),
+    )  # fmt: skip
+    submit(sweep, plan(entries, site), site, program, launcher="local")
     return sweep
 
 
@@ -76,10 +91,29 @@ def test_a_signal_saves_what_runs_and_starts_nothing_more(tmp_path: Path, code: 
     assert not (tmp_path / "r1" / "pids").exists()
 
 
+def test_a_job_imports_the_modules_of_the_user_and_the_frozen_code(tmp_path: Path, code: Path) -> None:
+    """The entry is any module; here it is one of the user's, which records where it found the package."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "guided.py").write_text("NAME = 'ramp'\n")
+    (mine / "entry.py").write_text(
+        "import json, sys, guided, pixelflow, pixelflow.runs.status as status\n"
+        "from pathlib import Path\n"
+        "folder = Path(json.loads(Path(sys.argv[1]).read_text())['folder'])\n"
+        "(folder / 'found').write_text(f'{guided.NAME} {pixelflow.__file__}')\n"
+        "status.write_status(folder, 'finished', job='train')\n"
+    )
+    sweep = give(tmp_path, code, {}, entry="entry", user_paths=[mine])
+    run_batch(sweep)
+    log = (sweep.folder / "logs" / "r0.log").read_text()
+    assert [state.state for state in sweep_states(sweep)] == ["finished"], log
+    assert (tmp_path / "r0" / "found").read_text() == f"ramp {code / 'pixelflow' / '__init__.py'}"
+
+
 def test_gpus_are_shared_out() -> None:
     four = {"CUDA_VISIBLE_DEVICES": "0,1,2,3,5"}
     assert share_gpus(Site(processes=4, gpus_per_node=2), four) == [["0", "1"], ["2", "3"]]
     assert share_gpus(Site(processes=1, gpus_per_node=2), four) == [["0", "1"]]
     assert share_gpus(Site(processes=2), four) == [[], []]
-    with pytest.raises(ValueError, match=r"site.gpus_per_node=8: this machine shows 5 GPUs"):
+    with pytest.raises(UserError, match=r"site.gpus_per_node=8: this machine shows 5 GPUs"):
         share_gpus(Site(gpus_per_node=8), four)

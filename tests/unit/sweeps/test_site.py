@@ -45,7 +45,7 @@ def test_other_options_are_sbatchs_own() -> None:
         ({"nodes": 0}, "nodes=0 must be at least 1"),
         ({"gpus_per_node": -1}, "gpus_per_node=-1 must be 0 or more"),
         ({"timeout_min": 2, "signal_delay_s": 120}, "signal_delay_s=120 must be less than the time limit"),
-        ({"additional_parameters": {"mail type\n": 1}}, "no long option of sbatch"),
+        ({"additional_parameters": {"mail type\n": 1}}, "not a long option of sbatch"),
     ],
 )
 def test_mistakes(wrong: dict[str, Any], message: str) -> None:

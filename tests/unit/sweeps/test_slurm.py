@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pixelflow.errors import UserError, WorkFailed
 from pixelflow.sweeps import slurm
-from pixelflow.sweeps.slurm import QueueEntry, SlurmError
+from pixelflow.sweeps.slurm import QueueEntry
 
 
 @pytest.fixture
@@ -52,9 +53,15 @@ def test_a_busy_controller_gets_another_chance(command: Callable[[str, str], Non
 def test_a_submission_is_never_repeated(command: Callable[[str, str], None], tmp_path: Path) -> None:
     """Nobody knows whether the first one was carried out."""
     command("sbatch", f'echo x >> {tmp_path}/calls; echo "sbatch: error: Socket timed out" >&2; exit 1')
-    with pytest.raises(SlurmError, match=r"^sbatch: Socket timed out$"):
+    with pytest.raises(WorkFailed, match=r"^sbatch: Socket timed out; repeat the command when SLURM answers$"):
         slurm.submit(tmp_path / "script")
     assert (tmp_path / "calls").read_text() == "x\n"
+
+
+def test_a_refusal_is_a_mistake_of_the_user(command: Callable[[str, str], None], tmp_path: Path) -> None:
+    command("sbatch", 'echo "sbatch: error: invalid partition specified: nowhere" >&2; exit 1')
+    with pytest.raises(UserError, match=r"^sbatch: invalid partition specified: nowhere$"):
+        slurm.submit(tmp_path / "script")
 
 
 def test_the_job_number_of_a_federated_cluster(command: Callable[[str, str], None], tmp_path: Path) -> None:
@@ -69,5 +76,5 @@ def test_the_array_limit(command: Callable[[str, str], None]) -> None:
 
 def test_no_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SlurmError, match="there is no sbatch on this machine: submit from a login node"):
+    with pytest.raises(UserError, match="there is no sbatch on this machine: submit from a login node"):
         slurm.require_slurm()

@@ -9,17 +9,20 @@ from typing import Any
 
 import pytest
 
-from pixelflow.errors import WorkFailed
+from pixelflow.errors import UserError, WorkFailed
 from pixelflow.runs.attempts import record
 from pixelflow.runs.snapshot import Snapshot
 from pixelflow.runs.status import write_status
 from pixelflow.sweeps import slurm
+from pixelflow.sweeps.batch import frozen_jobs
 from pixelflow.sweeps.claims import read_claim
 from pixelflow.sweeps.manifest import Sweep, SweepJob, find_sweep, sweep_digest
+from pixelflow.sweeps.plan import Planned, differing_values, plan
+from pixelflow.sweeps.program import Program
 from pixelflow.sweeps.site import Site
-from pixelflow.sweeps.slurm import QueueEntry, SlurmError
+from pixelflow.sweeps.slurm import QueueEntry
 from pixelflow.sweeps.states import sweep_states
-from pixelflow.sweeps.submission import Planned, differing_values, frozen_jobs, plan, submit
+from pixelflow.sweeps.submission import submit
 
 
 class FakeSlurm:
@@ -33,7 +36,7 @@ class FakeSlurm:
 
     def submit(self, script: Path, *, dependency: str | None = None) -> str:
         if len(self.scripts) == self.refuses:
-            raise SlurmError("sbatch: invalid partition specified: nowhere")
+            raise UserError("sbatch: invalid partition specified: nowhere")
         self.scripts.append(script.read_text())
         self.dependencies.append(dependency)
         return str(100 + len(self.scripts))
@@ -56,7 +59,7 @@ def sweep(tmp_path: Path) -> Sweep:
     return Sweep(folder=tmp_path / "sweep", experiment="e", digest="d")
 
 
-SNAPSHOT = Snapshot("/code", "abc", "")
+PROGRAM = Program(entry="tests.entry", snapshot=Snapshot("/code", "abc", ""), user_paths=[], python="python", cwd="/")
 
 
 def entries(folder: Path, count: int, job: str = "train") -> list[tuple[SweepJob, dict[str, Any]]]:
@@ -73,7 +76,7 @@ def give(sweep: Sweep, jobs: list[tuple[SweepJob, dict[str, Any]]], site: Site |
     site = site or Site()
     planned = plan(jobs, site)
     if any(entry.due for entry in planned):
-        submit(sweep, planned, site, SNAPSHOT, launcher="slurm", cwd=sweep.folder.parent)
+        submit(sweep, planned, site, PROGRAM, launcher="slurm")
     return planned
 
 
@@ -109,7 +112,7 @@ def test_evaluation_follows_training_run_by_run_and_the_table_follows_all(
     assert fake.dependencies == [None, "aftercorr:101", "afterany:101:102"]
     assert "--gpus-per-node=8" in fake.scripts[0] and "--nodes=2" in fake.scripts[0]
     assert "--gpus-per-node=1" in fake.scripts[1] and "--nodes=1" in fake.scripts[1]
-    assert "gpus" not in fake.scripts[2] and "pixelflow.sweeps.end" in fake.scripts[2]
+    assert "gpus" not in fake.scripts[2] and "pixelflow.sweeps.final_job" in fake.scripts[2]
     (folder,) = (sweep.folder / "submissions").iterdir()
     jobs = [json.loads((folder / f"batch_{n}.json").read_text())["job"] for n in (0, 1)]
     assert jobs == ["train", "pipeline"]
@@ -147,16 +150,14 @@ def test_a_run_that_failed_too_often_is_left_alone(fake: FakeSlurm, sweep: Sweep
 
 def test_a_refusal_leaves_nothing(fake: FakeSlurm, sweep: Sweep, tmp_path: Path) -> None:
     fake.refuses = 0
-    with pytest.raises(SlurmError, match="invalid partition specified: nowhere: nothing was submitted"):
+    with pytest.raises(UserError, match="invalid partition specified: nowhere: nothing was submitted"):
         give(sweep, entries(tmp_path, 3))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_later_refusal_says_what_was_submitted(fake: FakeSlurm, sweep: Sweep, tmp_path: Path) -> None:
     fake.refuses = 2
-    with pytest.raises(
-        SlurmError, match=r"4 of 5 jobs were submitted before \(SLURM jobs 101, 102\); the same command"
-    ):
+    with pytest.raises(UserError, match=r"4 of 5 jobs were submitted before \(SLURM jobs 101, 102\); the same command"):
         give(sweep, entries(tmp_path, 5), Site(max_array_size=2))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run-0", "run-1", "run-2", "run-3", "sweep"]
     fake.refuses = None
@@ -182,6 +183,26 @@ def test_a_full_disk_leaves_nothing(
     assert fake.scripts == [] and list(tmp_path.iterdir()) == []
 
 
+def test_settings_that_differ_in_their_evaluation_are_one_job(fake: FakeSlurm, sweep: Sweep, tmp_path: Path) -> None:
+    """The job makes both evaluations, and it is due until both exist."""
+    folder = tmp_path / "run-0"
+    jobs: list[tuple[SweepJob, dict[str, Any]]] = [
+        (SweepJob("run-0", str(folder), "pipeline", [], "x", 9, True, [name]), {"n": name, "job": {"name": "pipeline"}})
+        for name in ("a.json", "b.json")
+    ]
+    (planned,) = give(sweep, jobs)
+    assert planned.job.evaluations == ["a.json", "b.json"] and len(planned.configs) == 2
+    assert "--array" not in fake.scripts[0]
+    assert [config["n"] for _, config in frozen_jobs(Sweep.load(sweep.folder), ["run-0"])] == ["a.json", "b.json"]
+    fake.states["101"] = "COMPLETED"
+    write_status(folder, "finished", job="pipeline", evaluations=("a.json",))
+    assert plan(jobs[:1], Site())[0].why == "finished"
+    (again,) = plan(jobs, Site())
+    assert again.due and again.why == "incomplete"
+    write_status(folder, "finished", job="pipeline", evaluations=("a.json", "b.json"))
+    assert not plan(jobs, Site())[0].due
+
+
 def test_the_values_that_tell_runs_apart() -> None:
     configs = {"a": {"x": {"y": 1, "z": 2}, "run_folder": "a"}, "b": {"x": {"y": 1, "z": 3}, "run_folder": "b"}}
     assert differing_values(configs) == {"a": {"x.z": "2"}, "b": {"x.z": "3"}}
@@ -193,7 +214,7 @@ def test_a_sweep_is_its_settings_in_any_order() -> None:
 
 def test_a_sweep_is_found_by_its_experiment(sweep: Sweep, tmp_path: Path) -> None:
     for wrong, message in ((None, "sweep=PATH is missing"), (str(tmp_path / "x"), "does not exist"),
-                           (str(tmp_path), "is no sweep and holds none")):  # fmt: skip
+                           (str(tmp_path), "is not a sweep and contains none")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             find_sweep(wrong)
     sweep.save()

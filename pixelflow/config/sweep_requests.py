@@ -1,0 +1,92 @@
+"""From the composed configs of a sweep to requests: every run is resolved and checked before one is submitted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from pixelflow.config.build import require_assets
+from pixelflow.config.job import Config, FindJob
+from pixelflow.config.resolve import resolve
+from pixelflow.config.validate import check_data
+from pixelflow.errors import UserError
+from pixelflow.runs.context import tracking_uri
+from pixelflow.runs.identity import config_hash, evaluation_hash, own_evaluation
+from pixelflow.sweeps.arrays import TRAIN
+from pixelflow.sweeps.requests import RunRequest, SweepRequest
+from pixelflow.sweeps.site import Site
+
+
+class RunRequests:
+    """Makes the requests of a sweep's runs. A config that differs from a checked one by its seed is not checked again.
+
+    Args:
+        launcher: `"slurm"` or `"local"`.
+        find_job: Returns the declaration of a job.
+    """
+
+    def __init__(self, launcher: str, find_job: FindJob) -> None:
+        self.launcher, self.find_job = launcher, find_job
+        self._known: set[str] = set()
+
+    def make(self, number: int, config: DictConfig, overrides: list[str]) -> RunRequest:
+        """Returns the request of run `number` of the sweep.
+
+        Raises:
+            UserError: The config is invalid, its data or weights are missing, or its job cannot be submitted.
+        """
+        try:
+            return self._make(config, overrides)
+        except ValueError as error:
+            raise UserError(f"run {number} ({' '.join(overrides)}): {error}; nothing was submitted") from None
+
+    def _make(self, config: DictConfig, overrides: list[str]) -> RunRequest:
+        job, known = self.find_job(config.job.name), len(self._known)
+        elsewhere = self.launcher == "slurm" and (config.site.get("gpus_per_node") or 0) > 0
+        resolved = resolve(config, overrides, job, elsewhere=elsewhere, checked=self._known)
+        if not job.submittable:
+            raise UserError(f"job={job.name} cannot be submitted: leave hydra/launcher out")
+        if len(self._known) > known:
+            check_data(resolved, job)
+            if job.makes_run_folder:
+                require_assets(resolved)
+        resolved["runs_dir"] = str(Path(resolved["runs_dir"]).absolute())
+        evaluates = job.name != TRAIN
+        digest = config_hash(resolved) + (evaluation_hash(resolved) if evaluates else "")
+        inputs = json.dumps([digest, resolved["checkpoint"], resolved["samples"], resolved["job"]], sort_keys=True)
+        return RunRequest(
+            config=resolved, overrides=overrides, job=job.name, makes_run=job.makes_run_folder, digest=digest,
+            evaluation=own_evaluation(resolved) if evaluates and job.makes_run_folder else None,
+            task_digest=hashlib.sha256(inputs.encode()).hexdigest()[:8],
+            max_steps=resolved["trainer"]["max_steps"] if job.makes_run_folder else 0,
+        )  # fmt: skip
+
+
+def sweep_request(config: Config, *, axes: list[str], launcher: str, entry: str, **how: Any) -> SweepRequest:
+    """Returns the request of a sweep.
+
+    Args:
+        config: The resolved config of its first run.
+        axes: The config keys that are the columns of its table.
+        launcher: `"slurm"` or `"local"`.
+        entry: The module that runs one frozen job.
+        **how: `wait` and `search` of the request.
+
+    Raises:
+        UserError: A setting of the site is unknown or out of range.
+    """
+    settings = {key: value for key, value in config["site"].items() if key != "_target_"}
+    try:
+        site = Site(**settings)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"site: {error}") from None
+    return SweepRequest(
+        experiment=config["experiment"], runs_dir=Path(config["runs_dir"]).absolute(),
+        folder=Path(config["sweep"]).absolute() if config["sweep"] else None,
+        axes=axes, paper=config["paper"], site=site, launcher=launcher, entry=entry, dry_run=config["dry_run"],
+        mlflow_uri=tracking_uri(config) if config["tracking"]["mlflow"] else None, **how,
+    )  # fmt: skip

@@ -1,0 +1,38 @@
+"""The last job of a sweep, after all others: it writes the table of the sweep and prints what is missing.
+
+python -m pixelflow.sweeps.final_job FOLDER
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from pixelflow.reporting.formats import markdown
+from pixelflow.sweeps.lost_runs import end_lost_runs
+from pixelflow.sweeps.manifest import Sweep
+from pixelflow.sweeps.mirroring import sync_sweep
+from pixelflow.sweeps.show import print_states, verdict
+from pixelflow.sweeps.states import sweep_states
+from pixelflow.sweeps.tables import sweep_table
+
+
+def main() -> None:
+    """Ends the sweep. The exit status is 0 when every run is finished, 1 otherwise."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    sweep = Sweep.load(Path(sys.argv[1]))
+    end_lost_runs(sweep_states(sweep))
+    states = sweep_states(sweep)
+    files: list[Path] = []
+    if table := sweep_table(sweep):
+        print(markdown(table))
+        files = [sweep.folder / "table.md", sweep.folder / "table.png"]
+    if sweep.mlflow:
+        sync_sweep(sweep, files)
+    print_states(sweep, states)
+    sys.exit(verdict(states))
+
+
+if __name__ == "__main__":
+    main()

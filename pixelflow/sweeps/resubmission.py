@@ -1,0 +1,63 @@
+"""Submits runs of a sweep again, with the configs and the code that were frozen when it was submitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pixelflow.errors import UserError
+from pixelflow.runs.attempts import record
+from pixelflow.sweeps.batch import frozen_jobs, newest_batch
+from pixelflow.sweeps.local import run_batch
+from pixelflow.sweeps.manifest import Sweep, submitting
+from pixelflow.sweeps.plan import plan
+from pixelflow.sweeps.selection import UNFINISHED, chosen_runs
+from pixelflow.sweeps.site import Site
+from pixelflow.sweeps.states import sweep_states
+from pixelflow.sweeps.submission import submit
+
+
+def retry_runs(sweep: Sweep, runs: str | int | Sequence[str | int], changes: Mapping[str, Any]) -> None:
+    """Submits the selected runs that are neither finished nor at work.
+
+    Args:
+        sweep: The sweep.
+        runs: The selection, see `chosen_runs`.
+        changes: Queue settings that differ from those of the newest submission.
+
+    Raises:
+        UserError: The sweep was never submitted, the selection is empty, or a setting is invalid.
+    """
+    if not sweep.submissions:
+        raise UserError(f"{sweep.folder} was never submitted: repeat the sweep's own command")
+    batch = newest_batch(sweep)
+    site = changed_site(batch.site, changes)
+    launcher = sweep.submissions[-1].launcher
+    with submitting(sweep.folder.parent):
+        sweep = Sweep.load(sweep.folder)
+        chosen = chosen_runs(sweep_states(sweep), runs)
+        names = [state.job.name for state in chosen if state.state in UNFINISHED]
+        if not names:
+            print(f"nothing to do: none of the {len(chosen)} chosen runs has failed or stopped")
+            return
+        planned = plan(frozen_jobs(sweep, names), site, again=True)
+        for entry in planned:
+            record(entry.job.path, "retry")
+        submission = submit(sweep, planned, site, batch.program, launcher=launcher)
+    for entry in planned:
+        print(f"{entry.action:7} {entry.job.name}  {submission.jobs.get(entry.job.name, '')}")
+    if launcher == "local":
+        run_batch(sweep)
+
+
+def changed_site(site: Site, changes: Mapping[str, Any]) -> Site:
+    """Returns the queue settings with changes.
+
+    Raises:
+        UserError: A setting does not exist or is out of range.
+    """
+    try:
+        return replace(site, **changes)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"site: {error}") from None

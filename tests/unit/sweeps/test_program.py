@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from pixelflow.runs.snapshot import Snapshot
+from pixelflow.sweeps.program import Program, user_paths
+
+
+def test_the_folders_of_the_user_are_those_of_neither_python_nor_packages_nor_the_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout, library, current = tmp_path / "checkout", tmp_path / "library", tmp_path / "current"
+    for folder in (checkout, library, current):
+        folder.mkdir()
+    monkeypatch.chdir(current)
+    of_python = [sysconfig.get_path("stdlib"), f"{sysconfig.get_path('stdlib')}/lib-dynload",
+                 sysconfig.get_path("purelib"), os.path.dirname(sys.executable)]  # fmt: skip
+    paths = ["", *of_python, str(checkout), str(library), str(library), str(tmp_path / "missing")]
+    assert user_paths(paths, checkout) == [str(current), str(library)]
+
+
+def test_a_program_is_read_as_it_was_written(tmp_path: Path) -> None:
+    program = Program.of_this_process("the.entry", Snapshot("/code", "abc", "+1"), tmp_path)
+    program.save(tmp_path)
+    assert Program.load(tmp_path) == program
+    assert program.command("the.entry", "file") == [sys.executable, "-P", "-m", "the.entry", "file"]
+
+
+def test_the_frozen_code_comes_before_the_modules_of_the_user() -> None:
+    paths = {"user_paths": ["/mine", "/other"], "python": "python", "cwd": "/a b"}
+    program = Program(entry="e", snapshot=Snapshot("/code", "", ""), **paths)
+    assert program.python_path == "/code:/mine:/other"
+    assert program.shell_lines() == ["export PYTHONPATH=/code:/mine:/other", "cd '/a b'"]
+    installed = Program(entry="e", snapshot=Snapshot("", "", ""), **paths)
+    assert installed.python_path == "/mine:/other"
