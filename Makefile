@@ -13,6 +13,7 @@ help:
 	@echo "make test        the suite of a newcomer, at most 10 minutes on 2 cores"
 	@echo "make test-all    the same and everything marked slow, slurm, browser or gpu (skipped where it cannot run)"
 	@echo "make lint        ruff, import-linter (the layers of the design), mypy"
+	@echo "make docs        the documentation with its API reference, into build/site"
 	@echo "make constraints resolve constraints.txt anew from pyproject.toml"
 	@echo "make clean       remove .venv and caches (runs/ stays)"
 
@@ -39,6 +40,7 @@ test: install
 
 .PHONY: test-all
 test-all: test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbmake --nbmake-timeout=900 docs/tour.ipynb
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -rs -m "(slow or browser or gpu) and not slurm"
 	$(BIN)/python -m pytest -rs -m slurm   # one cluster, and one test at a time
 
@@ -48,6 +50,11 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+# Strict: a broken link, an unknown name in the API reference or a page outside the navigation is an error.
+.PHONY: docs
+docs: install
+	DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
 .PHONY: constraints
 constraints: install
