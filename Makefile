@@ -54,7 +54,7 @@ lint: install
 # Strict: a broken link, an unknown name in the API reference or a page outside the navigation is an error.
 .PHONY: docs
 docs: install
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 .PHONY: constraints
 constraints: install
