@@ -1,7 +1,7 @@
-"""Files that are fetched once and then read offline: weights of frozen networks, statistics of references.
+"""Files that are downloaded once and then read offline: weights of frozen networks, statistics of references.
 
-One table says what they are. A checksum stands there only where it is published or where independent sources agree on
-it; any other file's checksum is written into the folder's manifest when it is first fetched, and holds from then on.
+`ASSETS` lists them. It has a checksum only if it is published or if independent sources agree on it; the checksum of
+any other file is recorded in the folder's manifest at the first download and checked from then on.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pixelflow.errors import UserError, WorkFailed
+
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
@@ -28,8 +30,16 @@ COMMAND = "python run.py job=fetch_assets"
 
 @dataclass(frozen=True)
 class Asset:
-    """file: its path in the assets folder. bytes: None where only `size`, for people, is known. sha256: None if the
-    first download has to be trusted."""
+    """A file of the assets folder.
+
+    Args:
+        file: Path in the assets folder.
+        url: Source.
+        about: Description.
+        size: Size as text.
+        bytes: Size in bytes, if it is known exactly.
+        sha256: Checksum; None if the first download has to be trusted.
+    """
 
     file: str
     url: str
@@ -75,8 +85,8 @@ ASSETS: dict[str, Asset] = {
             for name in ("config.json", "vocab.json", "merges.txt")
         ),
         *(
-            Asset(name, f"{_ADM}/{size}/{name}", f"ADM's reference of ImageNet {size}", told)
-            for size, name, told in (
+            Asset(name, f"{_ADM}/{size}/{name}", f"ADM's reference of ImageNet {size}", volume)
+            for size, name, volume in (
                 (64, "VIRTUAL_imagenet64_labeled.npz", "about 0.2 GB"),
                 (128, "VIRTUAL_imagenet128_labeled.npz", "about 0.6 GB"),
                 (256, "VIRTUAL_imagenet256_labeled.npz", "about 2 GB"),
@@ -88,7 +98,7 @@ ASSETS: dict[str, Asset] = {
 
 
 def missing_line(folder: Path, file: str) -> str | None:
-    """What to tell a user about a file that is not there: its name, its size, its place; None if it is there."""
+    """Returns a message about a missing file with its path, size and source; None if the file exists."""
     if (folder / file).is_file():
         return None
     if (asset := ASSETS.get(file)) is None:
@@ -97,29 +107,43 @@ def missing_line(folder: Path, file: str) -> str | None:
 
 
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """file -> sha256, bytes and url, of what was fetched or found and hashed."""
+    """Returns sha256, bytes and url of each file that was downloaded, or found and hashed.
+
+    Raises:
+        UserError: The manifest is damaged.
+    """
     path = folder / MANIFEST
     if not path.exists():
         return {}
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        raise ValueError(f"{path} is damaged; delete it, and the files beside it are hashed anew") from None
+        raise UserError(f"{path} is damaged; delete it, and the files are hashed again") from None
 
 
 def fetch(asset: Asset, folder: Path, progress: Callable[[int, int | None], None] = lambda done, total: None) -> str:
-    """Make sure that the asset lies in `folder`, whole; returns "verified", "recorded" or "fetched".
+    """Ensures that `folder` holds the asset with the right checksum.
 
-    A download is written to `<file>.part`, goes on from there after a break, and is renamed once its checksum is right.
-    progress: told the bytes there are and the bytes there will be. Raises OSError where the server does not answer or
-    the content is not what it should be; a file that was there and is damaged is not touched.
+    A download is written to `<file>.part`, resumed after an interruption, and renamed when its checksum is right.
+
+    Args:
+        asset: The file.
+        folder: The assets folder.
+        progress: Called with the number of bytes present and the total, if known.
+
+    Returns:
+        "verified" or "recorded" for a file that existed, with or without a known checksum; "fetched" for a download.
+
+    Raises:
+        UserError: The existing file is damaged; it is left unchanged.
+        WorkFailed: The server does not answer or sends other content.
     """
     path = folder / asset.file
     known = asset.sha256 or read_manifest(folder).get(asset.file, {}).get("sha256")
     if path.is_file():
         digest = sha256(path)
         if known and digest != known:
-            raise OSError(f"{path} is damaged: sha256 {digest[:12]}..., not {known[:12]}...; delete it and fetch again")
+            raise UserError(f"{path} is damaged: sha256 {digest[:12]}..., not {known[:12]}...; delete it and repeat")
         _record(folder, asset, digest, path.stat().st_size)
         return "verified" if known else "recorded"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +153,7 @@ def fetch(asset: Asset, folder: Path, progress: Callable[[int, int | None], None
     if (known and digest != known) or (asset.bytes and size != asset.bytes):
         part.unlink()
         wanted = f"sha256 {known[:12]}..." if known else f"{asset.bytes} bytes"
-        raise OSError(
+        raise WorkFailed(
             f"{asset.url} gave {size} bytes, sha256 {digest[:12]}..., and not {wanted}; nothing was kept, try again"
         )
     part.replace(path)
@@ -138,6 +162,7 @@ def fetch(asset: Asset, folder: Path, progress: Callable[[int, int | None], None
 
 
 def sha256(path: Path) -> str:
+    """Returns the SHA-256 checksum of a file in hexadecimal."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -151,7 +176,7 @@ def _record(folder: Path, asset: Asset, digest: str, size: int) -> None:
 
 
 def _download(url: str, part: Path, progress: Callable[[int, int | None], None]) -> None:
-    """The whole of `url` into `part`, tried again from where it broke off."""
+    """Downloads `url` to `part`, and resumes after interruptions."""
     for attempt in range(ATTEMPTS):
         before = part.stat().st_size if part.exists() else 0
         try:
@@ -160,27 +185,27 @@ def _download(url: str, part: Path, progress: Callable[[int, int | None], None])
             error: Exception = OSError("the connection was closed early")
         except urllib.error.HTTPError as problem:
             if problem.code < 500:
-                raise OSError(f"{url}: {problem.code} {problem.reason}") from None
+                raise WorkFailed(f"{url}: {problem.code} {problem.reason}") from None
             error = problem
-        except OSError as problem:  # URLError, time-outs and broken connections are all of this kind
+        except OSError as problem:  # URLError, time-outs and broken connections are subclasses
             error = problem
         gained = (part.stat().st_size if part.exists() else 0) - before
-        logger.warning("%s: %s; %d more bytes are there, attempt %d of %d", url, error, gained, attempt + 1, ATTEMPTS)
-    raise OSError(f"{url} cannot be fetched: {error}; the same command goes on from there")
+        logger.warning("%s: %s; %d bytes were received, attempt %d of %d", url, error, gained, attempt + 1, ATTEMPTS)
+    raise WorkFailed(f"{url} cannot be fetched: {error}; the same command resumes the download")
 
 
 def _continue(url: str, part: Path, progress: Callable[[int, int | None], None]) -> bool:
-    """One connection; whether the file is whole after it."""
+    """Downloads through one connection, and returns whether the file is complete."""
     there = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={there}-"} if there else {})
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and there:  # nothing beyond these bytes: whole, and the checksum decides
+        if error.code == 416 and there:  # there are no further bytes: the file is complete, and its checksum is checked
             return True
         raise
     with response:
-        resumed = response.status == 206  # else the server sends it from the beginning
+        resumed = response.status == 206  # otherwise the server sends the file from the beginning
         length = response.headers.get("Content-Length")
         there = there if resumed else 0
         total = there + int(length) if length else None

@@ -1,3 +1,5 @@
+"""The networks."""
+
 from pixelflow.backbones.jit import JiT
 from pixelflow.backbones.pixelflow import PixelFlow
 

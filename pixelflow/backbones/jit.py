@@ -1,7 +1,7 @@
-"""The class-conditional JiT transformer, on which PixelGen is trained (Li & He 2025, arXiv 2511.13720).
+"""The class-conditional JiT transformer, the backbone of PixelGen (Li & He 2025, arXiv 2511.13720).
 
-Module names are those of PixelGen's released checkpoints, so their state dict loads as it is. A pack of several
-resolutions goes through one forward where the fixed position table is left out.
+The module names are those of PixelGen's released checkpoints, so that their state dict loads unchanged. Without the
+fixed position table one forward pass computes a pack of several resolutions.
 Shape legend: B images, b images of one resolution, L tokens of one image, N tokens of the pack, D model width.
 """
 
@@ -23,26 +23,40 @@ from pixelflow.types import BackboneOutput, Condition
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Returns x * (1 + scale) + shift. x: (b, L, D). shift, scale: (b, 1, D)."""
     return x * (1 + scale) + shift
 
 
 def gated(x: Tensor, gate: Tensor) -> Tensor:
+    """Returns x * gate. x: (b, L, D). gate: (b, 1, D)."""
     return x * gate
 
 
 class Modulation(nn.Sequential):
-    """SiLU and a linear layer: (B, D) -> `parts` tensors (B, D), float32 whatever the autocast."""
+    """SiLU and a linear layer that compute modulations, in float32 under autocast as well.
+
+    Args:
+        width: D.
+        parts: Number of modulations.
+    """
 
     def __init__(self, *, width: int, parts: int) -> None:
         super().__init__(nn.SiLU(), nn.Linear(width, parts * width))
         self.parts = parts
 
     def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
+        """Maps the condition (B, D) to `parts` tensors (B, D)."""
         return super().forward(condition).float().chunk(self.parts, dim=-1)
 
 
 class SwiGLU(nn.Module):
-    """w3(SiLU(a) * b), with a and b the halves of w12."""
+    """The gated MLP w3(SiLU(a) * b), where a and b are the halves of w12(x).
+
+    Args:
+        width: D.
+        hidden: Width of a and b.
+        drop: Dropout probability before w3.
+    """
 
     def __init__(self, *, width: int, hidden: int, drop: float) -> None:
         super().__init__()
@@ -51,22 +65,32 @@ class SwiGLU(nn.Module):
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps tokens (N, D) to (N, D)."""
         a, b = self.w12(x).chunk(2, dim=-1)
         return self.w3(self.drop(F.silu(a) * b))
 
 
 class Block(nn.Module):
+    """Attention and SwiGLU, each normalised by an RMS norm, modulated by the condition and gated.
+
+    Args:
+        width: D.
+        num_heads: Number of heads.
+        mlp_ratio: Hidden width of the equivalent plain MLP, over D.
+        drop: Dropout probability.
+    """
+
     def __init__(self, *, width: int, num_heads: int, mlp_ratio: float, drop: float) -> None:
         super().__init__()
         self.norm1 = RMSNorm(width)
         self.attn = HeadNormAttention(width=width, num_heads=num_heads, drop=drop)
         self.norm2 = RMSNorm(width)
-        # Two thirds, so that three matrices hold as many weights as the two of a plain MLP.
+        # Two thirds, so that three matrices have as many weights as the two of a plain MLP.
         self.mlp = SwiGLU(width=width, hidden=int(int(mlp_ratio * width) * 2 / 3), drop=drop)
         self.adaLN_modulation = Modulation(width=width, parts=6)
 
     def forward(self, x: Tensor, condition: Tensor, layout: Layout, rope: Rope2D) -> Tensor:
-        """x: (N, D). condition: (B, D). Returns (N, D)."""
+        """Maps tokens x (N, D) with the condition (B, D) to (N, D)."""
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(condition)
         h = layout.per_image(modulate, self.norm1(x), shift_msa, scale_msa)
         x = x + layout.per_image(gated, self.attn(h, layout, rope), gate_msa)
@@ -75,6 +99,13 @@ class Block(nn.Module):
 
 
 class FinalLayer(nn.Module):
+    """A modulated RMS norm and the linear layer that computes the output.
+
+    Args:
+        width: D.
+        outputs: Values of one patch.
+    """
+
     def __init__(self, *, width: int, outputs: int) -> None:
         super().__init__()
         self.norm_final = RMSNorm(width)
@@ -82,23 +113,37 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = Modulation(width=width, parts=2)
 
     def forward(self, x: Tensor, condition: Tensor, layout: Layout) -> Tensor:
+        """Maps tokens x (N, D) with the condition (B, D) to patches (N, outputs)."""
         return self.linear(layout.per_image(modulate, self.norm_final(x), *self.adaLN_modulation(condition)))
 
 
 class JiT(nn.Module):
     """Class-conditional JiT.
 
-    width: divisible by num_heads. num_classes: the null label is num_classes. bottleneck_dim: width of the low-rank
-    patch embedding, null for a straight one. in_context_len: class tokens put before the image's tokens from block
-    in_context_start on. proj_drop: dropout in the middle half of the blocks. position_table: the fixed table that
-    ties the model to image_size; without it positions come from RoPE alone and any resolution will do.
-    Raises ValueError for sizes that do not fit each other.
+    Args:
+        image_size: Side of the images in pixels, divisible by patch_size.
+        patch_size: Side of a patch in pixels.
+        width: D, divisible by 4 * num_heads.
+        depth: Number of blocks.
+        num_heads: Number of heads.
+        num_classes: Number of classes; it is also the null label.
+        in_channels: Channels of the images.
+        mlp_ratio: Hidden width of the equivalent plain MLP, over D.
+        bottleneck_dim: Width of the low-rank patch embedding; None for a single linear layer.
+        in_context_len: Number of class tokens that are put before the tokens of each image.
+        in_context_start: The first block that receives the class tokens.
+        proj_drop: Dropout probability in the middle half of the blocks.
+        position_table: Whether to add the fixed position table, which restricts the model to image_size. Without it,
+            positions come from RoPE only and any resolution is accepted.
+
+    Raises:
+        ValueError: The sizes do not fit each other.
     """
 
     pos_embed: Tensor
 
     max_timestep = 1.0
-    """It is told t in [0, 1), as the release is."""
+    """The timestep passed to the network is t in [0, 1), as in the release."""
 
     def __init__(
         self,
@@ -144,11 +189,11 @@ class JiT(nn.Module):
 
     @property
     def last_layer(self) -> nn.Linear:
-        """What the output leaves through."""
+        """The layer that computes the output."""
         return self.final_layer.linear
 
     def _initialize(self) -> None:
-        """Xavier linears, normal(0.02) embedders, zero for what modulates or leaves the network."""
+        """Xavier for linear layers, normal(0.02) for embedders, zero for modulations and the output."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight.flatten(1))
@@ -164,7 +209,7 @@ class JiT(nn.Module):
             nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
 
     def _embed(self, images: Sequence[Tensor], layout: Layout) -> Tensor:
-        """(N, D)."""
+        """Embeds the patches of all images, with their positions if there is a table: (N, D)."""
         tokens = self.x_embedder(layout.join([patchify(x, self.patch_size) for x in images]))
         if self.fixed_resolution is None:
             return tokens
@@ -172,7 +217,7 @@ class JiT(nn.Module):
             if x.shape[-2:] != (self.fixed_resolution, self.fixed_resolution):
                 raise ValueError(
                     f"images of {x.shape[-2]}x{x.shape[-1]} pixels, but this JiT is fixed to {self.fixed_resolution}: "
-                    "use cascade=single, or backbone.position_table=false"
+                    "use one stage, or position_table=False"
                 )
         return layout.join([part + self.pos_embed for part in layout.split(tokens)])
 
@@ -183,10 +228,19 @@ class JiT(nn.Module):
         condition: Condition,
         features: Sequence[int] = (),
     ) -> BackboneOutput:
-        """x_t: (B, C, H, W), or a sequence of (b, C, H, W), one per resolution. timestep: (B,) in [0, 1) and
-        condition: B entries, in the order of the images. features: numbers of blocks whose input tokens are wanted,
-        those of the image alone.
-        Returns the output in the form of x_t. Raises ValueError for images of another size than the table's.
+        """Computes the raw prediction for a batch or a pack of several resolutions.
+
+        Args:
+            x_t: (B, C, H, W), or a sequence of (b, C, H, W), one per resolution.
+            timestep: (B,) in [0, 1), in the order of the images.
+            condition: B entries in the order of the images.
+            features: Numbers of blocks whose input tokens are returned as well, without the class tokens.
+
+        Returns:
+            The output in the form of x_t.
+
+        Raises:
+            ValueError: The position table belongs to another size than that of the images.
         """
         images = [x_t] if isinstance(x_t, Tensor) else list(x_t)
         layout = plain = Layout.of(images, self.patch_size)
@@ -229,7 +283,7 @@ def _check(
         raise ValueError(f"patch_size={patch_size} must divide image_size={image_size}")
     if width % (4 * num_heads):
         raise ValueError(
-            f"width={width} must be divisible by 4 * num_heads = {4 * num_heads}: two axes, turned in pairs"
+            f"width={width} must be divisible by 4 * num_heads = {4 * num_heads}: two axes, rotated in pairs"
         )
     if in_context_len and not 0 <= in_context_start < depth:
         raise ValueError(f"in_context_start={in_context_start} must be a block, 0 to {depth - 1}, or in_context_len=0")

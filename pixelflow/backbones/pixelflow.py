@@ -1,7 +1,7 @@
-"""The PixelFlow transformer: a DiT on pixels that serves every resolution of a cascade (PixelFlow section 3.3).
+"""The PixelFlow transformer: a DiT on pixels for every resolution of a cascade (PixelFlow section 3.3).
 
-Module names are those of the released checkpoints, so their state dict loads as it is.
-Shape legend: B images, b images of one resolution, N tokens of the pack, D model width.
+The module names are those of the released checkpoints, so that their state dict loads unchanged.
+Shape legend: B images, b images of one resolution, L tokens of one image, N tokens of the pack, D model width.
 """
 
 from __future__ import annotations
@@ -22,37 +22,60 @@ from pixelflow.types import BackboneOutput, Condition
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Returns x * (1 + scale) + shift. x: (b, L, D). shift, scale: (b, 1, D)."""
     return x * (1 + scale) + shift
 
 
 def gated(x: Tensor, gate: Tensor) -> Tensor:
+    """Returns x * gate. x: (b, L, D). gate: (b, 1, D)."""
     return x * gate
 
 
 class AdaLayerNorm(nn.Module):
-    """adaLN-zero (DiT): the six modulations of a block from the condition. Float32 whatever the autocast."""
+    """adaLN-zero (DiT): the six modulations of a block from the condition, in float32 under autocast as well.
+
+    Args:
+        width: D.
+    """
 
     def __init__(self, *, width: int) -> None:
         super().__init__()
         self.linear = nn.Linear(width, 6 * width)
 
     def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
-        """(B, D) -> shift, scale and gate of the attention, then of the MLP, (B, D) each."""
+        """Maps (B, D) to shift, scale and gate of the attention, then of the MLP, (B, D) each."""
         return self.linear(F.silu(condition)).float().chunk(6, dim=-1)
 
 
 class MLP(nn.Module):
+    """Linear, GELU (tanh approximation), linear.
+
+    Args:
+        width: D.
+        hidden: Width between the two layers.
+    """
+
     def __init__(self, *, width: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps tokens (N, D) to (N, D)."""
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
 
 class Block(nn.Module):
-    """norm1 has no weights of its own: it is a plain layer norm, modulated. norm3 is an RMS norm with weight."""
+    """Attention and MLP, each normalised, modulated by the condition and gated.
+
+    The norm before the attention is a layer norm without weights (`norm1` makes the modulations), the norm before the
+    MLP is an RMS norm with weights (`norm3`).
+
+    Args:
+        width: D.
+        num_heads: Number of heads.
+        attention_bias: Whether the projections of the attention have a bias.
+    """
 
     def __init__(self, *, width: int, num_heads: int, attention_bias: bool) -> None:
         super().__init__()
@@ -62,7 +85,7 @@ class Block(nn.Module):
         self.mlp = MLP(width=width, hidden=4 * width)
 
     def forward(self, x: Tensor, condition: Tensor, layout: Layout, rope: Rope2D) -> Tensor:
-        """x: (N, D). condition: (B, D). Returns (N, D)."""
+        """Maps tokens x (N, D) with the condition (B, D) to (N, D)."""
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.norm1(condition)
         h = layout.per_image(modulate, layer_norm(x), shift_msa, scale_msa)
         x = x + layout.per_image(gated, self.attn1(h, layout, rope), gate_msa)
@@ -71,17 +94,30 @@ class Block(nn.Module):
 
 
 def layer_norm(x: Tensor) -> Tensor:
+    """Normalises (N, D) without weights, with eps 1e-6."""
     return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 
 class PixelFlow(nn.Module):
-    """Class-conditional PixelFlow.
+    """Class-conditional PixelFlow (section 3.3), for every resolution that the patch size divides.
 
-    width = num_heads * head_dim. num_classes: the null label is num_classes.
+    Args:
+        patch_size: Side of a patch in pixels.
+        depth: Number of blocks.
+        num_heads: Number of heads.
+        head_dim: Head dimension; the width D is num_heads * head_dim.
+        num_classes: Number of classes; it is also the null label.
+        in_channels: Channels of the images.
+        attention_bias: Whether the projections of the attention have a bias.
+
+    Example:
+        >>> model = PixelFlow(patch_size=2, depth=1, num_heads=2, head_dim=4, num_classes=10, in_channels=1)
+        >>> x, timestep = torch.zeros(3, 1, 8, 8), torch.zeros(3)
+        >>> model(x, timestep, Condition(torch.tensor([0, 1, 10]))).output.shape
+        torch.Size([3, 1, 8, 8])
     """
 
     fixed_resolution: int | None = None
-    """Any resolution that the patch size divides."""
     max_timestep = 1000.0
 
     def __init__(
@@ -112,11 +148,11 @@ class PixelFlow(nn.Module):
 
     @property
     def last_layer(self) -> nn.Linear:
-        """What the output leaves through."""
+        """The layer that computes the output."""
         return self.proj_out_2
 
     def _initialize(self, *, zero: list[nn.Linear]) -> None:
-        """Xavier linears, normal(0.02) embedders, zero for what modulates or leaves the network."""
+        """Xavier for linear layers, normal(0.02) for embedders, zero for modulations and the output."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -133,8 +169,8 @@ class PixelFlow(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def embed_condition(self, timestep: Tensor, condition: Condition, layout: Layout) -> Tensor:
-        """The sum of what the modulation sees: time, tokens per side, class. (B, D)."""
-        # Fill kernels, not tensors from lists: those are copied to the device, and it waits for the copy.
+        """Returns the condition of the modulations (B, D): the sum of embeddings of time, tokens per side and class."""
+        # Fill kernels instead of tensors from lists, whose copy to the device would synchronise it.
         sides = [torch.full((1,), float(g.width), device=timestep.device) for g in layout]
         rows = self.latent_size_embedder(torch.cat(sides)).split(1)
         size = torch.cat([row.expand(g.num_images, -1) for row, g in zip(rows, layout, strict=True)])
@@ -147,11 +183,19 @@ class PixelFlow(nn.Module):
         condition: Condition,
         features: Sequence[int] = (),
     ) -> BackboneOutput:
-        """One forward, for a batch or a mixed-resolution pack.
+        """Computes the raw prediction for a batch or a pack of several resolutions.
 
-        x_t: (B, C, H, W), or a sequence of (b, C, H, W), one per resolution. timestep: (B,) in [0, 1000) and
-        condition: B entries, in the order of the images. features: numbers of blocks whose input tokens are wanted.
-        Returns the output in the form of x_t. Raises ValueError where the patch size does not divide H or W.
+        Args:
+            x_t: (B, C, H, W), or a sequence of (b, C, H, W), one per resolution.
+            timestep: (B,) in [0, 1000), in the order of the images.
+            condition: B entries in the order of the images.
+            features: Numbers of blocks whose input tokens are returned as well.
+
+        Returns:
+            The output in the form of x_t.
+
+        Raises:
+            ValueError: The patch size does not divide H or W.
         """
         images = [x_t] if isinstance(x_t, Tensor) else list(x_t)
         layout = Layout.of(images, self.patch_size)

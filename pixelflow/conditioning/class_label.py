@@ -9,9 +9,14 @@ from pixelflow.types import Batch, Condition, on
 
 
 class ClassLabel:
-    """num_classes: the null label is num_classes. drop_prob: share of training images that see the null label.
+    """Conditions on the class label.
 
-    Raises ValueError for a drop_prob outside [0, 1].
+    Args:
+        num_classes: Number of classes; it is also the null label.
+        drop_prob: Share of training images whose label is replaced by the null label.
+
+    Raises:
+        ValueError: drop_prob is outside [0, 1].
     """
 
     reads_captions = False
@@ -22,12 +27,14 @@ class ClassLabel:
         self.num_classes, self.drop_prob = num_classes, drop_prob
 
     def encode(self, batch: Batch) -> Condition:
+        """Returns the labels of the batch."""
         return batch.condition
 
     def null(self, n: int) -> Condition:
+        """Returns n null labels."""
         return Condition(class_label=torch.full((n,), self.num_classes, dtype=torch.int64))
 
     def drop(self, condition: Condition, uniform: Tensor) -> Condition:
-        """Replace by null where `uniform` (B,) in [0, 1) falls below drop_prob."""
+        """Replaces labels by the null label where `uniform` (B,) in [0, 1) is below drop_prob."""
         dropped = on(uniform < self.drop_prob, condition.class_label.device)
         return Condition(class_label=condition.class_label.masked_fill(dropped, self.num_classes))

@@ -1,3 +1,5 @@
+"""The mathematics of the flow without networks: cascade, paths, predictions, times, guidance and random numbers."""
+
 from pixelflow.flow.cascade import Cascade
 from pixelflow.flow.guidance import (
     ConstantGuidance,

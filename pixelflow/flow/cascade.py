@@ -1,6 +1,7 @@
-"""The cascade: which part of the flow each resolution covers, and how one resolution hands over to the next.
+"""The cascade: the window of the flow that each resolution covers, and the renoising between two resolutions.
 
-Sources: PixelFlow section 3.2, and its release for the numbers; for renoising Pyramid Flow (arXiv 2410.05954, 3.2).
+Sources: PixelFlow section 3.2, its release for the numbers, and Pyramid Flow (arXiv 2410.05954, section 3.2) for
+renoising.
 """
 
 from __future__ import annotations
@@ -20,10 +21,14 @@ COVARIANCE_RIDGE = 1e-6
 
 @dataclass(frozen=True)
 class Stage:
-    """One resolution of the cascade.
+    """A resolution of the cascade.
 
-    start, end: window of the flow (shares of the clean image). original_start: start before the jump correction.
-    first_timestep, last_timestep: the numbers that the backbone is told at tau = 0 and tau = 0.999.
+    Args:
+        path: The path of the stage with its window of the flow (shares of the clean image).
+        resolution: Side of the images in pixels.
+        original_start: Start of the window before the jump correction.
+        first_timestep: The timestep passed to the backbone at tau = 0.
+        last_timestep: The timestep passed to the backbone at tau = 0.999.
     """
 
     path: StagePath
@@ -36,12 +41,24 @@ class Stage:
 class Cascade:
     """`num_stages` resolutions, each twice the one before, up to `image_size`.
 
-    kickoff: the resolution of stage 0, where a config states it; it must agree with the two others.
-    gamma: correlation of the renoising noise inside a 2x2 block, in [-1/3, 0).
-    num_train_timesteps: values of the timestep per stage in training; the stages share out as many whole numbers.
-    t_eps: see StagePath.
-    max_timestep: the backbone is told numbers in [0, max_timestep): its own attribute of that name.
-    Raises ValueError where image_size does not allow num_stages or kickoff, or gamma is out of range.
+    Args:
+        image_size: Resolution of the last stage in pixels.
+        num_stages: Number of stages, at least 1.
+        kickoff: Resolution of stage 0, if stated; it must agree with the two others.
+        gamma: Correlation of the renoising noise inside a 2x2 block, in [-1/3, 0).
+        num_train_timesteps: Number of values of tau per stage in training; as many integers are divided among the
+            stages as timesteps.
+        t_eps: Smallest denominator of the conversion from x to velocity (see `StagePath`).
+        max_timestep: The timesteps passed to the backbone are in [0, max_timestep); the backbone's attribute of the
+            same name.
+
+    Raises:
+        ValueError: image_size does not allow num_stages or kickoff, or gamma or t_eps is out of range.
+
+    Example:
+        >>> cascade = Cascade(image_size=32, num_stages=3)
+        >>> [cascade.resolution(stage) for stage in range(3)]
+        [8, 16, 32]
     """
 
     def __init__(
@@ -96,7 +113,7 @@ class Cascade:
         return stages
 
     def _jump_correction(self, original_start: float) -> float:
-        """r: what renoising scales the enlarged image by."""
+        """The factor of the enlarged image in renoising."""
         return 1 / (math.sqrt(1 - 1 / self.gamma) * (1 - original_start) + original_start)
 
     @property
@@ -105,17 +122,22 @@ class Cascade:
         return self.stages[0].resolution
 
     def path(self, stage: int) -> StagePath:
+        """Returns the path of a stage."""
         return self.stages[stage].path
 
     def resolution(self, stage: int) -> int:
+        """Returns the image side of a stage in pixels."""
         return self.stages[stage].resolution
 
     def timestep(self, stage: int, tau: Tensor, last_tau: float | None = None) -> Tensor:
-        """What the backbone is told at tau: the stage's own range of [0, max_timestep), float64.
+        """Returns the timestep passed to the backbone at tau, in the stage's part of [0, max_timestep), float64.
 
-        last_tau: where the range's last value stands. Training draws tau = i / 1000 with i < 1000, so it belongs to
-        tau = 0.999, the default, and for one stage the timestep is tau * max_timestep; the release's adaptive solver
-        puts it at tau = 1.
+        Args:
+            stage: Number of the stage.
+            tau: Times within the stage, of any shape.
+            last_tau: The tau that belongs to the last timestep of the stage. Training draws tau = i / 1000 with
+                i < 1000, so by default it is 0.999, and with one stage the timestep is tau * max_timestep. The
+                release's adaptive solver uses 1.
         """
         s = self.stages[stage]
         if last_tau is None:
@@ -124,15 +146,20 @@ class Cascade:
         return timestep * (self.max_timestep / self.num_train_timesteps)
 
     def image_at(self, x: Tensor, stage: int) -> Tensor:
-        """x (B, C, R, R) at full resolution -> the clean image of `stage`."""
+        """Returns the clean image of `stage` for images x (B, C, R, R) at full resolution."""
         for _ in range(self.num_stages - 1 - stage):
             x = down(x)
         return x
 
     def flow_sample(self, x: Tensor, *, stage: int, tau: Tensor, noise: Tensor, index: Tensor) -> FlowSample:
-        """Images x (b, C, R, R) at full resolution, noised on the path of `stage`.
+        """Returns images noised on the path of `stage`.
 
-        tau: (b,). noise: (b, C, h, w) at the stage's resolution. index: (b,), their positions in the batch.
+        Args:
+            x: (b, C, R, R), clean images at full resolution.
+            stage: Number of the stage.
+            tau: (b,), times within the stage.
+            noise: (b, C, h, w) at the resolution of the stage.
+            index: (b,), positions of the images in the whole batch.
         """
         x = self.image_at(x, stage)
         path = self.path(stage)
@@ -140,24 +167,33 @@ class Cascade:
         return FlowSample(path, x, noise, tau, self.timestep(stage, tau).to(x), x_t, index)
 
     def renoise_coefficients(self, stage: int) -> tuple[float, float]:
-        """alpha, beta: scale of the enlarged image and of the correlated noise at the start of `stage` > 0."""
+        """Returns alpha and beta, the factors of the enlarged image and of the noise at the start of `stage` > 0."""
         s0 = self.stages[stage].original_start
         alpha = self._jump_correction(s0)
         return alpha, alpha * (1 - s0) / math.sqrt(-self.gamma)
 
     def renoise(self, x: Tensor, stage: int, noise: Tensor) -> Tensor:
-        """The end of stage - 1 as the start of `stage`.
+        """Turns the end of stage - 1 into the start of `stage`: alpha * Up(x) + beta * noise.
 
-        x: (B, C, H, W). noise: (B, C, 2H, 2W) from `correlate`. Returns (B, C, 2H, 2W).
+        Args:
+            x: (B, C, H, W), the end of stage - 1.
+            stage: Number of the stage, above 0.
+            noise: (B, C, 2H, 2W), from `correlate`.
+
+        Returns:
+            (B, C, 2H, 2W).
         """
         alpha, beta = self.renoise_coefficients(stage)
         return add_up(alpha * x, noise, alpha=beta)
 
     def correlate(self, white: Tensor) -> Tensor:
-        """White noise (B, C, H, W) -> noise with covariance (1-gamma)I + gamma*11' + ridge*I in each 2x2 block.
+        """Returns noise with covariance (1-gamma)I + gamma*11' + ridge*I in each 2x2 block, (B, C, H, W).
 
-        The symmetric root of that matrix has the value `common` along the block's mean and `inner` across it, so it
-        is a weighted sum of the noise and its block means: no loop over blocks, no 4x4 products.
+        The symmetric root of that matrix has the eigenvalue `common` along the block's mean and `inner` across it, so
+        the result is a weighted sum of the noise and its block means, without 4x4 products.
+
+        Args:
+            white: (B, C, H, W), independent standard normal numbers.
         """
         inner = math.sqrt(1 - self.gamma + COVARIANCE_RIDGE)
         common = math.sqrt(max(0.0, 1 + 3 * self.gamma) + COVARIANCE_RIDGE)
@@ -165,5 +201,5 @@ class Cascade:
 
 
 def stages_from_kickoff(image_size: int, kickoff: int) -> int:
-    """Stages from `kickoff` to `image_size`, rounded down where no power of two leads there (Cascade refuses that)."""
+    """Returns the number of stages from `kickoff` to `image_size`, rounded down (`Cascade` rejects a remainder)."""
     return max(1, (image_size // max(1, kickoff)).bit_length())

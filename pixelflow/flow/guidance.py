@@ -8,30 +8,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 PAPER_WEIGHTS = (0.0, 1 / 6, 2 / 3, 1.0)
-"""PixelFlow section 4.3: the share of (scale - 1) in each of four stages."""
+"""Share of (scale - 1) in each of four stages (PixelFlow section 4.3)."""
 
 
 class NoGuidance:
+    """The scale 1, so that no null pass is computed."""
+
     def scale(self, stage: int, tau: float) -> float:
+        """Returns the scale at a time of a stage."""
         return 1.0
 
 
 class ConstantGuidance:
-    """One scale everywhere."""
+    """A constant scale, at every time of every stage.
+
+    Args:
+        scale: The guidance scale.
+    """
 
     def __init__(self, *, scale: float) -> None:
         self.max_scale = scale
 
     def scale(self, stage: int, tau: float) -> float:
+        """Returns the scale at a time of a stage."""
         return self.max_scale
 
 
 class StageWiseGuidance:
-    """1 + (scale - 1) * w(stage), rising from the coarse to the fine stages (PixelFlow table 3c).
+    """The scale 1 + (scale - 1) * w(stage), rising from the coarse to the fine stages (PixelFlow table 3c).
 
-    weights: one per stage; without, the paper's table of four, read as a function of the stage's position
-    between first and last and interpolated linearly, so that four stages give the table itself and one stage gives 1.
-    Raises ValueError for weights of another length than num_stages.
+    Args:
+        scale: The largest scale.
+        num_stages: Number of stages of the cascade.
+        weights: w, one per stage. By default the paper's table of four, taken as a function of the stage's position
+            between first and last and interpolated linearly: four stages give the table, one stage gives 1.
+
+    Raises:
+        ValueError: The number of weights is not num_stages.
     """
 
     def __init__(self, *, scale: float, num_stages: int, weights: Sequence[float] | None = None) -> None:
@@ -41,14 +54,21 @@ class StageWiseGuidance:
         self.weights = list(weights) if weights is not None else stage_weights(num_stages)
 
     def scale(self, stage: int, tau: float) -> float:
+        """Returns the scale of a stage."""
         return 1 + (self.max_scale - 1) * self.weights[stage]
 
 
 class IntervalGuidance:
-    """`scale` inside (low, high] of tau, 1 outside (Kynkaanniemi et al. 2024; PixelGen uses (0.1, 0.9]).
+    """`scale` for tau in (low, high], 1 elsewhere (Kynkaanniemi et al. 2024; PixelGen uses (0.1, 0.9]).
 
-    include_high: False leaves tau = high outside, as PixelGen's release does with Adams-Bashforth.
-    Raises ValueError unless 0 <= low < high <= 1.
+    Args:
+        scale: The scale inside the interval.
+        low: Excluded lower end of the interval.
+        high: Upper end of the interval.
+        include_high: Whether tau = high is inside; PixelGen's release excludes it with Adams-Bashforth.
+
+    Raises:
+        ValueError: Not 0 <= low < high <= 1.
     """
 
     def __init__(self, *, scale: float, low: float, high: float, include_high: bool = True) -> None:
@@ -57,14 +77,25 @@ class IntervalGuidance:
         self.max_scale, self.low, self.high, self.include_high = scale, low, high, include_high
 
     def contains(self, tau: float) -> bool:
+        """Returns whether tau is inside the interval."""
         return self.low < tau < self.high or (self.include_high and tau == self.high)
 
     def scale(self, stage: int, tau: float) -> float:
+        """Returns the scale at a time."""
         return self.max_scale if self.contains(tau) else 1.0
 
 
 class StageIntervalGuidance:
-    """The table of StageWiseGuidance inside the interval of IntervalGuidance, in every stage; 1 outside."""
+    """The scales of `StageWiseGuidance` inside the interval of `IntervalGuidance` of every stage, 1 elsewhere.
+
+    Args:
+        scale: The largest scale.
+        num_stages: Number of stages of the cascade.
+        low: Excluded lower end of the interval.
+        high: Upper end of the interval.
+        weights: See `StageWiseGuidance`.
+        include_high: See `IntervalGuidance`.
+    """
 
     def __init__(
         self,
@@ -80,11 +111,12 @@ class StageIntervalGuidance:
         self.interval = IntervalGuidance(scale=scale, low=low, high=high, include_high=include_high)
 
     def scale(self, stage: int, tau: float) -> float:
+        """Returns the scale at a time of a stage."""
         return self.table.scale(stage, tau) if self.interval.contains(tau) else 1.0
 
 
 def stage_weights(num_stages: int) -> list[float]:
-    """The paper's four weights, interpolated linearly to `num_stages` stages."""
+    """Returns the paper's four weights, interpolated linearly to `num_stages` stages."""
     if num_stages == 1:
         return [1.0]
     last = len(PAPER_WEIGHTS) - 1

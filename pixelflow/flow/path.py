@@ -18,29 +18,29 @@ from torch import Tensor
 
 
 def down(x: Tensor) -> Tensor:
-    """Half the resolution: bilinear x2 with align_corners=False, which is the mean of 2x2 blocks."""
+    """Halves the resolution: bilinear x2 with align_corners=False, which is the mean of 2x2 blocks."""
     return F.avg_pool2d(x, 2)
 
 
 def up(x: Tensor) -> Tensor:
-    """Twice the resolution, nearest neighbour."""
+    """Doubles the resolution by nearest neighbours."""
     return x.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
 
 
 def add_up(coarse: Tensor, fine: Tensor, *, alpha: float) -> Tensor:
-    """up(coarse) + alpha * fine in one pass over memory. coarse: (..., H, W). fine: (..., 2H, 2W)."""
+    """Returns up(coarse) + alpha * fine in one pass over memory. coarse: (..., H, W). fine: (..., 2H, 2W)."""
     *lead, height, width = coarse.shape
     blocks = fine.reshape(*lead, height, 2, width, 2)
     return torch.add(coarse[..., :, None, :, None], blocks, alpha=alpha).view(fine.shape)
 
 
 def project(x: Tensor) -> Tensor:
-    """P = Up(Down(.)), a projection: P(Px) = Px."""
+    """Returns Px with P = Up(Down(.)), a projection: P(Px) = Px."""
     return up(down(x))
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:
-    """(B,) -> (B, 1, 1, 1) in the dtype of `like`."""
+    """Reshapes (B,) to (B, 1, 1, 1), with the device and dtype of `like`."""
     return values.to(device=like.device, dtype=like.dtype).view(-1, *[1] * (like.ndim - 1))
 
 
@@ -48,8 +48,11 @@ def per_image(values: Tensor, like: Tensor) -> Tensor:
 class StagePath:
     """The path of one stage.
 
-    stage: 0 is the coarsest. start, end: shares of the clean image at tau = 0 and 1, 0 <= start < end <= 1.
-    t_eps: least denominator in `velocity_from_x`, where the last stage's sigma goes to 0 (JiT uses 0.05).
+    Args:
+        stage: Number of the stage; 0 is the coarsest.
+        start: s, the share of the clean image at tau = 0.
+        end: e, the share of the clean image at tau = 1, with 0 <= start < end <= 1.
+        t_eps: Smallest denominator in `velocity_from_x`, because sigma of the last stage goes to 0 (JiT uses 0.05).
     """
 
     stage: int
@@ -58,26 +61,30 @@ class StagePath:
     t_eps: float = 0.05
 
     def sigma(self, tau: Tensor) -> Tensor:
-        """Share of noise at tau."""
+        """Returns the share of noise at tau: sigma = tau*(1-e) + (1-tau)*(1-s)."""
         return tau * (1 - self.end) + (1 - tau) * (1 - self.start)
 
     def _starting_image(self, x: Tensor) -> Tensor:
-        """s*Px. The coarsest stage starts from noise alone, and its image need not have a coarser one."""
+        """Returns s*Px. The coarsest stage starts from noise alone, and its image may have an odd side."""
         return self.start * project(x) if self.start > 0 else x.new_zeros(())
 
     def interpolate(self, x: Tensor, noise: Tensor, tau: Tensor) -> Tensor:
-        """x_t (equation 4). x, noise: (B, C, H, W). tau: (B,)."""
+        """Returns x_t = tau*end + (1-tau)*start (equation 4). x, noise: (B, C, H, W). tau: (B,)."""
         tau = per_image(tau, x)
         start = self._starting_image(x) + (1 - self.start) * noise
         end = self.end * x + (1 - self.end) * noise
         return tau * end + (1 - tau) * start
 
     def velocity(self, x: Tensor, noise: Tensor) -> Tensor:
-        """end - start, the regression target of equation 5."""
+        """Returns end - start = e*x - s*Px - (e-s)*eps, the regression target of equation 5."""
         return self.end * x - self._starting_image(x) - (self.end - self.start) * noise
 
     def velocity_from_x(self, x: Tensor, x_t: Tensor, tau: Tensor) -> Tensor:
-        """The velocity at x_t whose clean image is x."""
+        """Returns the velocity of the path through x_t whose clean image is x.
+
+        v = [sigma*(e*x - s*Px) - (e-s)*(x_t - tau*e*x - (1-tau)*s*Px)] / sigma, where the last stage divides by
+        max(sigma, t_eps). S = 1 gives JiT's (x - x_t) / max(1 - t, t_eps).
+        """
         tau = per_image(tau, x_t)
         start = self._starting_image(x)
         sigma = self.sigma(tau)
@@ -88,7 +95,10 @@ class StagePath:
         return (sigma * (self.end * x - start) - (self.end - self.start) * scaled_noise) / divisor
 
     def x_from_velocity(self, velocity: Tensor, x_t: Tensor, tau: Tensor) -> Tensor:
-        """The clean image of the path through x_t with this velocity."""
+        """Returns the clean image of the path through x_t that has this velocity.
+
+        y = (1-s)*(x_t + (1-tau)*v) - (1-e)*(x_t - tau*v) is free of noise, and x = (y - Py)/(e*(1-s)) + Py/(e-s).
+        """
         tau = per_image(tau, x_t)
         s, e = self.start, self.end
         end = x_t + (1 - tau) * velocity

@@ -1,8 +1,8 @@
-"""Random numbers that belong to an image, not to the order in which images are drawn.
+"""Random numbers that depend on the image and not on the order in which images are drawn.
 
 Every draw is keyed by (seed, purpose, image, step) and made by the counter-based generator Philox 4x64
 (Salmon et al. 2011, through NumPy): the first two give the key, the last two the counter, so no two draws
-overlap. Batch size, number of processes, a restart or another order change nothing.
+overlap. The numbers do not depend on batch size, number of processes, restarts or order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 THREADED_SIZE = 1_000_000
-"""Values in a draw from which on threads are worth their start."""
+"""Number of values above which a draw is divided among threads."""
 
 
 @lru_cache(maxsize=256)
@@ -29,17 +29,27 @@ def _key(seed: int, purpose: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class KeyedRandom:
-    """Random numbers by name.
+    """Random numbers keyed by name.
 
-    seed: any integer. Every method takes a purpose ("noise", "drop", ...), the ids of the images
-    (non-negative integers) and, where an image is visited more than once, a step.
+    Every method takes a purpose ("noise", "drop", ...), the ids of the images (non-negative integers) and, if an
+    image is drawn more than once, a step.
+
+    Args:
+        seed: Any integer.
+
+    Example:
+        >>> random = KeyedRandom(seed=0)
+        >>> both, alone = random.normal("noise", [3, 7], (2,)), random.normal("noise", [7], (2,))
+        >>> bool((both[1] == alone[0]).all())
+        True
     """
 
     seed: int
 
     def generator(self, purpose: str, image: int = 0, step: int = 0) -> np.random.Generator:
+        """Returns the generator of one draw."""
         key = _key(self.seed, purpose)
-        # Philox advances the low words of its counter by itself; the high ones name the image and the step.
+        # Philox advances the low half of its counter; the high half holds the image and the step.
         counter = np.array([0, 0, image, step], dtype=np.uint64)
         return np.random.Generator(np.random.Philox(counter=counter, key=key))
 
@@ -52,7 +62,7 @@ class KeyedRandom:
         step: int = 0,
         device: torch.device | str = "cpu",
     ) -> Tensor:
-        """(B, *shape) float32 standard normal, one independent stream per image, moved to `device`."""
+        """Draws (B, *shape) float32 standard normal numbers, one stream per image, and moves them to `device`."""
         images = [int(i) for i in images]
         values = np.empty((len(images), *shape), dtype=np.float32)
 
@@ -62,13 +72,13 @@ class KeyedRandom:
         if values.size < THREADED_SIZE:
             for index in range(len(images)):
                 draw(index)
-        else:  # NumPy lets go of the interpreter's lock while it draws.
+        else:  # NumPy releases the interpreter's lock while it draws.
             with ThreadPoolExecutor(torch.get_num_threads()) as pool:
                 list(pool.map(draw, range(len(images))))
         return torch.from_numpy(values).to(device, non_blocking=True)
 
     def normal_on(self, device: torch.device, purpose: str, images: Iterable[int], shape: Sequence[int]) -> Tensor:
-        """As `normal` on a CPU; on a GPU drawn there, by its own Philox: other numbers, keyed in the same way."""
+        """Draws like `normal` on a CPU; on a GPU by the device's own Philox, with other numbers and the same keys."""
         if device.type != "cuda":
             return self.normal(purpose, images, shape)
         drawn = []
@@ -80,9 +90,9 @@ class KeyedRandom:
         return torch.stack(drawn)
 
     def uniform(self, purpose: str, images: Iterable[int], *, step: int = 0) -> Tensor:
-        """(B,) float64 in [0, 1)."""
+        """Draws (B,) float64 numbers, uniform in [0, 1)."""
         return torch.tensor([self.generator(purpose, int(i), step).random() for i in images], dtype=torch.float64)
 
     def permutation(self, purpose: str, n: int, *, step: int = 0) -> np.ndarray:
-        """(n,) int64, a random order of 0..n-1."""
+        """Draws a random order of 0..n-1, (n,) int64."""
         return self.generator(purpose, 0, step).permutation(n)

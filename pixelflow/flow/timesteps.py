@@ -1,4 +1,4 @@
-"""Time: how training draws tau, and which taus a sampler visits."""
+"""Times: the distributions from which training draws tau, and the time grids of samplers."""
 
 from __future__ import annotations
 
@@ -11,21 +11,32 @@ Grid = Literal["reference", "uniform"]
 
 
 class UniformTimesteps:
-    """tau = i / num_train_timesteps with i uniform in 0..num_train_timesteps-1, as PixelFlow's release trains."""
+    """Draws tau = i / num_train_timesteps with i uniform in 0..num_train_timesteps-1 (PixelFlow's release).
+
+    Args:
+        num_train_timesteps: Number of values of tau.
+    """
 
     def __init__(self, *, num_train_timesteps: int = 1000) -> None:
         self.num_train_timesteps = num_train_timesteps
 
     def __call__(self, uniform: Tensor) -> Tensor:
-        """(B,) uniform in [0, 1) -> (B,) tau, float64."""
+        """Maps uniform numbers in [0, 1) to times: (B,) -> (B,) tau, float64."""
         return (uniform * self.num_train_timesteps).floor() / self.num_train_timesteps
 
 
 class LogitNormalTimesteps:
-    """tau = sigmoid(mean + std * z), z normal (Esser et al. 2024), shifted and clamped: at any stage, its tau.
+    """Draws tau = sigmoid(mean + std * z) with z normal (Esser et al. 2024), shifted and clamped, at every stage.
 
-    shift: above 1 draws more times near the noise, see `shifted`. low, high: tau is clamped to them.
-    Raises ValueError for std or shift not above 0, or low and high that are no interval in [0, 1].
+    Args:
+        mean: Mean of the normal distribution.
+        std: Standard deviation of the normal distribution.
+        shift: Above 1, times move towards the noise (see `shifted`).
+        low: Lower limit to which tau is clamped.
+        high: Upper limit to which tau is clamped.
+
+    Raises:
+        ValueError: std or shift is not above 0, or not 0 <= low < high <= 1.
     """
 
     def __init__(
@@ -39,21 +50,28 @@ class LogitNormalTimesteps:
         self.mean, self.std, self.shift, self.low, self.high = mean, std, shift, low, high
 
     def __call__(self, uniform: Tensor) -> Tensor:
-        """(B,) uniform in [0, 1) -> (B,) tau, float64, rising with `uniform`."""
+        """Maps uniform numbers in [0, 1) to times, monotonically: (B,) -> (B,) tau, float64."""
         tau = torch.sigmoid(self.mean + self.std * torch.special.ndtri(uniform.double()))
         return shifted(tau, self.shift).clamp(self.low, self.high)
 
 
 def shifted(tau: Tensor, shift: float) -> Tensor:
-    """tau / (shift + (1 - shift) * tau): above 1, times move towards the noise."""
+    """Returns tau / (shift + (1 - shift) * tau); a shift above 1 moves times towards the noise."""
     return tau / (shift + (1 - shift) * tau)
 
 
 def time_grid(num_steps: int, *, grid: Grid = "reference", shift: float = 1.0) -> Tensor:
-    """The taus of one stage: (num_steps + 1,) float64, from 0 to 1.
+    """Returns the times of one stage, (num_steps + 1,) float64, from 0 to 1.
 
-    reference: linspace(0, 0.999, N) and then 1, so the last step is 0.001 short (PixelFlow's release).
-    uniform: N equal steps. A shift above 1 spends more steps near the noise: tau / (shift + (1 - shift) * tau).
+    Args:
+        num_steps: N, the number of steps.
+        grid: "reference" is linspace(0, 0.999, N) and then 1, so that the last step is 0.001 long (PixelFlow's
+            release). "uniform" is N equal steps.
+        shift: Above 1, more steps are near the noise (see `shifted`).
+
+    Example:
+        >>> time_grid(2, grid="uniform").tolist()
+        [0.0, 0.5, 1.0]
     """
     if grid == "reference":
         tau = torch.linspace(0, 0.999, num_steps, dtype=torch.float64)

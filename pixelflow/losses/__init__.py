@@ -1,3 +1,5 @@
+"""The terms of the training objective, and their weighted sum."""
+
 from pixelflow.losses.adaptive_weight import AdaptiveWeight
 from pixelflow.losses.flow_matching import FlowMatching
 from pixelflow.losses.frozen import DinoV2

@@ -1,4 +1,4 @@
-"""The adaptive weight of PixelGen's perceptual losses, which keeps their gradient near that of flow matching."""
+"""The adaptive weight of PixelGen's perceptual losses: their gradient stays near that of flow matching."""
 
 from __future__ import annotations
 
@@ -9,14 +9,23 @@ from torch import Tensor, nn
 
 
 class AdaptiveWeight(nn.Module):
-    """w, a factor on some terms of the objective: 1 until start_step, then every `every` steps
+    """A factor w on some terms of the objective, which is 1 until start_step and then updated every `every` steps.
 
-        w <- momentum * w + (1 - momentum) * clamp(|g_ref| / (|g| + 1e-4), 0, largest)
+    The update is w <- momentum * w + (1 - momentum) * clamp(|g_ref| / (|g| + 1e-4), 0, largest), where g_ref and g are
+    the gradients, at the weight of the backbone's last layer, of the reference term and of the weighted sum of `terms`
+    (without w). The new value is used from the next step on, because all parts of a step (gradient accumulation) must
+    use the same value. A step in which no image passes the gates leaves w unchanged. `value` is saved in checkpoints.
 
-    with the gradients, at the weight of the backbone's last layer, of the reference term and of the weighted sum of
-    `terms` (without w). The new value holds from the next step on, because the parts of a step, with gradient
-    accumulation, must meet the same one. A step in which no image passes the gates changes nothing.
-    terms, reference: names of terms. `value` is state and belongs in the checkpoint.
+    Args:
+        terms: Names of the terms that w multiplies.
+        reference: Name of the term whose gradient is the reference.
+        start_step: First step with a measurement.
+        every: Number of steps between two measurements.
+        momentum: Share of the old value in the new one, in [0, 1).
+        largest: Upper limit of the ratio of the gradients.
+
+    Raises:
+        ValueError: `every` or `momentum` is out of range.
     """
 
     value: Tensor
@@ -42,11 +51,17 @@ class AdaptiveWeight(nn.Module):
         self._gradients: tuple[Tensor, Tensor] | None = None
 
     def due(self, step: int) -> bool:
-        """Whether to measure in the step that follows `step` finished ones."""
+        """Returns whether the step after `step` finished ones is measured."""
         return step >= self.start_step and step % self.every == 0
 
     def observe(self, reference: Tensor, adapted: Tensor, weight: Tensor) -> None:
-        """Add the gradients of one part of the step; the graph stays for the backward pass."""
+        """Adds the gradients of one part of the step, and keeps the graph for the backward pass.
+
+        Args:
+            reference: The reference term, with gradient.
+            adapted: The weighted sum of the terms, with gradient.
+            weight: The weight of the backbone's last layer.
+        """
         if not adapted.requires_grad:  # no image of this part passed the gates
             adapted = adapted + 0 * reference
         new = [torch.autograd.grad(loss, weight, retain_graph=True)[0] for loss in (reference, adapted)]
@@ -55,7 +70,11 @@ class AdaptiveWeight(nn.Module):
 
     @torch.no_grad()
     def update(self, add: Callable[..., None] = lambda *tensors: None) -> None:
-        """At the end of a step that was observed. add: sums tensors, in place, over the processes that shared it."""
+        """Updates w at the end of a measured step.
+
+        Args:
+            add: Sums tensors in place over the processes that share the step.
+        """
         assert self._gradients is not None
         add(*self._gradients)
         reference, adapted = (g.norm() for g in self._gradients)

@@ -1,4 +1,4 @@
-"""The flow matching loss (PixelFlow, equation 5; PixelGen, equation of v-loss)."""
+"""The flow matching loss (PixelFlow, equation 5; the v-loss of PixelGen)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from pixelflow.types import Batch, FlowSample, Predicted
 
 
 class FlowMatching(GatedLoss):
-    """Mean square error of the velocity, one value per image: an image of 64 tokens weighs as much as one of 4096.
+    """The mean square error of the velocity, |v - v_target|^2, averaged over each image.
 
-    Both velocities go through the prediction's own conversion, so x-prediction meets the same clamp on both sides.
+    An image of 64 tokens has the same weight as one of 4096. Both velocities are converted by the prediction, so that
+    for x-prediction the same clamp applies to both.
+
+    Args:
+        weight: Factor of the term.
+        min_t: See `GatedLoss`.
     """
 
     def __call__(self, sample: FlowSample, predicted: Predicted, batch: Batch) -> Tensor:
-        """(b,) float32."""
+        """Returns the loss of each image, (b,) float32."""
         error = predicted.velocity.float() - predicted.target_velocity.float()
         return error.square().flatten(1).mean(dim=1)

@@ -1,4 +1,4 @@
-"""Frozen networks that losses look through: their weights come from the assets folder, never from the network."""
+"""Frozen networks of the perceptual losses. Their weights are read from the assets folder and never downloaded."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pixelflow.assets import missing_line
+from pixelflow.errors import UserError
 
 
 class Frozen:
-    """Holds a network that is built and loaded by `load` and not before.
+    """A network that is built and loaded by `load` only.
 
-    file: of the weights, in the assets folder; None for seeded random weights, for tests and benchmarks.
+    Args:
+        file: File of the weights in the assets folder; None for seeded random weights, for tests and benchmarks.
     """
 
     def __init__(self, *, file: str | None) -> None:
@@ -23,21 +25,30 @@ class Frozen:
         self.model: nn.Module | None = None
 
     def missing(self, folder: Path) -> list[str]:
-        """A line for the file if it is not there: its name, its size, its place, its source."""
+        """Returns a line for each missing file: its path, size and source."""
         return [line for file in self.needs() if (line := missing_line(folder, file))]
 
     def needs(self) -> list[str]:
-        """The files that it reads from the assets folder."""
+        """Returns the files that it reads from the assets folder."""
         return [] if self.file is None else [self.file]
 
     def load(self, folder: Path, device: Any, *, bf16: bool = False) -> None:
-        """bf16: compute under autocast. Raises ValueError if the file is missing or does not fit."""
+        """Builds the network, once.
+
+        Args:
+            folder: The assets folder.
+            device: Where the network computes.
+            bf16: Whether it computes under autocast.
+
+        Raises:
+            UserError: The file is missing or holds other weights.
+        """
         if self.model is not None:
             return
         if problems := self.missing(folder):
-            raise ValueError(problems[0])
+            raise UserError(problems[0])
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # of random weights; those of a file overwrite them
+            torch.manual_seed(0)  # for random weights; those of a file replace them
             model = self._build(None if self.file is None else folder / self.file)
         self.model, self.bf16 = model.to(device).eval().requires_grad_(False), bf16
 
@@ -51,23 +62,26 @@ class Frozen:
 
 
 def as_rgb(x: Tensor) -> Tensor:
-    """Grey images in three channels."""
+    """Returns grey images (B, 1, H, W) with three channels; others unchanged."""
     return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
 
 
 def resized(x: Tensor, size: int | None) -> Tensor:
-    """(B, C, H, W) -> (B, C, size, size), bicubic; as they are for None."""
+    """Resizes (B, C, H, W) to (B, C, size, size), bicubic; None leaves the images unchanged."""
     if size is None or x.shape[-2:] == (size, size):
         return x
     return F.interpolate(x, size=(size, size), mode="bicubic", align_corners=False)
 
 
 class DinoV2(Frozen):
-    """Patch features of a DINOv2 (Oquab et al. 2024), through timm.
+    """Patch features of a DINOv2 (Oquab et al. 2024) from timm.
 
-    layer: block whose output is taken, counted from 0, normalised by the network's last norm. image_size: what images
-    of any size are resized to, bicubic; a multiple of 14.
-    num_features: the model's width. Raises ValueError for an image_size that is no multiple of the patch.
+    Args:
+        file: See `Frozen`.
+        name: The model's name in timm.
+        layer: The block whose output is taken, counted from 0; it is normalised by the network's last norm.
+        image_size: The size to which all images are resized, bicubic; a multiple of 14.
+        num_features: The width of the model.
     """
 
     def __init__(
@@ -96,7 +110,7 @@ class DinoV2(Frozen):
         return PatchTokens(model, self.layer)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) in [-1, 1] -> (B, L, F)."""
+        """Maps images (B, C, H, W) in [-1, 1] to tokens (B, L, F)."""
         x = as_rgb(x) / 2 + 0.5
         mean, std = (torch.tensor(v, device=x.device).view(-1, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
         return self._run(resized((x - mean) / std, self.image_size))
@@ -106,13 +120,19 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class PatchTokens(nn.Module):
-    """The tokens of the patches that leave a block of a timm vision transformer, without those before them."""
+    """Returns the patch tokens that a block of a timm vision transformer outputs, without class or register tokens.
+
+    Args:
+        model: The vision transformer.
+        layer: The block.
+    """
 
     def __init__(self, model: Any, layer: int) -> None:
         super().__init__()
         self.model, self.layer = model, layer
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps images (B, 3, H, W) to tokens (B, L, F)."""
         (tokens,) = self.model.forward_intermediates(
             x, indices=[self.layer], norm=True, output_fmt="NLC", stop_early=True, intermediates_only=True
         )

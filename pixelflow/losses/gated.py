@@ -1,4 +1,4 @@
-"""What every loss has in common: a weight, and a gate that says which images count."""
+"""The base classes of the losses: a weight, and a gate that selects images by their tau."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ from pixelflow.losses.frozen import Frozen
 class GatedLoss:
     """A loss of the images with tau >= min_t.
 
-    min_t: in [0, 1). It is compared with tau, the time within the image's own stage, which is t where there is one
-    stage. In a cascade every stage so has its perceptual loss in the same part of its path; by the share of clean
-    image, a gate at 0.3 would shut the coarsest of four stages (0 to 0.25) altogether.
-    Raises ValueError for min_t out of range.
+    The gate compares tau, the time within the image's stage, which is t if there is one stage. In a cascade every
+    stage then has its perceptual loss in the same part of its path. A gate by the share of clean image at 0.3 would
+    exclude the coarsest of four stages (0 to 0.25) altogether.
+
+    Args:
+        weight: Factor of the term in the objective.
+        min_t: Smallest tau of the images that count, in [0, 1).
+
+    Raises:
+        ValueError: min_t is out of range.
     """
 
     encoder: str | None = None
@@ -27,17 +33,22 @@ class GatedLoss:
         self.weight, self.min_t = weight, min_t
 
     def gate(self, tau: Tensor, step_tau: Tensor) -> Tensor:
-        """tau: (b,), of some images; step_tau: of all images of the step. Returns (b,) bool, which of the b count."""
+        """Returns (b,) bool, which images count, from their tau (b,); `step_tau` is tau of all images of the step."""
         return tau >= self.min_t
 
 
 class TrainedLoss(GatedLoss, nn.Module):
-    """A loss with weights of its own, which are trained and saved with the model."""
+    """A loss with weights, which are trained and saved with the model.
+
+    Args:
+        weight: See `GatedLoss`.
+        min_t: See `GatedLoss`.
+    """
 
     def __init__(self, *, weight: float = 1.0, min_t: float = 0.0) -> None:
         nn.Module.__init__(self)
         GatedLoss.__init__(self, weight=weight, min_t=min_t)
 
     def build(self, *, width: int, num_features: int) -> None:
-        """Make the weights, once the backbone's width and the encoder's number of features are known."""
+        """Makes the weights for a backbone of this width and an encoder with this number of features."""
         raise NotImplementedError

@@ -9,15 +9,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pixelflow.errors import UserError
 from pixelflow.losses.frozen import Frozen, as_rgb, resized
 from pixelflow.losses.gated import GatedLoss
 from pixelflow.types import Batch, FlowSample, Predicted
 
 
 class VGGDistance(Frozen):
-    """LPIPS of pairs of images in [-1, 1], from the package `lpips`, which brings its linear layers with it.
+    """The LPIPS distance of images in [-1, 1], from the package `lpips`, which contains the linear layers.
 
-    image_size: what images of another size are resized to, bicubic; None leaves them as they are.
+    Args:
+        file: See `Frozen`.
+        image_size: The size to which images are resized, bicubic; None leaves them unchanged.
     """
 
     def __init__(self, *, file: str | None = "vgg16-397923af.pth", image_size: int | None = None) -> None:
@@ -36,24 +39,27 @@ class VGGDistance(Frozen):
         return model
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        """(B, C, H, W) twice -> (B,)."""
+        """Returns the distances (B,) between images a and b, (B, C, H, W) each."""
         return self._run(*(resized(as_rgb(x), self.image_size) for x in (a, b))).flatten()
 
 
 def _load_vgg(net: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """torchvision's `features.<n>.*` into the slices of lpips, whose modules keep their number."""
+    """Copies `features.<n>.*` of torchvision into the slices of lpips, whose modules keep their number."""
     own = net.state_dict()
     try:
         loaded = {key: weights[f"features.{key.split('.', 1)[1]}"] for key in own}
         net.load_state_dict(loaded)
     except (KeyError, RuntimeError) as error:
-        raise ValueError(f"{path} holds no weights of torchvision's VGG-16: {error}") from None
+        raise UserError(f"{path} holds no weights of torchvision's VGG-16: {error}") from None
 
 
 class Lpips(GatedLoss):
-    """The distance between x_pred and the clean image.
+    """A perceptual distance between x_pred and the clean image.
 
-    distance: `(x_pred, x) -> (B,)`, images in [-1, 1], x_pred not clamped.
+    Args:
+        distance: `(x_pred, x) -> (B,)`, for images in [-1, 1]; x_pred is not clamped.
+        weight: See `GatedLoss`.
+        min_t: See `GatedLoss`.
     """
 
     def __init__(
@@ -64,5 +70,5 @@ class Lpips(GatedLoss):
         self.networks = (distance,) if isinstance(distance, Frozen) else ()
 
     def __call__(self, sample: FlowSample, predicted: Predicted, batch: Batch) -> Tensor:
-        """(b,) float32."""
+        """Returns the loss of each image, (b,) float32."""
         return self.distance(predicted.x_pred, sample.x)

@@ -12,11 +12,14 @@ from pixelflow.types import Batch, FlowSample, Predicted
 
 
 class PDino(GatedLoss):
-    """1 - cosine between the encoder's features of x_pred and of the clean image, averaged over the tokens.
+    """The perceptual loss 1 - cos(f(x_pred), f(x)) on an encoder's features, averaged over the tokens.
 
-    encoder: its name in the objective; DINOv2 in PixelGen, and any other makes the perceptual loss of its features.
-    min_t, gating: `gated` is the paper's, the mean over the images with tau >= min_t. `as_released`: the release's
-    mask broadcasts across the batch, so all images count unless none has tau >= min_t.
+    Args:
+        encoder: Name of the encoder in the objective; DINOv2 in PixelGen.
+        weight: See `GatedLoss`.
+        min_t: See `GatedLoss`.
+        gating: "gated" is the paper's form, the mean over the images with tau >= min_t. "as_released" is the
+            release's form, whose mask broadcasts across the batch: all images count unless none has tau >= min_t.
     """
 
     encodes_prediction = True
@@ -33,16 +36,17 @@ class PDino(GatedLoss):
         self.encoder, self.gating = encoder, gating
 
     def gate(self, tau: Tensor, step_tau: Tensor) -> Tensor:
+        """Returns (b,) bool, which images count (see `GatedLoss.gate`)."""
         if self.gating == "gated":
             return super().gate(tau, step_tau)
         return super().gate(step_tau, step_tau).any().expand(len(tau))
 
     def __call__(self, sample: FlowSample, predicted: Predicted, batch: Batch) -> Tensor:
-        """(b,) float32."""
+        """Returns the loss of each image, (b,) float32."""
         assert predicted.encoded is not None and predicted.encoded.predicted is not None
         return one_minus_cosine(predicted.encoded.predicted, predicted.encoded.clean)
 
 
 def one_minus_cosine(a: Tensor, b: Tensor) -> Tensor:
-    """(B, L, F) twice -> (B,) float32, averaged over the tokens."""
+    """Returns 1 - cos(a, b), averaged over the tokens, (B,) float32. a, b: (B, L, F)."""
     return 1 - F.cosine_similarity(a.float(), b.float(), dim=-1).mean(dim=1)

@@ -13,11 +13,17 @@ from pixelflow.types import Batch, FlowSample, Predicted
 
 
 class Repa(TrainedLoss):
-    """1 - cosine between projected tokens of the backbone and the encoder's features of the clean image.
+    """The loss 1 - cos(h(tokens), f(x)) between projected tokens of the backbone and features of the clean image.
 
-    encoder: its name in the objective. layer: of the tokens that enter this block. hidden: width of the projection,
-    three linear layers with SiLU between them, which is trained with the model.
-    Both are squares of tokens; where the backbone's is of another size, it is resized to the encoder's.
+    The projection h is three linear layers with SiLU between them and is trained with the model. Both are squares of
+    tokens; the backbone's tokens are resized to the encoder's size if they differ.
+
+    Args:
+        encoder: Name of the encoder in the objective.
+        layer: The block whose input tokens are aligned.
+        hidden: Width of the projection.
+        weight: See `GatedLoss`.
+        min_t: See `GatedLoss`.
     """
 
     def __init__(
@@ -27,6 +33,7 @@ class Repa(TrainedLoss):
         self.encoder, self.layer, self.hidden = encoder, layer, hidden
 
     def build(self, *, width: int, num_features: int) -> None:
+        """Makes the projection from `width` to `num_features`."""
         self.projection = nn.Sequential(
             nn.Linear(width, self.hidden), nn.SiLU(),
             nn.Linear(self.hidden, self.hidden), nn.SiLU(),
@@ -34,7 +41,7 @@ class Repa(TrainedLoss):
         )  # fmt: skip
 
     def forward(self, sample: FlowSample, predicted: Predicted, batch: Batch) -> Tensor:
-        """(b,) float32."""
+        """Returns the loss of each image, (b,) float32."""
         assert predicted.encoded is not None and self.layer is not None
         clean = predicted.encoded.clean
         tokens = resize_tokens(predicted.features[self.layer].float(), clean.shape[1])
@@ -42,7 +49,7 @@ class Repa(TrainedLoss):
 
 
 def resize_tokens(tokens_BLD: Tensor, length: int) -> Tensor:
-    """A square of L tokens -> one of `length`, bilinear with antialiasing."""
+    """Resizes a square of L tokens to one of `length` tokens, bilinear with antialiasing."""
     if tokens_BLD.shape[1] == length:
         return tokens_BLD
     old, new = math.isqrt(tokens_BLD.shape[1]), math.isqrt(length)

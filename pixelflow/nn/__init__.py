@@ -1,0 +1,1 @@
+"""Layers shared by the backbones, packs of several resolutions, and attention kernels."""

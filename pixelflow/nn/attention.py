@@ -1,6 +1,7 @@
-"""Self-attention on a pack: every image attends to itself alone.
+"""Self-attention on a pack, in which every image attends to itself only.
 
-Attention itself is one of `kernels`: by default one dense call per resolution on static slices of the pack.
+The product itself is computed by one of `kernels`, by default with one dense call per resolution.
+Shape legend: N tokens of the pack, D model width.
 """
 
 from __future__ import annotations
@@ -14,7 +15,13 @@ from pixelflow.nn.rope import Rope2D, rotate
 
 
 class SelfAttention(nn.Module):
-    """Queries and keys are normalised over the whole width before the heads are split, then rotated (PixelFlow)."""
+    """Attention whose queries and keys are normalised over the whole width, split into heads and rotated (PixelFlow).
+
+    Args:
+        width: D, divisible by num_heads.
+        num_heads: Number of heads.
+        bias: Whether the four projections have a bias.
+    """
 
     def __init__(self, *, width: int, num_heads: int, bias: bool) -> None:
         super().__init__()
@@ -28,14 +35,20 @@ class SelfAttention(nn.Module):
         self.kernel = "dense_groups"
 
     def forward(self, x: Tensor, layout: Layout, rope: Rope2D) -> Tensor:
-        """x: (N, D) -> (N, D)."""
+        """Maps tokens (N, D) to (N, D)."""
         q, k, v = self.q_norm(self.q_proj(x)), self.k_norm(self.k_proj(x)), self.v_proj(x)
         q, k, v = (t.to(v.dtype).unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))
         return self.o_proj(attend(q, k, v, layout, rope, self.kernel))
 
 
 class HeadNormAttention(nn.Module):
-    """Queries and keys are normalised head by head, then rotated; tokens before the image are not (JiT)."""
+    """Attention whose queries and keys are normalised per head and rotated (JiT); prefix tokens are not rotated.
+
+    Args:
+        width: D, divisible by num_heads.
+        num_heads: Number of heads.
+        drop: Dropout probability of the output.
+    """
 
     def __init__(self, *, width: int, num_heads: int, drop: float) -> None:
         super().__init__()
@@ -48,14 +61,14 @@ class HeadNormAttention(nn.Module):
         self.kernel = "dense_groups"
 
     def forward(self, x: Tensor, layout: Layout, rope: Rope2D) -> Tensor:
-        """x: (N, D) -> (N, D)."""
+        """Maps tokens (N, D) to (N, D)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         return self.drop(self.proj(attend(q, k, v, layout, rope, self.kernel)))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, layout: Layout, rope: Rope2D, kernel: str = "dense_groups") -> Tensor:
-    """q, k, v: (N, heads, head_dim) -> (N, D). Every image attends to itself, after rotation of q and k."""
+    """Rotates q and k and attends within each image. q, k, v: (N, heads, head_dim). Returns (N, D)."""
     tables = [rope(g.height, g.width, v.device, prefix=g.prefix) for g in layout]
     turned_q, turned_k = (
         [rotate(group, table) for group, table in zip(layout.split(x), tables, strict=True)] for x in (q, k)

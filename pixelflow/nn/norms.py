@@ -1,4 +1,4 @@
-"""Norms that stay in float32 under autocast."""
+"""Norms that are computed in float32 under autocast."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 
 class RMSNorm(nn.RMSNorm):
-    """RMS norm with weight, eps 1e-6, computed in float32: autocast has no rule for it."""
+    """RMS norm with weight and eps 1e-6, computed in float32, because autocast has no rule for it."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) of any float type -> (..., D) float32."""
+        """Normalises (..., D) of any float type to (..., D) float32."""
         return super().forward(x.float())

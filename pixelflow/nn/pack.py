@@ -1,7 +1,7 @@
-"""A pack: the tokens of images of several resolutions, one behind the other.
+"""A pack: the concatenated tokens of images of several resolutions.
 
-Images of one resolution stand together and have equally many tokens, so a pack is a few dense groups. Linear
-layers and norms run on all tokens at once; what differs by image or mixes tokens runs group by group.
+Images of one resolution are adjacent and have the same number of tokens, so a pack consists of a few dense groups.
+Linear layers and norms run on all tokens at once; operations per image, and attention, run group by group.
 
 Shape legend: B images of the pack, b images of a group, L tokens of one image, N tokens of the pack, D channels.
 """
@@ -17,9 +17,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Group:
-    """Images of one resolution: where they stand in the pack, and their size in tokens.
+    """The images of one resolution: their positions in the pack and their size in tokens.
 
-    prefix: tokens that stand before those of each image.
+    Args:
+        images: Positions of the images in the batch.
+        tokens: Positions of their tokens in the pack.
+        height: Rows of tokens of one image.
+        width: Columns of tokens of one image.
+        prefix: Number of tokens before those of each image.
     """
 
     images: slice
@@ -30,10 +35,12 @@ class Group:
 
     @property
     def num_images(self) -> int:
+        """Number of images, b."""
         return self.images.stop - self.images.start
 
     @property
     def length(self) -> int:
+        """Number of tokens of one image with its prefix, L."""
         return self.prefix + self.height * self.width
 
 
@@ -42,7 +49,15 @@ class Layout(tuple[Group, ...]):
 
     @classmethod
     def of(cls, images: Sequence[Tensor], patch_size: int) -> Layout:
-        """From the images of each group (b, C, H, W). Raises ValueError where the patch size does not divide."""
+        """Returns the layout of a pack.
+
+        Args:
+            images: One tensor (b, C, H, W) per resolution.
+            patch_size: Side of a patch in pixels.
+
+        Raises:
+            ValueError: The patch size does not divide H or W.
+        """
         groups, image, token = [], 0, 0
         for x in images:
             b, _, h, w = x.shape
@@ -55,7 +70,7 @@ class Layout(tuple[Group, ...]):
         return cls(groups)
 
     def with_prefix(self, prefix: int) -> Layout:
-        """The same images with `prefix` tokens before each."""
+        """Returns the layout of the same images with `prefix` tokens before each."""
         groups, token = [], 0
         for g in self:
             length = prefix + g.height * g.width
@@ -65,16 +80,25 @@ class Layout(tuple[Group, ...]):
         return Layout(groups)
 
     def split(self, tokens_ND: Tensor) -> list[Tensor]:
-        """(N, ...) -> one view (b, L, ...) per group. By `split`: its backward is a `cat`, that of slices a sum."""
+        """Splits (N, ...) into one view (b, L, ...) per group.
+
+        `Tensor.split` is used because its backward pass is one `cat`; that of slices is a sum.
+        """
         parts = tokens_ND.split([g.num_images * g.length for g in self])
         return [part.unflatten(0, (g.num_images, g.length)) for g, part in zip(self, parts, strict=True)]
 
     def join(self, groups: Sequence[Tensor]) -> Tensor:
-        """(b, L, ...) per group -> (N, ...)."""
+        """Concatenates one tensor (b, L, ...) per group to (N, ...)."""
         flat = [x.flatten(0, 1) for x in groups]
         return flat[0] if len(flat) == 1 else torch.cat(flat)
 
     def per_image(self, function: Callable[..., Tensor], tokens_ND: Tensor, *values_BD: Tensor) -> Tensor:
-        """`function(tokens (b, L, D), *values (b, 1, D))` group by group: an image's values meet all its tokens."""
+        """Applies `function(tokens (b, L, D), *values (b, 1, D))` to each group and joins the results.
+
+        Args:
+            function: It broadcasts the values of an image over its tokens.
+            tokens_ND: (N, D).
+            values_BD: Tensors (B, D).
+        """
         values = zip(*(v.unsqueeze(1).split([g.num_images for g in self]) for v in values_BD), strict=True)
         return self.join([function(tokens, *own) for tokens, own in zip(self.split(tokens_ND), values, strict=True)])

@@ -1,4 +1,7 @@
-"""Images to patches and back."""
+"""Conversion of images to patches and back, and patch embeddings.
+
+Shape legend: B images, L patches of one image, N tokens of the pack, p patch size, D model width.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from torch.nn import functional as F
 
 
 def patchify(x: Tensor, patch_size: int) -> Tensor:
-    """(B, C, H, W) -> (B, L, C*p*p); patches row by row, each flattened as (channel, row, col)."""
+    """Cuts (B, C, H, W) into patches (B, L, C*p*p), row by row, each flattened as (channel, row, col)."""
     b, c, h, w = x.shape
     p = patch_size
     x = x.view(b, c, h // p, p, w // p, p)
@@ -15,7 +18,14 @@ def patchify(x: Tensor, patch_size: int) -> Tensor:
 
 
 def unpatchify(patches: Tensor, patch_size: int, height: int, width: int) -> Tensor:
-    """(B, L, p*p*C), each patch flattened as (row, col, channel), L = height * width -> (B, C, H, W)."""
+    """Joins patches (B, L, p*p*C), each flattened as (row, col, channel), to (B, C, H, W).
+
+    Args:
+        patches: (B, L, p*p*C) with L = height * width.
+        patch_size: p.
+        height: Rows of patches.
+        width: Columns of patches.
+    """
     b, _, d = patches.shape
     p = patch_size
     x = patches.view(b, height, width, p, p, d // (p * p))
@@ -23,21 +33,27 @@ def unpatchify(patches: Tensor, patch_size: int, height: int, width: int) -> Ten
 
 
 class PatchEmbed(nn.Module):
-    """One linear layer over each patch, stored as a convolution's, `proj.weight` (D, C, p, p)."""
+    """A linear layer over each patch, stored as a convolution with `proj.weight` (D, C, p, p)."""
 
     def __init__(self, *, patch_size: int, in_channels: int, width: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(in_channels, width, patch_size, stride=patch_size)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """(N, C*p*p) -> (N, D)."""
+        """Maps patches (N, C*p*p) to tokens (N, D)."""
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
 class BottleneckPatchEmbed(nn.Module):
-    """The same, through a low-rank bottleneck if there is one (JiT): to `bottleneck_dim` without bias, then to width.
+    """A linear layer over each patch, or two with a low-rank bottleneck between them (JiT).
 
-    Stored as convolutions: `proj1`, and with a bottleneck `proj2` of size 1x1.
+    The layers are stored as convolutions: `proj1`, without bias if there is a bottleneck, and then `proj2` of size 1x1.
+
+    Args:
+        patch_size: p.
+        in_channels: C.
+        width: D.
+        bottleneck_dim: Width of the bottleneck; None for a single layer.
     """
 
     def __init__(self, *, patch_size: int, in_channels: int, width: int, bottleneck_dim: int | None) -> None:
@@ -47,6 +63,6 @@ class BottleneckPatchEmbed(nn.Module):
         self.proj2 = None if bottleneck_dim is None else nn.Conv2d(bottleneck_dim, width, 1)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """(N, C*p*p) -> (N, D)."""
+        """Maps patches (N, C*p*p) to tokens (N, D)."""
         tokens = F.linear(patches, self.proj1.weight.flatten(1), self.proj1.bias)
         return tokens if self.proj2 is None else F.linear(tokens, self.proj2.weight.flatten(1), self.proj2.bias)

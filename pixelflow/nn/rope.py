@@ -7,10 +7,18 @@ from torch import Tensor, nn
 
 
 def rope_table(height: int, width: int, head_dim: int, *, theta: float = 10000.0, row_first: bool = False) -> Tensor:
-    """(L, head_dim, 2) float32: cos and sin for each token, row by row.
+    """Returns cos and sin of the rotation angles of each token, row by row, (L, head_dim, 2) float32.
 
-    The first half of head_dim turns with the column index, the second with the row index (row_first: the other way
-    round); within a half, freq_j = theta^(-2j / (head_dim/2)), and each angle serves one adjacent pair.
+    Within each half of head_dim the angles are index * freq_j with freq_j = theta^(-2j / (head_dim/2)), and each angle
+    rotates one adjacent pair.
+
+    Args:
+        height: Rows of tokens.
+        width: Columns of tokens; L = height * width.
+        head_dim: Head dimension, divisible by 4.
+        theta: Base of the frequencies.
+        row_first: Whether the first half of head_dim depends on the row index and the second on the column index,
+            instead of the reverse.
     """
     half = head_dim // 2
     freqs = theta ** (-torch.arange(0, half, 2, dtype=torch.float64) / half)
@@ -22,9 +30,11 @@ def rope_table(height: int, width: int, head_dim: int, *, theta: float = 10000.0
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turn adjacent pairs, (a, b) -> (a cos - b sin, b cos + a sin).
+    """Rotates adjacent pairs, (a, b) -> (a cos - b sin, b cos + a sin).
 
-    x: (b, L, heads, head_dim). table: (L, head_dim, 2).
+    Args:
+        x: (b, L, heads, head_dim).
+        table: (L, head_dim, 2), from `rope_table`.
     """
     cos, sin = table[:, None, :, 0], table[:, None, :, 1]
     a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
@@ -33,7 +43,16 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
 
 class Rope2D(nn.Module):
-    """Tables by resolution, made once and kept on the device that asked. row_first: see `rope_table`."""
+    """Caches the tables of `rope_table` by resolution and device.
+
+    Args:
+        head_dim: Head dimension, divisible by 4: two axes, each rotated in pairs.
+        theta: See `rope_table`.
+        row_first: See `rope_table`.
+
+    Raises:
+        ValueError: head_dim is not divisible by 4.
+    """
 
     def __init__(self, *, head_dim: int, theta: float = 10000.0, row_first: bool = False) -> None:
         super().__init__()
@@ -43,7 +62,7 @@ class Rope2D(nn.Module):
         self._tables: dict[tuple[int, int, int, torch.device], Tensor] = {}
 
     def forward(self, height: int, width: int, device: torch.device, *, prefix: int = 0) -> Tensor:
-        """(prefix + height * width, head_dim, 2) float32. prefix: tokens before the image's, which are not turned."""
+        """Returns the table, (prefix + height * width, head_dim, 2); the first `prefix` tokens are not rotated."""
         key = (height, width, prefix, device)
         if key not in self._tables:
             table = rope_table(height, width, self.head_dim, theta=self.theta, row_first=self.row_first)

@@ -1,6 +1,6 @@
 """Runge-Kutta solvers through torchdiffeq: adaptive (dopri5, bosh3) and with fixed steps (midpoint, rk4).
 
-Time is a tensor there, so on a GPU every evaluation waits for the device once; the solvers of `fixed` never do.
+torchdiffeq keeps time in a tensor, so on a GPU every evaluation synchronises once; the solvers of `fixed` never do.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from pixelflow.errors import WorkFailed
 from pixelflow.flow.timesteps import Grid
 from pixelflow.solvers.fixed import FixedGrid
 from pixelflow.solvers.per_image import TABLEAUS, integrate_per_image
@@ -19,9 +20,15 @@ Timesteps = Literal["reference", "trained"]
 
 
 class FixedRungeKutta(FixedGrid):
-    """midpoint (order 2, two evaluations a step) and rk4 (order 4 by the 3/8 rule, four).
+    """The methods midpoint (order 2, two evaluations per step) and rk4 (order 4 by the 3/8 rule, four evaluations).
 
-    timesteps: see `AdaptiveRungeKutta`. The others: see FixedGrid.
+    Args:
+        method: "midpoint" or "rk4".
+        num_steps: See `FixedGrid`.
+        num_stages: See `FixedGrid`.
+        grid: See `FixedGrid`.
+        shift: See `FixedGrid`.
+        timesteps: See `AdaptiveRungeKutta`.
     """
 
     def __init__(
@@ -40,20 +47,27 @@ class FixedRungeKutta(FixedGrid):
 
     def integrate(self, velocity_fn: VelocityFn, x: Tensor, grid: Tensor) -> tuple[Tensor, int]:
         """See `Euler.integrate`."""
-        # Asked for the two ends alone, torchdiffeq does not keep the states between them.
+        # With the two ends as the only output times, torchdiffeq does not keep the states between them.
         options = {"grid_constructor": lambda function, y0, t: grid.to(t)}
         return _odeint(velocity_fn, x, grid, method=self.method, options=options)
 
 
 class AdaptiveRungeKutta:
-    """dopri5 (order 5) and bosh3 (order 3) with steps chosen by their estimated error.
+    """The methods dopri5 (order 5) and bosh3 (order 3), with steps chosen by their estimated error.
 
-    rtol, atol: the error of a step must be below atol + rtol * |x|, in the root mean square.
-    per_image: False measures it over the whole batch, as the release of PixelFlow does, so that an image depends on
-    the batch that it is drawn in; True gives every image its own steps, and steps end at tau = 1 instead of beyond it.
-    timesteps: "reference" tells the backbone the stage's last timestep at tau = 1 (PixelFlow's release does so with
-    these solvers), "trained" the timestep that belongs to tau in training (see `Cascade.timestep`).
-    Raises ValueError for tolerances that are not positive.
+    Args:
+        method: "dopri5" or "bosh3".
+        rtol: Relative tolerance: the error of a step, in the root mean square, must be below atol + rtol * |x|.
+        atol: Absolute tolerance.
+        per_image: False measures the error over the whole batch, as the release of PixelFlow does, so that an image
+            depends on the batch in which it is drawn. True gives every image its own steps, and the last step ends at
+            tau = 1 instead of beyond it.
+        timesteps: "reference" passes the stage's last timestep to the backbone at tau = 1, as PixelFlow's release
+            does with these solvers; "trained" passes the timestep that belongs to tau in training (see
+            `Cascade.timestep`).
+
+    Raises:
+        ValueError: A tolerance is not positive.
     """
 
     adaptive = True
@@ -73,13 +87,14 @@ class AdaptiveRungeKutta:
         self.last_tau = _last_tau(timesteps)
 
     def time_grid(self, stage: int) -> Tensor:
-        """(2,) float64, the ends of the stage: the steps between them are the solver's own."""
+        """Returns the ends of the stage, (2,) float64; the solver chooses the steps between them."""
         return torch.tensor([0.0, 1.0], dtype=torch.float64)
 
     def integrate(self, velocity_fn: VelocityFn, x: Tensor, grid: Tensor) -> tuple[Tensor, int]:
-        """x (B, ...) at grid[0] -> x at grid[-1], and the number of calls of velocity_fn.
+        """Returns the state at grid[-1] for the state x (B, ...) at grid[0], and the number of evaluations.
 
-        Raises ValueError where no step is small enough, as when the velocity is not finite.
+        Raises:
+            WorkFailed: No step is small enough, for example because the velocity is not finite.
         """
         if self.per_image:
             start, end = grid[0].item(), grid[-1].item()
@@ -107,4 +122,4 @@ def _odeint(velocity_fn: VelocityFn, x: Tensor, grid: Tensor, **settings: Any) -
     try:
         return odeint(counted, x, ends, **settings)[-1], nfe
     except AssertionError as error:  # torchdiffeq asserts that steps are not too small and states finite
-        raise ValueError(f"{settings['method']} found no step: {str(error)[:60]}; is the velocity finite?") from None
+        raise WorkFailed(f"{settings['method']} found no step: {str(error)[:60]}; is the velocity finite?") from None

@@ -1,7 +1,7 @@
-"""Solvers with a fixed time grid. They integrate dx/dtau = velocity(x, tau) and know nothing of models.
+"""Solvers of dx/dtau = velocity(x, tau) with a fixed time grid. They do not depend on models.
 
-A step from tau to tau' is h = tau' - tau long. Guidance may change with time; where a step evaluates the velocity
-twice, `guidance_tau` says which of the two times the guidance belongs to.
+A step from tau to tau' has the length h = tau' - tau. Guidance may change with time; if a step evaluates the velocity
+at several times, `guidance_tau` is the time at which the guidance scale is read.
 """
 
 from __future__ import annotations
@@ -17,14 +17,20 @@ from pixelflow.types import VelocityFn
 
 
 class FixedGrid:
-    """What the solvers of this file share.
+    """The base class of solvers with a fixed time grid.
 
-    num_steps: steps per stage, one number or one for each stage. grid, shift: see `time_grid`.
-    Raises ValueError for steps below 1, a list of another length than num_stages, or shift <= 0.
+    Args:
+        num_steps: Steps per stage: one number, or a list with a number for each stage.
+        num_stages: Number of stages of the cascade.
+        grid: See `time_grid`.
+        shift: See `time_grid`.
+
+    Raises:
+        ValueError: A number of steps is below 1, the list has not num_stages entries, or shift is not above 0.
     """
 
     last_tau: float | None = None
-    """The timestep of tau is that of training (see `Cascade.timestep`)."""
+    """The timestep at tau is the one of training (see `Cascade.timestep`)."""
 
     adaptive = False
 
@@ -41,15 +47,29 @@ class FixedGrid:
         self.num_steps, self.grid, self.shift = steps, grid, shift
 
     def time_grid(self, stage: int) -> Tensor:
-        """(K+1,) float64, the taus of the stage."""
+        """Returns the times of the stage, (K+1,) float64."""
         return time_grid(self.num_steps[stage], grid=self.grid, shift=self.shift)
 
 
 class Euler(FixedGrid):
-    """x <- x + h * v(x, tau): order 1, one evaluation per step."""
+    """Euler's method, x <- x + h * v(x, tau): order 1, one evaluation per step.
+
+    Example:
+        >>> import torch
+        >>> solver = Euler(num_steps=4, num_stages=1, grid="uniform")
+        >>> x, nfe = solver.integrate(lambda x, tau: torch.ones_like(x), torch.zeros(1), solver.time_grid(0))
+        >>> x.item(), nfe
+        (1.0, 4)
+    """
 
     def integrate(self, velocity_fn: VelocityFn, x: Tensor, grid: Tensor) -> tuple[Tensor, int]:
-        """x (B, ...) at grid[0] -> x at grid[-1], and the number of evaluations. grid: (K+1,) rising."""
+        """Returns the state at grid[-1] for the state x (B, ...) at grid[0], and the number of evaluations.
+
+        Args:
+            velocity_fn: The velocity.
+            x: (B, ...), the state at grid[0].
+            grid: (K+1,), rising times.
+        """
         taus = grid.tolist()
         for tau, next_tau in itertools.pairwise(taus):
             x = x + (next_tau - tau) * velocity_fn(x, tau)
@@ -57,10 +77,10 @@ class Euler(FixedGrid):
 
 
 class Heun(FixedGrid):
-    """x <- x + h/2 * (v(x, tau) + v(x + h*v, tau')): order 2, two evaluations per step.
+    """Heun's method, x <- x + h/2 * (v(x, tau) + v(x + h*v, tau')): order 2, two evaluations per step.
 
-    The last step is Euler's: at tau = 1 a network that predicts x has no velocity of its own. Both evaluations of a
-    step are guided as at its start (PixelGen's release).
+    The last step is Euler's, because the velocity of a network that predicts x is not defined at tau = 1. Both
+    evaluations of a step take the guidance scale of its start (PixelGen's release).
     """
 
     def integrate(self, velocity_fn: VelocityFn, x: Tensor, grid: Tensor) -> tuple[Tensor, int]:
@@ -76,13 +96,23 @@ class Heun(FixedGrid):
 
 
 class AdamsBashforth(FixedGrid):
-    """x <- x + h * sum_j c_j * v_j over the last `order` velocities: one evaluation per step.
+    """The Adams-Bashforth method, x <- x + h * sum_j c_j * v_j over the last `order` velocities.
 
-    The c_j integrate the polynomial through the velocities over the step, so any grid will do.
-    order: 1 to 4. startup: how the first order - 1 steps are taken, where too few velocities are known.
-    "lower_order" uses those there are (PixelGen's release); its first step is Euler's, which on equal steps leaves
-    orders 3 and 4 at order 2. "runge_kutta" takes classical Runge-Kutta steps, three more evaluations each.
-    Raises ValueError for another order, and what FixedGrid does.
+    Each step takes one evaluation. The c_j integrate the polynomial through the velocities over the step, so the grid
+    need not be equidistant.
+
+    Args:
+        num_steps: See `FixedGrid`.
+        num_stages: See `FixedGrid`.
+        order: 1 to 4.
+        startup: Method of the first order - 1 steps, for which too few velocities are known. "lower_order" uses the
+            known ones (PixelGen's release); its first step is Euler's, which on equal steps reduces orders 3 and 4 to
+            order 2. "runge_kutta" takes classical Runge-Kutta steps with three more evaluations each.
+        grid: See `FixedGrid`.
+        shift: See `FixedGrid`.
+
+    Raises:
+        ValueError: order is not in 1..4, or an argument of `FixedGrid` is invalid.
     """
 
     def __init__(
@@ -119,9 +149,13 @@ class AdamsBashforth(FixedGrid):
 
 
 def adams_coefficients(known: list[float], end: float) -> list[float]:
-    """Weights of the velocities at the times `known` (the newest last) for a step from known[-1] to `end`.
+    """Returns the weights of the velocities at the times `known` for a step from known[-1] to `end`.
 
-    Each is the integral of its Lagrange polynomial over the step; together they are normalised to sum 1.
+    Each weight is the integral of a Lagrange polynomial over the step; the weights are normalised to sum 1.
+
+    Args:
+        known: Times of the known velocities, the newest last.
+        end: End of the step.
     """
     weights = []
     for j, node in enumerate(known):
@@ -135,7 +169,7 @@ def adams_coefficients(known: list[float], end: float) -> list[float]:
 
 
 def _runge_kutta_step(velocity_fn: VelocityFn, x: Tensor, first: Tensor, tau: float, next_tau: float) -> Tensor:
-    """A classical step of order 4. first: v(x, tau)."""
+    """Takes a classical step of order 4. first: v(x, tau)."""
     h, middle = next_tau - tau, (tau + next_tau) / 2
     second = velocity_fn(x + h / 2 * first, middle, guidance_tau=tau)
     third = velocity_fn(x + h / 2 * second, middle, guidance_tau=tau)

@@ -1,9 +1,9 @@
-"""Adaptive Runge-Kutta with a step size of each image's own, so that its result does not depend on the batch.
+"""Adaptive Runge-Kutta with a separate step size for each image, so that the result does not depend on the batch.
 
-All images that are still under way are evaluated together, each at its own time. Step control after Hairer, Norsett
-and Wanner, Solving Ordinary Differential Equations I, II.4.
+All images that have not reached the end are evaluated together, each at its own time. The step control follows
+Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, II.4.
 
-Shape legend: B images of the batch, A images still under way.
+Shape legend: B images of the batch, A images that have not reached the end.
 """
 
 from __future__ import annotations
@@ -14,19 +14,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pixelflow.errors import WorkFailed
 from pixelflow.types import VelocityFn
 
 SAFETY, LEAST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
-"""Of the step size that the error estimate calls for, and how much a step may differ from the one before."""
+"""Share of the step size that the error estimate allows, and limits of the ratio of two consecutive steps."""
 SMALLEST_STEP = 1e-9
 
 
 @dataclass(frozen=True)
 class Tableau:
-    """An embedded pair whose last evaluation is the next step's first.
+    """An embedded pair of Runge-Kutta methods whose last evaluation is the first one of the next step.
 
-    times: of the evaluations after the first, in steps. weights: rows of the velocities before them, the last row
-    being the solution's. error: weights of solution minus embedded solution.
+    Args:
+        order: Order of the solution.
+        times: Times of the evaluations after the first, in units of the step.
+        weights: For each of them the weights of the velocities before it; the last row is the solution's.
+        error: Weights of the solution minus the embedded solution.
     """
 
     order: int
@@ -63,9 +67,22 @@ TABLEAUS = {
 def integrate_per_image(
     velocity_fn: VelocityFn, x: Tensor, start: float, end: float, *, tableau: Tableau, rtol: float, atol: float
 ) -> tuple[Tensor, int]:
-    """x (B, ...) at `start` -> x at `end`, and the number of calls of velocity_fn.
+    """Integrates from `start` to `end` with a separate step size for each image.
 
-    Raises ValueError where an image finds no step small enough.
+    Args:
+        velocity_fn: The velocity; it receives (A,) times and the positions of the images in the batch.
+        x: (B, ...), the state at `start`.
+        start: First time.
+        end: Last time.
+        tableau: The method.
+        rtol: Relative tolerance.
+        atol: Absolute tolerance.
+
+    Returns:
+        The state at `end`, and the number of calls of velocity_fn.
+
+    Raises:
+        WorkFailed: No step of an image is small enough, for example because the velocity is not finite.
     """
     tau = torch.full((len(x),), start, dtype=torch.float64, device=x.device)
     everyone = torch.arange(len(x), device=x.device)
@@ -78,7 +95,7 @@ def integrate_per_image(
             return x, nfe
         step = torch.minimum(h[active], end - tau[active])
         if not (step > SMALLEST_STEP * (end - start)).all():
-            raise ValueError(f"an image found no step at tau={tau[active].min():.6f}: is the velocity finite?")
+            raise WorkFailed(f"an image found no step at tau={tau[active].min():.6f}: is the velocity finite?")
         proposal, last, error = _step(velocity_fn, x[active], velocity[active], tau[active], step, active, tableau)
         nfe += len(tableau.times)
         ratio = _norm(error / _tolerance(x[active], proposal, rtol, atol))
@@ -93,7 +110,7 @@ def integrate_per_image(
 def _step(
     velocity_fn: VelocityFn, x: Tensor, first: Tensor, tau: Tensor, h: Tensor, images: Tensor, tableau: Tableau
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of each image: the proposed state, the velocity there, and the error estimate, (A, ...) each."""
+    """Takes a step of each image: returns the state, the velocity there and the error estimate, (A, ...) each."""
     velocities, size = [first], _column(h, x)
     state = x
     for time, row in zip(tableau.times, tableau.weights, strict=True):
@@ -117,7 +134,7 @@ def _first_step(
     rtol: float,
     atol: float,
 ) -> Tensor:
-    """(B,) float64: a first guess from the size of the velocity and of its change."""
+    """Estimates the first step, (B,) float64, from the norms of the velocity and of its change."""
     scale = atol + rtol * x.abs()
     size, speed = _norm(x / scale), _norm(velocity / scale)
     h0 = torch.where((size < 1e-5) | (speed < 1e-5), 1e-6, 0.01 * size / speed)
@@ -132,18 +149,18 @@ def _tolerance(x: Tensor, proposal: Tensor, rtol: float, atol: float) -> Tensor:
 
 
 def _factor(ratio: Tensor, accepted: Tensor, order: int) -> Tensor:
-    """(A,): next step over this one. A refused step never grows; one without a finite error shrinks all it may."""
+    """Ratio of the next step to this one, (A,): at most 1 after a rejection, the least if the error is not finite."""
     factor = SAFETY / ratio.clamp(min=1e-12) ** (1 / order)
     factor = torch.where(torch.isfinite(ratio), factor, LEAST_FACTOR)
     return factor.clamp(min=LEAST_FACTOR).minimum(torch.where(accepted, LARGEST_FACTOR, 1.0))
 
 
 def _norm(values: Tensor) -> Tensor:
-    """(A, ...) -> (A,) float64, root mean square over each image."""
+    """Root mean square of each image: (A, ...) -> (A,) float64."""
     flat = values.flatten(1).double()
     return flat.norm(dim=1) / math.sqrt(flat.shape[1])
 
 
 def _column(h: Tensor, like: Tensor) -> Tensor:
-    """(A,) -> (A, 1, ...) in the dtype of `like`."""
+    """Reshapes (A,) to (A, 1, ...) in the dtype of `like`."""
     return h.to(like.dtype).view(-1, *[1] * (like.ndim - 1))

@@ -1,6 +1,6 @@
-"""Solvers by what they are to cost: how many steps in the coarse stages, and how many in the last.
+"""Solvers with separate numbers of steps for the coarse stages and the last one.
 
-A step of the last stage costs several of the others together: at 256 pixels it has three quarters of the tokens.
+A step of the last stage costs more than a step of all others together: it has about three quarters of the tokens.
 """
 
 from __future__ import annotations
@@ -23,9 +23,19 @@ def few_steps(
     grid: Grid = "uniform",
     shift: float = 1.0,
 ) -> Euler | Heun | AdamsBashforth:
-    """A fixed-grid solver with coarse_steps in every stage but the last. order: of adams_bashforth.
+    """Returns a solver with `coarse_steps` in every stage but the last.
 
-    Raises ValueError where the solver does (see `FixedGrid`), naming these arguments.
+    Args:
+        method: "euler", "heun" or "adams_bashforth".
+        order: Order of adams_bashforth; the others ignore it.
+        coarse_steps: Steps in each stage but the last.
+        last_steps: Steps in the last stage.
+        num_stages: Number of stages of the cascade.
+        grid: See `FixedGrid`.
+        shift: See `FixedGrid`.
+
+    Raises:
+        ValueError: A number of steps is below 1, or an argument of the solver is invalid.
     """
     for name, steps in (("coarse_steps", coarse_steps), ("last_steps", last_steps)):
         if steps < 1:

@@ -1,4 +1,4 @@
-"""Downloads against a server of our own: whole, resumed, damaged, missing."""
+"""Downloads from a local server: complete, resumed, damaged and missing files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 
 from pixelflow import assets
 from pixelflow.assets import ASSETS, Asset, fetch, missing_line, read_manifest
+from pixelflow.errors import UserError, WorkFailed
 from pixelflow.jobs import fetch_assets
 from tests.conf.test_compose import composed
 
@@ -93,7 +94,7 @@ def test_the_first_download_is_trusted_and_later_ones_held_to_it(
     assert fetch(unknown, tmp_path) == "fetched"
     path = tmp_path / "some/file.bin"
     path.write_bytes(CONTENT[:-1] + b"x")
-    with pytest.raises(OSError, match=r"some/file.bin is damaged: sha256 .* delete it and fetch again"):
+    with pytest.raises(UserError, match=r"some/file.bin is damaged: sha256 .* delete it and repeat"):
         fetch(unknown, tmp_path)
     path.unlink()
     assert fetch(unknown, tmp_path) == "fetched"
@@ -103,19 +104,19 @@ def test_wrong_content_and_servers_that_fail(
     server: tuple[str, type[Handler]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, handler = server
-    with pytest.raises(OSError, match=r"and not sha256 0000.*nothing was kept, try again"):
+    with pytest.raises(WorkFailed, match=r"and not sha256 0000.*nothing was kept, try again"):
         fetch(asset(url, "0" * 64), tmp_path)
-    with pytest.raises(OSError, match="and not 5 bytes"):
+    with pytest.raises(WorkFailed, match="and not 5 bytes"):
         fetch(replace(asset(url, None), bytes=5), tmp_path)
     handler.statuses += [503, 503]
     assert fetch(asset(url), tmp_path) == "fetched"
     (tmp_path / "some/file.bin").unlink()
     handler.statuses += [404]
-    with pytest.raises(OSError, match="404"):
+    with pytest.raises(WorkFailed, match="404"):
         fetch(asset(url), tmp_path)
     monkeypatch.setattr(assets, "ATTEMPTS", 2)
     handler.statuses += [500] * 2
-    with pytest.raises(OSError, match=r"cannot be fetched.*the same command goes on from there"):
+    with pytest.raises(WorkFailed, match=r"cannot be fetched.*the same command resumes the download"):
         fetch(asset(url), tmp_path)
     assert not (tmp_path / "some/file.bin").exists()
 

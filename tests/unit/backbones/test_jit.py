@@ -93,7 +93,7 @@ def test_the_table_ties_it_to_one_resolution() -> None:
     model = tiny()
     assert model.fixed_resolution == 8
     with pytest.raises(
-        ValueError, match=r"4x4 pixels, but this JiT is fixed to 8: use cascade=single, or backbone.pos"
+        ValueError, match=r"4x4 pixels, but this JiT is fixed to 8: use one stage, or position_table=False"
     ):
         model(*inputs(side=4))
 

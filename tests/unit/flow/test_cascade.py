@@ -59,7 +59,7 @@ def test_four_stages_as_in_the_paper() -> None:
 
 
 def test_starts_are_rounded_down_and_kept_as_float32() -> None:
-    """As the released checkpoints were trained; 1/3 becomes 0.333."""
+    """The released checkpoints were trained with these values; 1/3 becomes 0.333."""
     starts = [stage.original_start for stage in cascade_of(3).stages]
     assert starts == [0, float(np.float32(0.333)), float(np.float32(0.666))]
 

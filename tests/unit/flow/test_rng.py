@@ -30,7 +30,7 @@ def test_the_same_in_another_object_and_for_tensor_ids() -> None:
 
 
 def test_a_longer_draw_starts_as_the_shorter_one() -> None:
-    """So the noise of an image does not depend on how many numbers others take."""
+    """The noise of an image does not depend on how many numbers others draw."""
     random = KeyedRandom(0)
     short, long = random.normal("noise", [7], (10,)), random.normal("noise", [7], (1000,))
     assert torch.equal(short, long[:, :10])

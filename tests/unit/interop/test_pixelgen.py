@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pixelflow.errors import UserError
 from pixelflow.interop import read_lightning_weights
 
 STATE = {"ema_denoiser.a.weight": torch.ones(2), "denoiser.a.weight": torch.zeros(2), "other.b": torch.ones(1)}
@@ -17,7 +18,7 @@ def test_prefixes_are_told_apart(tmp_path: Path) -> None:
 
 
 class Unsafe:
-    """What a checkpoint must not be able to run."""
+    """An object whose code a checkpoint must not be able to run."""
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,7 @@ class Unsafe:
 )
 def test_anything_else_is_refused(tmp_path: Path, content: object, message: str) -> None:
     torch.save(content, tmp_path / "a.ckpt")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         read_lightning_weights(tmp_path / "a.ckpt")
 
 
@@ -39,5 +40,5 @@ def test_a_truncated_or_missing_file_is_named(tmp_path: Path) -> None:
     with open(tmp_path / "a.ckpt", "r+b") as stream:
         stream.truncate(200)
     for name in ("a.ckpt", "b.ckpt"):
-        with pytest.raises(ValueError, match=f"{name} cannot be read"):
+        with pytest.raises(UserError, match=f"{name} cannot be read"):
             read_lightning_weights(tmp_path / name)

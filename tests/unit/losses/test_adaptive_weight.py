@@ -9,7 +9,7 @@ from tests.unit.losses.stand_ins import predict
 
 
 def observed(adaptive: AdaptiveWeight, *scales: tuple[float, float]) -> Tensor:
-    """One step in parts, with gradients of these sizes; the value after it."""
+    """Takes one step in parts with gradients of these sizes, and returns the value after it."""
     weight = torch.zeros(2, requires_grad=True)
     for reference, adapted in scales:
         adaptive.observe(reference * weight[0], adapted * weight[1], weight)

@@ -32,7 +32,7 @@ class LabelLoss(GatedLoss):
 
 
 def predict(stages: list[int], raw: float = 0.0) -> list[Predicted]:
-    """What a constant network predicts for a batch dealt to `stages`."""
+    """Returns the predictions of a constant network for a batch divided among `stages`."""
     predicted = []
     for stage in sorted(set(stages)):
         index = torch.tensor([i for i, s in enumerate(stages) if s == stage])

@@ -12,6 +12,7 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
+from pixelflow.errors import WorkFailed
 from pixelflow.solvers import AdamsBashforth, AdaptiveRungeKutta, Euler, FixedRungeKutta, Heun
 from pixelflow.solvers.fixed import FixedGrid, adams_coefficients
 
@@ -81,7 +82,7 @@ def test_order_of_convergence(solver_of: Any, grid_of: Any, order: int) -> None:
 
 
 def test_adams_of_order_4_started_by_euler_stays_at_order_2_on_equal_steps() -> None:
-    """What `startup` says: the lower-order start of PixelGen's release costs the higher orders."""
+    """The lower-order start of PixelGen's release reduces the higher orders, as `startup` says."""
     assert slope(make(AdamsBashforth, order=4), uniform, [40, 80, 160, 320]) == pytest.approx(2, abs=0.2)
 
 
@@ -160,7 +161,7 @@ def test_evaluations_are_counted() -> None:
 
 
 def pendulum(x: Tensor, tau: Any, **_: Any) -> Tensor:
-    """Nonlinear, each image of its own speed; x: (B, 3) of angle, angular velocity and speed."""
+    """A nonlinear equation with a separate speed for each image; x: (B, 3) of angle, angular velocity and speed."""
     return torch.stack([x[:, 2] * x[:, 1], -x[:, 2] * x[:, 0].sin(), torch.zeros_like(x[:, 2])], dim=1)
 
 
@@ -232,7 +233,7 @@ def test_per_image_steps_stay_within_the_stage_and_finished_images_are_left_out(
 @pytest.mark.parametrize("per_image", [False, True])
 def test_a_velocity_that_is_not_finite_is_reported(per_image: bool) -> None:
     solver = AdaptiveRungeKutta(method="dopri5", per_image=per_image)
-    with pytest.raises(ValueError, match="found no step"):
+    with pytest.raises(WorkFailed, match="found no step"):
         solver.integrate(lambda x, tau, **_: x * math.nan, X0, solver.time_grid(0))
 
 
