@@ -1,8 +1,9 @@
-"""job=benchmark job.part=logging: what logging takes of the training loop, with an MLflow that works, is gone or hangs.
+"""job=benchmark job.part=logging: the share of the training loop that logging takes.
 
-Each is a whole run of trainer.max_steps steps in a folder of its own, logged as job=train logs. Its cost is the time
-inside the log calls over the time of the loop: two readings of one clock in one run, which a busy machine moves alike.
-What the mirror does it does in another process, on another core; seconds_per_step shows whether that is felt.
+It is measured without MLflow and with an MLflow that works, is stopped, or hangs. Each measurement is a complete run of
+trainer.max_steps steps in a folder of its own, logged as job=train logs. The cost is the time inside the log calls
+divided by the time of the loop; a busy machine slows down both alike. The mirror works in another process, on another
+core; seconds_per_step shows whether it slows down training.
 """
 
 from __future__ import annotations
@@ -25,7 +26,16 @@ from pixelflow.runs.context import open_run
 
 
 def logging_cost(config: Config, options: BenchmarkOptions, device: torch.device) -> dict[str, Any]:
-    """job.repeats runs of each kind, in turn; the dearest counts."""
+    """Measures `options.repeats` runs of each kind in turn; the largest share counts.
+
+    Args:
+        config: The resolved config of a training run.
+        options: The options of the job.
+        device: The device that trains.
+
+    Returns:
+        `summary` with the percentage of each kind, `runs` with every measurement, and `settings`.
+    """
     runs: dict[str, list[dict[str, float]]] = {}
     with _hung_server() as hung, tempfile.TemporaryDirectory() as folder:
         working = config["tracking"]["uri"] or f"sqlite:///{Path(folder) / 'mlflow.db'}"
@@ -66,7 +76,7 @@ def _run(config: Config, path: Path, device: torch.device) -> dict[str, float]:
 
 @contextmanager
 def _hung_server() -> Iterator[str]:
-    """It takes connections and never answers."""
+    """A server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 

@@ -1,4 +1,4 @@
-"""What a run logs: metrics.jsonl first, MLflow as its mirror."""
+"""Tracking of a run: metrics.jsonl is the record, and MLflow mirrors it."""
 
 from pixelflow.tracking.jsonl import MetricsLog, history, read_records
 from pixelflow.tracking.mlflow.mirror import MLflowMirror, SyncReport, sync

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`, the truth about what a run logged: one JSON object a line, only ever appended to.
+"""`metrics.jsonl`, the record of everything that a run logged: one JSON object per line, only appended to.
 
     {"step": int, "time": t, "metrics": {name: value}}
     {"time": t, "params": {...}}
@@ -29,11 +29,15 @@ logger = logging.getLogger(__name__)
 
 FILE_NAME = "metrics.jsonl"
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-"""How a run ended, in MLflow's words."""
+"""The end of a run, in the terms of MLflow."""
 
 
 class MetricsLog:
-    """Writes `folder/metrics.jsonl`. Every line is one unbuffered write, so a crash can cut the last one only."""
+    """Writes `folder/metrics.jsonl`. Every line is one unbuffered write, so that a crash can cut only the last one.
+
+    Args:
+        folder: The run folder; it is made where it is missing.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -44,11 +48,14 @@ class MetricsLog:
         self._already_logged: set[tuple[str, int]] = set()
 
     def resume_from(self, step: int) -> None:
-        """Training goes on from `step`: metrics that the file already has for it and later steps are not written again.
+        """Skips metrics that the file already holds for `step` and later steps when they are logged again.
 
-        A run that crashed beyond its last checkpoint repeats those steps bit for bit, so the lines there are still
-        true. Cutting them off would take back what MLflow was told, where nothing can be deleted, and a second line
-        for the same step would be stored there twice.
+        A run that crashed after its last checkpoint repeats those steps bit for bit, so the existing lines are still
+        correct. MLflow, which may have received them, cannot delete metrics, and it would store a second line for the
+        same step twice.
+
+        Args:
+            step: Training steps done when the run resumes.
         """
         self._already_logged = {
             (name, record["step"])
@@ -58,28 +65,45 @@ class MetricsLog:
         }
 
     def metrics(self, values: Mapping[str, float], *, step: int) -> None:
-        """values: anything that float() takes, by name. step: training steps done."""
+        """Writes metrics.
+
+        Args:
+            values: Numbers by name.
+            step: Training steps done.
+
+        Raises:
+            WorkFailed: The disk is full.
+        """
         fresh = {name: float(value) for name, value in values.items() if (name, step) not in self._already_logged}
         if fresh:
             self._append({"step": int(step), "time": time.time(), "metrics": fresh})
 
     def params(self, mapping: Mapping[str, Any]) -> None:
-        """The run's settings, flat. What JSON cannot hold is written as its str()."""
+        """Writes the run's settings by dotted key; values that JSON cannot hold are written as text."""
         self._append({"time": time.time(), "params": dict(mapping)})
 
     def tags(self, mapping: Mapping[str, Any]) -> None:
+        """Writes tags of the run."""
         self._append({"time": time.time(), "tags": dict(mapping)})
 
     def artifact(self, path: Path) -> None:
-        """A file or directory of the run folder. Raises ValueError where it is outside."""
-        # Not resolve(): an artifact that is a link still has its place in the folder.
+        """Writes the path of a file or folder.
+
+        Raises:
+            ValueError: `path` is outside the run folder.
+        """
+        # Not resolve(): an artifact that is a link may point outside the folder.
         absolute, folder = Path(os.path.abspath(path)), Path(os.path.abspath(self.folder))
         if not absolute.is_relative_to(folder):
             raise ValueError(f"artifact {path} must be inside the run folder {self.folder}: copy it there first")
         self._append({"time": time.time(), "artifact": absolute.relative_to(folder).as_posix()})
 
     def status(self, status: Status) -> None:
-        """The run's end. Raises ValueError for another word than those of Status."""
+        """Writes the end of the run.
+
+        Raises:
+            ValueError: `status` is not one of `Status`.
+        """
         if status not in get_args(Status):
             raise ValueError(f"status={status!r} must be one of {get_args(Status)}")
         self._append({"time": time.time(), "status": status})
@@ -98,6 +122,7 @@ class MetricsLog:
         self._cut = False
 
     def close(self) -> None:
+        """Closes the file."""
         self._file.close()
 
     def __enter__(self) -> MetricsLog:
@@ -110,10 +135,18 @@ class MetricsLog:
 
 
 def read_records(path: Path, offset: int = 0, *, warn: bool = True) -> Iterator[tuple[dict[str, Any], int]]:
-    """The records from byte `offset` on, each with the offset behind it, where reading may go on later.
+    """Yields the records of a metrics.jsonl from a byte offset on.
 
-    A broken line is skipped, with a warning unless `warn` is False; so is a last line that is cut or still being
-    written, and the offset stays before it. Values of "metrics" are floats, non-finite ones too.
+    A broken line is skipped. So is a last line that is cut or still being written; the offset stays before it. Values
+    of "metrics" are floats, including non-finite ones.
+
+    Args:
+        path: The file.
+        offset: The byte at which to start.
+        warn: Whether to log a warning for a skipped line.
+
+    Yields:
+        Each record, and the offset behind it, at which a later call can continue.
     """
     with path.open("rb") as file:
         file.seek(offset)
@@ -135,7 +168,7 @@ def read_records(path: Path, offset: int = 0, *, warn: bool = True) -> Iterator[
 
 
 def history(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """Every metric's (step, value), sorted by step. Where a step was logged twice the later line wins."""
+    """Returns every metric's (step, value), sorted by step; of two lines for the same step the later one counts."""
     values: dict[str, dict[int, float]] = {}
     for record, _ in read_records(path):
         for name, value in record.get("metrics", {}).items():

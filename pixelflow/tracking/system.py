@@ -1,4 +1,4 @@
-"""What the machine is doing, under MLflow's names, so that its page of system metrics shows it."""
+"""Metrics of the machine under the names of MLflow, whose page of system metrics shows them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import psutil
 
 
 def system_metrics() -> dict[str, float]:
-    """A sample that takes about a millisecond: CPU in percent since the last call, memory in megabytes (1e6 bytes).
+    """Returns a sample of the machine, which takes about a millisecond.
 
-    "system_memory" is the whole machine's, "process_memory" the resident part of this process. A GPU appears once
-    this process uses it, under its number here; others are left alone, since asking them would start a context there.
+    The CPU is in percent since the last call, memory in megabytes (1e6 bytes). "system_memory" is that of the whole
+    machine, "process_memory" the resident part of this process. A GPU is included once this process uses it, under its
+    index in this process; a query of another GPU would create a context there.
     """
     memory = psutil.virtual_memory()
     sample = {
@@ -20,7 +21,7 @@ def system_metrics() -> dict[str, float]:
         "system/system_memory_usage_percentage": memory.used / memory.total * 100,
         "system/process_memory_usage_megabytes": psutil.Process().memory_info().rss / 1e6,
     }
-    torch = sys.modules.get("torch")  # a process without torch has no use for seconds of importing it
+    torch = sys.modules.get("torch")  # importing torch takes seconds
     if torch is not None and torch.cuda.is_initialized():
         index = torch.cuda.current_device()
         free, total = torch.cuda.mem_get_info(index)

@@ -1,4 +1,4 @@
-"""What the rest of the code logs through: the file first, MLflow behind it."""
+"""The tracker of a run, through which the rest of the code logs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from pixelflow.tracking.system import system_metrics
 
 
 class Tracker:
-    """Logs to `folder/metrics.jsonl`; `mirror`, if any, sends that on.
+    """Logs to `folder/metrics.jsonl`, which a mirror sends to MLflow.
 
-    system_metrics_every: seconds between samples of the machine, which travel with a line of metrics.
+    Args:
+        folder: The run folder.
+        mirror: The mirror of that file; closed by `finish`.
+        system_metrics_every: Seconds between samples of the machine, which are written with a line of metrics.
     """
 
     def __init__(self, *, folder: Path, mirror: MLflowMirror | None = None, system_metrics_every: float = 10.0) -> None:
@@ -25,28 +28,32 @@ class Tracker:
         self._sampled, self._sampled_step = -float("inf"), -1
 
     def resume_from(self, step: int) -> None:
-        """Call before the first `log` of a resumed run: see MetricsLog.resume_from."""
+        """Announces the step from which a run resumes, before the first `log`; see `MetricsLog.resume_from`."""
         self._log.resume_from(step)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
+        """Logs metrics of a step, and from time to time those of the machine."""
         now = time.monotonic()
-        # Once a step at most: the evaluation logs for the last step of training, too.
+        # At most once for a step: the evaluation also logs for the last step of training.
         if now - self._sampled >= self._every and step != self._sampled_step:
             self._sampled, self._sampled_step = now, step
             values = {**values, **system_metrics()}
         self._log.metrics(values, step=step)
 
     def params(self, mapping: Mapping[str, Any]) -> None:
+        """Logs settings of the run, by dotted key."""
         self._log.params(mapping)
 
     def tags(self, mapping: Mapping[str, Any]) -> None:
+        """Logs tags of the run."""
         self._log.tags(mapping)
 
     def artifact(self, path: Path) -> None:
+        """Logs a file or folder inside the run folder."""
         self._log.artifact(path)
 
     def finish(self, status: Status) -> None:
-        """The run's end: nothing can be logged after it. Waits for MLflow, but not for long (MLflowMirror.close)."""
+        """Logs the end of the run, after which nothing can be logged, and waits a limited time for MLflow."""
         self._log.status(status)
         self._log.close()
         if self._mirror is not None:

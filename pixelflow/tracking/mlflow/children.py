@@ -1,4 +1,4 @@
-"""A sweep in MLflow: a parent run, and its children, before any of them has started."""
+"""A sweep in MLflow: a parent run and its children, created before any of them starts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pixelflow.tracking.mlflow.worker import ENVIRONMENT
 logger = logging.getLogger(__name__)
 
 PATIENCE = 20.0
-"""Seconds that a submission waits for MLflow."""
+"""Maximum seconds that a submission waits for MLflow."""
 THREADS = 4
 SWEEP_TAG = "pixelflow.sweep"
 
@@ -34,15 +34,24 @@ def schedule(
     parent_run_id: str | None = None,
     announce: bool = True,
 ) -> dict[str, str]:
-    """Make the parent run `name` and a SCHEDULED run for each run folder, with its tags; a later start goes on with it.
+    """Creates the parent run and a SCHEDULED run with tags for each run folder, which the started run continues.
 
-    children: run folder -> tags. announce: before the runs start; false to complete what was missed, and leave their
-    states. Returns uri, experiment and, if it could be had, parent_run_id. What MLflow does not take now, because it
-    is away, the mirrors of the runs make when they start: nothing of it raises.
+    No failure of MLflow raises: the mirrors of the runs create what is missing when the runs start.
+
+    Args:
+        children: Tags by run folder.
+        uri: Address of MLflow.
+        experiment: Name of the experiment.
+        name: Name of the parent run.
+        parent_run_id: The parent run, where it exists.
+        announce: Whether the runs have not started; False creates only what is missing and leaves their states.
+
+    Returns:
+        uri, experiment and, if MLflow answered, parent_run_id.
     """
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
-    import mlflow.tracking  # noqa: F401, seconds of work here, which are no fault of a server
+    import mlflow.tracking  # noqa: F401, takes seconds, which must not count as waiting for the server
 
     known = {"uri": uri, "experiment": experiment} | ({"parent_run_id": parent_run_id} if parent_run_id else {})
     deadline, problems = time.monotonic() + PATIENCE, []
@@ -50,20 +59,26 @@ def schedule(
     def work() -> None:
         try:
             _schedule(children, known, name, deadline, announce)
-        except Exception as error:  # whatever MLflow does, the jobs are submitted
+        except Exception as error:  # of any kind: the jobs are submitted without MLflow
             problems.append(first_line(error))
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     thread.join(PATIENCE + 5)
     if problems or thread.is_alive():
-        why = problems[0] if problems else f"no end after {PATIENCE:.0f} s"
-        logger.warning("MLflow at %s does not work (%s): a later job=sync tells it what it missed", uri, why)
+        why = problems[0] if problems else f"no answer within {PATIENCE:.0f} s"
+        logger.warning("MLflow at %s does not work (%s): a later job=sync sends what was missed", uri, why)
     return dict(known)
 
 
 def end_parent(known: Mapping[str, str], *, failed: bool, artifacts: Sequence[Path] = ()) -> None:
-    """The parent's end, and the sweep's table. known: what `schedule` returned."""
+    """Sends the end of the parent run.
+
+    Args:
+        known: The result of `schedule`.
+        failed: Whether a run of the sweep has not finished.
+        artifacts: Files for the parent run, such as the sweep's table.
+    """
     from mlflow.tracking import MlflowClient
 
     if "parent_run_id" not in known:
@@ -74,7 +89,7 @@ def end_parent(known: Mapping[str, str], *, failed: bool, artifacts: Sequence[Pa
             client.log_artifact(parent, str(path))
         client.set_terminated(parent, "FAILED" if failed else "FINISHED")
     except Exception as error:  # as in `schedule`
-        logger.warning("MLflow at %s does not know the sweep's end (%s)", known["uri"], first_line(error))
+        logger.warning("MLflow at %s has not received the end of the sweep (%s)", known["uri"], first_line(error))
 
 
 def _schedule(
@@ -98,10 +113,10 @@ def _schedule(
 
     def child(folder: Path) -> None:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"it is slow: not all runs were announced within {PATIENCE:.0f} s")
+            raise TimeoutError(f"it is slow: not all runs were created within {PATIENCE:.0f} s")
         _child(client, experiment_id, folder, children[folder], known["parent_run_id"], announce)
 
-    # A SQLite file has one writer at a time anyway.
+    # A SQLite file has only one writer at a time.
     with ThreadPoolExecutor(1 if state.database is not None else THREADS) as pool:
         for job in [pool.submit(child, folder) for folder in children]:
             job.result()
@@ -117,7 +132,7 @@ def _parent(client: Any, experiment_id: str, name: str) -> str:
 
 def _child(client: Any, experiment_id: str, folder: Path, tags: Mapping[str, str], parent: str, announce: bool) -> None:
     lock = lock_file(folder / LOCK_NAME, wait=False)
-    if lock is None:  # its mirror is at work, and makes the run
+    if lock is None:  # its mirror is running and creates the run
         return
     try:
         state = replace(MirrorState.load(folder), parent_run_id=parent)

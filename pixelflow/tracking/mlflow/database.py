@@ -1,4 +1,4 @@
-"""Where runs go in MLflow: the experiment, and the SQLite file where there is no server."""
+"""The experiment in MLflow, and the SQLite file where there is no server."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pixelflow.tracking.mlflow.position import MirrorState, lock_file
 
 
 def create_database(database: Path) -> None:
-    """Make MLflow's SQLite file where there is none, whole or not at all, by one process at a time.
+    """Creates MLflow's SQLite file where it is missing, completely or not at all, by one process at a time.
 
-    MLflow's own way, in place, breaks where several processes open a fresh file at once, and leaves a file that it
-    cannot open again where its process is killed meanwhile. It also waits for the disk after each of hundreds of
-    statements, which in memory takes a tenth of the time.
+    MLflow creates it in place. That fails where several processes open a new file at once, and it leaves a file that
+    cannot be opened where the process is killed meanwhile. It also waits for the disk after each of hundreds of
+    statements; in memory they take a tenth of the time.
     """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
@@ -36,11 +36,12 @@ def create_database(database: Path) -> None:
 
 
 def artifacts_beside(database: Path) -> str:
+    """Returns the address of the folder of artifacts beside a SQLite file."""
     return (database.parent / "mlartifacts").as_uri()
 
 
 def experiment_of(client: Any, state: MirrorState) -> str:
-    """The id of the experiment, made where it is missing."""
+    """Returns the id of the experiment, which is created where it is missing."""
     from mlflow.exceptions import MlflowException
 
     root = state.artifact_root
@@ -50,7 +51,7 @@ def experiment_of(client: Any, state: MirrorState) -> str:
     if found is None:
         try:
             return client.create_experiment(state.experiment, artifact_location=root)
-        except MlflowException:  # another process may have been quicker
+        except MlflowException:  # another process may have created it
             found = client.get_experiment_by_name(state.experiment)
             if found is None:
                 raise

@@ -1,4 +1,4 @@
-"""MLflow as a mirror of a run folder, which can be slow, down or broken without training noticing.
+"""MLflow as a mirror of a run folder; training does not depend on whether MLflow is slow, down or broken.
 
 The mirror is a process of its own that reads `metrics.jsonl`. A thread would share Python's global lock with training,
 and importing MLflow alone holds it for seconds: measured, training steps of 3 ms take 20 to 40 ms meanwhile.
@@ -25,20 +25,26 @@ logger = logging.getLogger(__name__)
 
 COMMAND = "from pixelflow.tracking.mlflow.worker import main; main()"
 SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
-"""What Ctrl-C and SLURM send to every process of a job: for training to act upon, while the mirror goes on."""
+"""Signals of Ctrl-C and SLURM to every process of a job. Training acts on them; the mirror ignores them."""
 
 
 class MLflowMirror:
-    """Mirrors `folder/metrics.jsonl` to one run of MLflow from now until `close`.
+    """Mirrors `folder/metrics.jsonl` to one run of MLflow from its construction until `close`.
 
-    folder: the run folder; `mlflow.json` there keeps the run's id and how far it is sent, so that a later mirror of
-        the same folder goes on with the same run.
-    uri: `sqlite:///FILE` or `http://HOST:PORT`.
-    experiment, run_name: names in MLflow; the experiment is created where it is missing.
-    parent_run_id: the MLflow run under which this one is shown, as for a sweep.
-    artifact_root: where a new experiment keeps its artifacts; without, `mlartifacts` beside a SQLite file, or the
-        server's own place.
-    Raises ValueError for a uri that is no address. No failure of MLflow raises: it is logged as a warning, once.
+    No failure of MLflow raises; it is logged once, as a warning.
+
+    Args:
+        folder: The run folder. `mlflow.json` there holds the run's id and the offset up to which it is sent, so that a
+            later mirror of the same folder continues the same run.
+        uri: `sqlite:///FILE` or `http://HOST:PORT`.
+        experiment: Name of the experiment, which is created where it is missing.
+        run_name: Name of the run.
+        parent_run_id: The MLflow run under which this one is shown, such as that of a sweep.
+        artifact_root: The address at which a new experiment stores artifacts; by default `mlartifacts` beside a SQLite
+            file, or the server's own place.
+
+    Raises:
+        ValueError: `uri` is no address.
     """
 
     def __init__(
@@ -70,7 +76,7 @@ class MLflowMirror:
     def _start(self) -> subprocess.Popen[str] | None:
         log = self.folder / FILE_NAME
         session_start = log.stat().st_size if log.exists() else 0
-        # Blocked signals stay blocked in a new process, so there is no moment at which they could end it.
+        # Blocked signals stay blocked in a new process, so that they cannot end it at any moment.
         python_path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
@@ -83,7 +89,7 @@ class MLflowMirror:
                 env={**ENVIRONMENT, **os.environ, "PYTHONPATH": python_path},
             )
         except OSError as error:
-            logger.warning("cannot start the MLflow mirror (%s): training goes on without", first_line(error))
+            logger.warning("cannot start the MLflow mirror (%s): training continues without it", first_line(error))
             return None
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -97,14 +103,21 @@ class MLflowMirror:
         code = self._process.wait()
         if code and not self._closing:
             logger.warning(
-                "the MLflow mirror of %s ended with status %d: training goes on, and what was missed is sent later",
+                "the MLflow mirror of %s ended with status %d: training continues, and what was missed is sent later",
                 self.folder,
                 code,
             )
 
     def close(self, timeout: float = 10.0) -> int:
-        """Wait at most `timeout` seconds until everything is sent. Returns the number of records that are not, and
-        logs it unless it is 0: `sync` or the next mirror of this folder sends them."""
+        """Waits until everything is sent.
+
+        Args:
+            timeout: Maximum seconds to wait.
+
+        Returns:
+            The number of records that are not sent, which a warning names as well; `sync` or the next mirror of this
+            folder sends them.
+        """
         if self._closing:
             return count_unsent(self.folder)
         self._closing = True
@@ -113,14 +126,14 @@ class MLflowMirror:
         unsent = count_unsent(self.folder)
         if unsent:
             logger.warning(
-                "%d records of %s are not in MLflow (%s) yet: a sync sends them", unsent, self.folder, self.uri
+                "%d records of %s are not in MLflow (%s) yet: job=sync sends them", unsent, self.folder, self.uri
             )
         return unsent
 
     def _finish(self, process: subprocess.Popen[str], timeout: float) -> None:
         assert process.stdin is not None
-        with contextlib.suppress(OSError):  # a mirror that died has no stdin any more
-            # A line, not the end of the stream: forked data workers hold the pipe open as well.
+        with contextlib.suppress(OSError):  # the mirror has ended
+            # A line, not the end of the stream: forked data workers also hold the pipe open.
             process.stdin.write(f"{timeout}\n")
             process.stdin.close()
         try:
@@ -132,7 +145,14 @@ class MLflowMirror:
 
 @dataclass(frozen=True)
 class SyncReport:
-    """sent, unsent: records of metrics.jsonl. run_id: in MLflow. error: why some are unsent, in a line."""
+    """The result of `sync`.
+
+    Args:
+        sent: Number of records sent by this call.
+        unsent: Number of records that MLflow does not have.
+        run_id: The run in MLflow.
+        error: One line that states why records are unsent.
+    """
 
     sent: int
     unsent: int
@@ -141,9 +161,17 @@ class SyncReport:
 
 
 def sync(folder: Path, *, timeout: float = 60.0) -> SyncReport:
-    """Send what MLflow does not have yet of a folder that was mirrored before, in this process.
+    """Sends the records of a folder that MLflow does not have yet, in this process.
 
-    Returns after `timeout` seconds at the latest. Raises ValueError for a folder that was never mirrored.
+    Args:
+        folder: A run folder that was mirrored before.
+        timeout: Maximum seconds that the call takes.
+
+    Returns:
+        The number of records sent and unsent.
+
+    Raises:
+        ValueError: The folder was never mirrored.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -153,7 +181,7 @@ def sync(folder: Path, *, timeout: float = 60.0) -> SyncReport:
     def send() -> None:
         try:
             sender.send()
-        except Exception as error:  # of any kind: it goes into the report
+        except Exception as error:  # of any kind; the report names it
             problems.append(error)
         finally:
             sender.close()
@@ -164,6 +192,6 @@ def sync(folder: Path, *, timeout: float = 60.0) -> SyncReport:
     sender.cancelled.set()
     error = first_line(problems[0]) if problems else None
     if error is None and thread.is_alive():
-        error = f"not done after {timeout} s"
+        error = f"not finished after {timeout} s"
     state = MirrorState.load(folder)
     return SyncReport(sent=sender.sent, unsent=count_unsent(folder), run_id=state.run_id, error=error)

@@ -1,4 +1,4 @@
-"""`mlflow.json`: how far a run folder has been sent to MLflow, and where to."""
+"""`mlflow.json`: the offset up to which a run folder has been sent to MLflow, and the address."""
 
 from __future__ import annotations
 
@@ -18,9 +18,18 @@ SQLITE = "sqlite:///"
 
 @dataclass(frozen=True)
 class MirrorState:
-    """folder_id: the run folder's own mark, a tag in MLflow, by which its run is found again.
+    """The content of mlflow.json.
 
-    offset: bytes of metrics.jsonl that MLflow is known to have. The rest: see MLflowMirror.
+    Args:
+        folder_id: Identifier of the run folder, a tag in MLflow, by which its run is found again.
+        uri: See `MLflowMirror`, as for experiment, run_name, parent_run_id and artifact_root.
+        experiment: Name of the experiment.
+        run_name: Name of the run.
+        parent_run_id: The run under which this one is shown.
+        artifact_root: The address of a new experiment's artifacts.
+        experiment_id: The experiment in MLflow, once known.
+        run_id: The run in MLflow, once known.
+        offset: Bytes of metrics.jsonl that MLflow is known to have.
     """
 
     folder_id: str
@@ -35,7 +44,11 @@ class MirrorState:
 
     @staticmethod
     def load(folder: Path) -> MirrorState:
-        """Raises ValueError for a folder that was never mirrored."""
+        """Reads a folder's mlflow.json.
+
+        Raises:
+            ValueError: The folder was never mirrored.
+        """
         try:
             return MirrorState(**json.loads((folder / STATE_NAME).read_text()))
         except FileNotFoundError:
@@ -49,25 +62,28 @@ class MirrorState:
 
     @property
     def database(self) -> Path | None:
-        """The SQLite file, if that is what MLflow is here."""
+        """The SQLite file; None where MLflow is a server."""
         return Path(self.uri.removeprefix(SQLITE)) if self.uri.startswith(SQLITE) else None
 
 
 def store_settings(
     *, folder: Path, uri: str, experiment: str, run_name: str, parent_run_id: str | None, artifact_root: str | None
 ) -> None:
-    """Make or update `folder/mlflow.json`. Another uri or experiment means another run there, from the first line on.
+    """Creates or updates `folder/mlflow.json`; for its arguments see `MLflowMirror`.
 
-    Raises ValueError for a uri that is no address.
+    With another uri or experiment the folder is sent to a new run there, from the first line on.
+
+    Raises:
+        ValueError: `uri` is no address.
     """
     if "://" not in uri and not uri.startswith("databricks"):
         raise ValueError(f"uri={uri!r} must be an address: {SQLITE}FILE or http://HOST:PORT")
     if uri.startswith(SQLITE):
-        # The process that sends must find the file wherever it runs.
+        # The sending process may have another working folder.
         uri = f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}"
     settings = {"uri": uri, "experiment": experiment, "run_name": run_name}
     settings |= {"artifact_root": artifact_root}  # type: ignore[dict-item]
-    if parent_run_id is not None:  # a sweep names the parent once, before its runs start
+    if parent_run_id is not None:  # given once, before the runs of a sweep start
         settings["parent_run_id"] = parent_run_id
     if not (folder / STATE_NAME).exists():
         MirrorState(folder_id=uuid.uuid4().hex, **settings).save(folder)  # type: ignore[arg-type]
@@ -81,7 +97,7 @@ def store_settings(
 
 
 def count_unsent(folder: Path) -> int:
-    """Records of metrics.jsonl that MLflow is not known to have."""
+    """Returns the number of records of metrics.jsonl that MLflow is not known to have."""
     path = folder / FILE_NAME
     offset = MirrorState.load(folder).offset if (folder / STATE_NAME).exists() else 0
     return sum(1 for _ in read_records(path, offset, warn=False)) if path.exists() else 0

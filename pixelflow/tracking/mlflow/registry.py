@@ -1,4 +1,4 @@
-"""The best checkpoint of a sweep as a version of a model in MLflow's registry."""
+"""Registers the best checkpoint of a sweep as a model version in MLflow."""
 
 from __future__ import annotations
 
@@ -8,16 +8,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pixelflow.errors import UserError
 from pixelflow.metrics.catalogue import higher_is_better, main_metric
+from pixelflow.runs.status import read_status
 from pixelflow.tracking.mlflow.position import MirrorState
 from pixelflow.tracking.mlflow.worker import ENVIRONMENT
 
 
 def register_best(folders: Sequence[Path], *, model: str, metric: str | None) -> str:
-    """Upload the newest checkpoint of the best run and make it a version of `model`; once, however often it is asked.
+    """Uploads the newest checkpoint of the best run and makes it a version of a model, unless it is one already.
 
-    folders: run folders of finished runs. metric: of their evaluations; by default the distance to the reference.
-    Raises ValueError where no run has the metric.
+    Args:
+        folders: Run folders of finished runs.
+        model: Name of the registered model.
+        metric: The metric that decides; by default the distance to the reference.
+
+    Returns:
+        A line that names the version and the checkpoint.
+
+    Raises:
+        UserError: No run has the metric, or the best one has no checkpoint.
     """
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
@@ -27,7 +37,7 @@ def register_best(folders: Sequence[Path], *, model: str, metric: str | None) ->
     score, folder, metric = best_run(folders, metric)
     checkpoint = max((folder / "checkpoints").glob("step_*"), key=lambda path: path.name, default=None)
     if checkpoint is None:
-        raise ValueError(f"{folder} has no checkpoint left to register")
+        raise UserError(f"{folder} has no checkpoint left to register")
     state = MirrorState.load(folder)
     client = MlflowClient(state.uri)
     try:
@@ -47,15 +57,20 @@ def register_best(folders: Sequence[Path], *, model: str, metric: str | None) ->
 
 
 def best_run(folders: Sequence[Path], metric: str | None) -> tuple[float, Path, str]:
-    """The best value, its run folder, and the metric's name."""
+    """Returns the best value over the evaluations of all runs, its run folder, and the metric's name.
+
+    Raises:
+        UserError: No run has the metric.
+    """
     found: list[tuple[float, Path, str]] = []
     for folder in folders:
-        for file in sorted(folder.glob("evaluation/*.json"))[-1:]:
+        own = [folder / name for name in read_status(folder).evaluations]
+        for file in own or sorted(folder.glob("evaluation/*.json"))[-1:]:
             metrics: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["metrics"]
             main = main_metric(metrics)
             name = metric or (main.key if main else None)
             if name in metrics:
                 found.append((metrics[name], folder, name))
     if not found:
-        raise ValueError(f"none of {len(folders)} finished runs has {metric or 'a distance to the reference'}")
+        raise UserError(f"none of {len(folders)} finished runs has {metric or 'a distance to the reference'}")
     return (max if higher_is_better(found[0][2]) else min)(found)

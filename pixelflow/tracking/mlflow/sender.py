@@ -1,13 +1,13 @@
 """The sending half of the MLflow mirror: from a run folder's metrics.jsonl to its run in MLflow.
 
-Repetition is harmless, at whatever moment the process was killed or a request was given up whose answer never came:
+Sending a record twice is harmless, so that a process may be killed or a request abandoned at any moment:
 
 - metrics are sent with the times of their lines, and (run, name, time, step, value) is the primary key of MLflow's
-  table of metrics, which passes over what it already has: https://github.com/mlflow/mlflow, SqlMetric and _log_metrics;
+  table of metrics, which ignores rows that it has: https://github.com/mlflow/mlflow, SqlMetric and _log_metrics;
 - params, tags, artifacts and the status are set, not added;
-- the run carries the folder's own mark as a tag and is looked for before one is created.
+- the run has the folder's identifier as a tag, and it is searched for before one is created.
 
-So the offset is stored after sending, and lines are sent again from there.
+Therefore the offset is stored after sending, and sending resumes from there.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ ARTIFACT_ATTEMPTS = 3
 
 
 class MLflowSender:
-    """Sends what `folder/metrics.jsonl` has beyond the offset in `folder/mlflow.json`.
+    """Sends the part of `folder/metrics.jsonl` behind the offset in `folder/mlflow.json`.
 
-    session_start: where in the file the training that goes on now began to write: the run is set to RUNNING, and ends
-        that an earlier session wrote are passed over. Without, nothing is going on, and the last end counts.
+    Args:
+        folder: The run folder.
+        session_start: The byte at which the training in progress began to write. The run is set to RUNNING, and ends
+            that earlier sessions wrote are skipped. None where no training is in progress; then the last end counts.
     """
 
     def __init__(self, *, folder: Path, session_start: int | None = None) -> None:
@@ -49,17 +51,17 @@ class MLflowSender:
         self._lock: IO[str] | None = None
 
     def send(self) -> None:
-        """Send every line that is not known to be there. Raises what MLflow raises; what got through stays sent."""
+        """Sends every line that MLflow is not known to have. Raises whatever MLflow raises."""
         try:
             if self._client is None:
                 self._connect()
             self._send_lines()
         except BaseException:
-            self._client = None  # the next attempt looks anew: the server may have come back without our run
+            self._client = None  # the next attempt searches again: the server may have restarted without the run
             raise
 
     def close(self) -> None:
-        """Let another process mirror the folder."""
+        """Releases the lock, so that another process can mirror the folder."""
         if self._lock is not None:
             self._lock.close()
 
@@ -101,14 +103,14 @@ class MLflowSender:
             self._client.set_terminated(self.state.run_id, record["status"], _milliseconds(record["time"]))
 
     def _log_batch(self, kind: str, entries: list[Any]) -> None:
-        """entries: all metrics, params or tags. What MLflow refuses is left out, and the others get through."""
+        """Sends metrics, params or tags, without the entries that MLflow refuses."""
         from mlflow.exceptions import MlflowException
 
         try:
             self._client.log_batch(self.state.run_id, **{kind: entries})
             return
         except MlflowException as error:
-            # Only a bad request is the entry's own fault; anything else may pass, so that it is tried again.
+            # Only a bad request is caused by the entry; any other error may pass and is tried again.
             if error.get_http_status_code() != 400:
                 raise
             problem = first_line(error)
@@ -122,7 +124,7 @@ class MLflowSender:
 
     def _log_artifact(self, name: str) -> None:
         path = self.folder / name
-        problem = "it is gone"
+        problem = "the file does not exist any more"
         for _ in range(ARTIFACT_ATTEMPTS if path.exists() else 0):
             try:
                 if path.is_dir():
@@ -130,15 +132,15 @@ class MLflowSender:
                 else:
                     self._client.log_artifact(self.state.run_id, str(path), str(Path(name).parent).removeprefix("."))
                 return
-            except Exception as error:  # every kind of artifact store has its own
+            except Exception as error:  # each kind of artifact store raises its own
                 problem = first_line(error)
-            # Raises while MLflow is away. Where it is there, its store of artifacts is at fault, and metrics must not
-            # wait for that.
+            # This raises while MLflow does not answer. Otherwise its artifact store has failed, for which metrics must
+            # not wait.
             self._check_run()
-        logger.warning("MLflow does not get artifact %s: %s", path, problem)
+        logger.warning("MLflow has not received artifact %s: %s", path, problem)
 
     def _check_run(self) -> None:
-        """Raises where MLflow does not answer, or the run was deleted there."""
+        """Raises an error where MLflow does not answer or the run was deleted there."""
         run = self._client.get_run(self.state.run_id)
         if run.info.lifecycle_stage != "active":
             raise RuntimeError(
@@ -152,12 +154,12 @@ class MLflowSender:
         self.sent += lines
 
     def _connect(self) -> None:
-        """Find or create experiment and run."""
+        """Finds or creates the experiment and the run."""
         if self._lock is None:
             self._lock = lock_file(self.folder / LOCK_NAME, wait=False)
             if self._lock is None:
                 raise RuntimeError(f"another process mirrors {self.folder}")
-        from mlflow import MlflowClient  # seconds, the first time
+        from mlflow import MlflowClient  # takes seconds
 
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -178,13 +180,13 @@ class MLflowSender:
         order = ["attributes.start_time ASC"]
         found = [run.info.run_id for run in self._client.search_runs([experiment_id], mark, order_by=order)]
         run_id = known or next(iter(found), None)
-        # A server that hung may carry out a creation later than anybody waits for, and twice: the others are empty.
+        # A server that hung may execute a creation after the client gave up and sent it again. The others are empty.
         for double in set(found) - {run_id}:
             self._client.delete_run(double)
         return run_id
 
     def _is_known(self) -> bool:
-        """Whether MLflow has the run of mlflow.json; a database made anew has not."""
+        """Returns whether MLflow has the run of mlflow.json; a new database does not."""
         from mlflow.exceptions import MlflowException
 
         if self.state.run_id is None:
@@ -208,10 +210,7 @@ class MLflowSender:
 
 
 def first_line(error: BaseException) -> str:
-    """What went wrong, short enough for one line of a log.
-
-    The first cause says it: the layers above, of which a request has five, wrap it in their own words.
-    """
+    """Returns the first line of an error's first cause, for the log; a failed request has five layers above it."""
     while inner := error.__cause__ or error.__context__:
         error = inner
     text = str(error).strip() or type(error).__name__

@@ -1,4 +1,4 @@
-"""The process that sends a run to MLflow while training goes on; mlflow_mirror starts it and says why it is one."""
+"""The process that sends a run to MLflow during training; see `mirror.py` for why it is a process."""
 
 from __future__ import annotations
 
@@ -15,31 +15,36 @@ logger = logging.getLogger(__name__)
 
 WAKE_EVERY = 1.0
 LONGEST_PAUSE = 60.0
-"""Seconds between looks at the file, and at most between attempts while MLflow is away."""
+"""Seconds between reads of the file, and the maximum between attempts while MLflow does not answer."""
 ORPHAN_SECONDS = 60.0
-"""How long the process goes on after the death of the one that started it."""
+"""Seconds that this process continues after the process that started it has ended."""
 ENVIRONMENT = {
-    # By default a call to a server that is down takes 4 minutes.
+    # By default a call to a server that is down takes four minutes.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-"""Settings of MLflow's client, unless the user made them."""
+"""Settings of MLflow's client where the environment does not set them."""
 
 
 def keep_sending(sender: MLflowSender, stop: threading.Event) -> None:
-    """Send what is new every second until `stop` is set and everything is sent. Warns once when MLflow is away."""
+    """Sends new records every second until `stop` is set and everything is sent.
+
+    Args:
+        sender: The sender of one run folder. Its first failure is logged as a warning.
+        stop: Set by another thread at the end of the run.
+    """
     pause, warned = WAKE_EVERY, False
     while True:
         stopping = stop.is_set()
         try:
             sender.send()
-        except Exception as error:  # whatever MLflow does, training goes on
+        except Exception as error:  # of any kind: training does not depend on MLflow
             if not warned:
                 logger.warning(
-                    "MLflow at %s does not work (%s): training goes on, and what was missed is sent later",
+                    "MLflow at %s does not work (%s): training continues, and what was missed is sent later",
                     sender.state.uri,
                     first_line(error),
                 )
@@ -56,14 +61,15 @@ def keep_sending(sender: MLflowSender, stop: threading.Event) -> None:
 
 
 def main() -> None:
-    """The sending process: arguments FOLDER SESSION_START. Its stdout carries warnings, one a line.
+    """Runs the sending process; its arguments are FOLDER and SESSION_START.
 
-    A line on stdin, the seconds that are left, tells it to finish; the end of stdin, that nobody waits any more.
+    It writes warnings to stdout, one per line. A line on stdin, the number of seconds left, asks it to finish; the end
+    of stdin means that the process that started it has ended.
     """
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logging.getLogger("pixelflow").addHandler(handler)
-    sys.stdout = sys.stderr  # what MLflow prints is no warning of ours
+    sys.stdout = sys.stderr  # stdout carries our warnings only
     stop = threading.Event()
 
     def watch() -> None:

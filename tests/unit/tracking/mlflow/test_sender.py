@@ -264,7 +264,7 @@ def test_artifacts_that_cannot_be_stored_do_not_block_the_rest(
         log.metrics({"loss": 1.0}, step=1)
     send(folder)
     assert stored_metrics(folder) == {"loss": [(1, 1.0)]}
-    warnings = [record.getMessage() for record in caplog.records if "does not get" in record.getMessage()]
+    warnings = [record.getMessage() for record in caplog.records if "has not received artifact" in record.getMessage()]
     assert [Path(line.split(":")[0]).name for line in warnings] == ["gone.png", "config.yaml"]
 
 
