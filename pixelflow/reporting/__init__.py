@@ -1,0 +1,1 @@
+"""Ablation tables, charts and figures of finished runs."""

@@ -1,4 +1,4 @@
-"""Which runs are the same setting with another seed, and which config keys tell the settings apart."""
+"""Grouping of runs that differ only in their seed, and the config keys that distinguish the groups."""
 
 from __future__ import annotations
 
@@ -12,23 +12,36 @@ from pixelflow.reporting.runs import Run, evaluation_time
 from pixelflow.runs.identity import MACHINE_KEYS
 
 DEFAULT_IGNORE = ("seed", "hydra", *MACHINE_KEYS)
-"""Config keys, with all below them, that do not make a setting: where and how a run is done, not what it is."""
+"""Config keys that are ignored, with all keys below them, when settings are compared: the seed, and the keys that
+describe where and how fast the work is done."""
 MISSING = "–"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Runs whose config is equal but for the seed. config: without seed and ignored keys."""
+    """Runs with equal configs except for the seed.
+
+    Args:
+        config: The flat config without the seed and the ignored keys.
+        runs: One run per seed, by increasing seed.
+    """
 
     config: dict[str, Any]
     runs: tuple[Run, ...]
 
 
 def group(runs: Sequence[Run], *, ignore: Iterable[str] = DEFAULT_IGNORE) -> tuple[list[Setting], list[str]]:
-    """The settings of `runs`, in order of first appearance, and notes on runs left out because they repeat a seed.
+    """Groups runs into settings.
 
-    A seed counts once in each setting: the run that was evaluated last stands for it. `a.seed` is taken for the
-    seed itself if it equals it in every run.
+    Each seed is used once in a setting, by the run that was evaluated last. A key such as `data.seed` is treated as
+    the seed if the two are equal in every run.
+
+    Args:
+        runs: Finished and evaluated runs.
+        ignore: Config keys that are ignored, with all keys below them.
+
+    Returns:
+        The settings, by the time of their first evaluation, and notes on the runs that were left out.
     """
     prefixes = tuple(ignore)
     followers = {
@@ -50,12 +63,18 @@ def group(runs: Sequence[Run], *, ignore: Iterable[str] = DEFAULT_IGNORE) -> tup
         configs.setdefault(identity, config)
         earlier = members.setdefault(identity, {}).get(run.seed)
         if earlier:
-            notes.append(f"Left out: {earlier.name}: {run.name} is the same setting and seed, evaluated later.")
+            notes.append(_left_out(earlier, run))
         members[identity][run.seed] = run
     settings = [
         Setting(configs[identity], tuple(run for _, run in sorted(members[identity].items()))) for identity in configs
     ]
     return settings, notes
+
+
+def _left_out(earlier: Run, later: Run) -> str:
+    if earlier.name == later.name:
+        return f"Left out: an earlier evaluation of {later.name} with the same settings."
+    return f"Left out: {earlier.name}, which has the same setting and seed as {later.name} and was evaluated earlier."
 
 
 def _age(run: Run) -> tuple[float, str]:
@@ -71,40 +90,50 @@ def _text(value: Any) -> str:
 
 
 def differing_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Keys that not all of `configs` have with the same value, in alphabetical order."""
+    """Returns the keys whose value is not the same in all configs, in alphabetical order."""
     keys = sorted({key for config in configs for key in config})
     return [key for key in keys if len({_text([key in config, config.get(key)]) for config in configs}) > 1]
 
 
 def choose_axes(configs: Sequence[Mapping[str, Any]], wanted: Sequence[str] = ()) -> list[str]:
-    """Keys that tell all of `configs` apart: those of `wanted` that differ, and as few others as a greedy search finds.
+    """Returns config keys whose values distinguish all configs.
 
-    Keys that change together with others are left out. Every two configs must differ.
+    Keys that change together with others are left out: beside the wanted ones, a greedy search adds as few as possible.
+
+    Args:
+        configs: Flat configs, no two of them equal.
+        wanted: Keys to use first, if they differ between the configs.
     """
     differing = differing_keys(configs)
     texts = {key: [_text([key in config, config.get(key)]) for config in configs] for key in differing}
 
-    def told_apart(keys: Sequence[str]) -> int:
+    def distinguished(keys: Sequence[str]) -> int:
+        """The number of configs that these keys distinguish."""
         return len({tuple(texts[key][i] for key in keys) for i in range(len(configs))})
 
     def cost(key: str) -> tuple[bool, bool, int, int, str]:
-        """Numbers and words before lists and class names, short keys before long ones."""
+        """Prefers numbers and words to lists and class names, and short keys to long ones."""
         is_list = any(isinstance(c.get(key), list) for c in configs)
         return is_list, key.endswith("_target_"), key.count("."), len(key), key
 
     axes = [key for key in wanted if key in differing]
     added: list[str] = []
-    while told_apart(axes + added) < len(configs):
-        added.append(min(differing, key=lambda key: (-told_apart([*axes, *added, key]), cost(key))))
+    while distinguished(axes + added) < len(configs):
+        added.append(min(differing, key=lambda key: (-distinguished([*axes, *added, key]), cost(key))))
     for key in list(added):
         rest = [other for other in added if other != key]
-        if told_apart(axes + rest) == len(configs):
+        if distinguished(axes + rest) == len(configs):
             added = rest
     return axes + sorted(added)
 
 
 def axis_headers(axes: Sequence[str]) -> list[str]:
-    """The shortest ends of the keys that differ: cascade.kickoff -> kickoff; prediction._target_ -> prediction."""
+    """Returns the shortest ends of the keys that are all different.
+
+    Example:
+        >>> axis_headers(["cascade.kickoff", "prediction._target_"])
+        ['kickoff', 'prediction']
+    """
     parts = [key.removesuffix("._target_").split(".") for key in axes]
     lengths = [1] * len(axes)
     while True:
@@ -117,7 +146,7 @@ def axis_headers(axes: Sequence[str]) -> list[str]:
 
 
 def axis_values(configs: Sequence[Mapping[str, Any]], key: str) -> list[str]:
-    """How the values of `key` are shown, one per config; class paths by their last part if that is enough."""
+    """Returns the values of a key as text, one per config; class paths are shortened to their last part if possible."""
     values = [spell(config[key]) if key in config else MISSING for config in configs]
     if key.endswith("_target_"):
         short = [value.rpartition(".")[2] for value in values]
@@ -127,12 +156,15 @@ def axis_values(configs: Sequence[Mapping[str, Any]], key: str) -> list[str]:
 
 
 def spell(value: Any) -> str:
-    """A config value as text."""
+    """Returns a config value as text."""
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def natural(values: Sequence[Any]) -> list[tuple[int, Any]]:
-    """A sort key for rows of config values: None and missing, numbers by size, text with the numbers in it by size."""
+    """Returns a sort key for rows of config values.
+
+    None and missing values come first, then numbers, then text, in which numbers are compared by their value.
+    """
     keys: list[tuple[int, Any]] = []
     for value in values:
         if value is None:

@@ -1,4 +1,4 @@
-"""Drawing with matplotlib, shared by all charts.
+"""Helpers for drawing with matplotlib, shared by all charts.
 
 matplotlib is imported when a figure is drawn, and without pyplot: no display is needed, and no global state changes.
 """
@@ -22,7 +22,7 @@ SERIES_COLORS = ("#1f4e79", "#c0504d", "#6a994e", "#8064a2", "#d98e04", "#4a8f94
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure; width and height in inches."""
+    """Returns an empty figure. The width and height are in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -34,7 +34,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def tidy_axes(panel: Axes) -> None:
-    """Remove the upper and right border and draw a faint horizontal grid."""
+    """Removes the upper and right border and draws a faint horizontal grid."""
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(axis="y", color="#dddddd", linewidth=0.6)
     panel.set_axisbelow(True)
@@ -42,7 +42,7 @@ def tidy_axes(panel: Axes) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write the figure as PNG and return its path."""
+    """Writes the figure as PNG and returns its path."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     return write_aside(path, stream.getvalue())

@@ -1,4 +1,4 @@
-"""A metric against one setting: the curve by which a guidance scale is chosen."""
+"""The distance as a function of one setting, from which a guidance scale is chosen."""
 
 from __future__ import annotations
 
@@ -12,8 +12,20 @@ from pixelflow.reporting.runs import Run
 
 
 def guidance_curve(runs: Sequence[Run], path: Path, *, key: str = "guidance.scale") -> Path:
-    """The distance of each finished run against `key`, one line for each combination of the other settings; the least
-    is ringed. Raises ValueError where no run has both.
+    """Draws the main metric over the values of one config key.
+
+    There is one line for each combination of the other settings. A ring marks the lowest distance.
+
+    Args:
+        runs: Runs with flat configs; those without a value of the key or without a distance are left out.
+        path: The PNG file to write.
+        key: The config key on the horizontal axis.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ValueError: No run has both a value of the key and a distance.
     """
     distances = [metric for metric in known_metrics() if metric.distance]
     shown = next((metric for metric in distances if any(metric.key in run.metrics for run in runs)), None)

@@ -1,7 +1,4 @@
-"""Figures as PNG: a table's metrics with their spread, grids of samples, loss curves.
-
-matplotlib is imported when a figure is drawn, and without pyplot: no display, no global state.
-"""
+"""Figures as PNG: the metrics of a table with their spread, loss curves, and grids of samples."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ if TYPE_CHECKING:
 PANEL_SIZE = (3.4, 2.9)
 PANELS_PER_LINE = 3
 LONG_LABEL = 6
-"""Characters from which on the labels of several rows would touch."""
+"""Labels of several rows with more characters than this would overlap and are rotated."""
 GREY = (200, 200, 200)
 
 
@@ -34,10 +31,20 @@ GREY = (200, 200, 200)
 
 
 def metric_chart(table: Table, path: Path, *, keys: Sequence[str] | None = None) -> Path:
-    """One panel a metric: mean and standard deviation of each row, every seed as a faint dot.
+    """Draws one panel per metric, with the mean and standard deviation of each row and a dot for each seed.
 
-    keys: metrics to draw, in this order; all that were measured if None. Quoted rows are not drawn.
-    Raises ValueError for a key that no row has.
+    Quoted rows are not drawn.
+
+    Args:
+        table: The table.
+        path: The PNG file to write.
+        keys: Metrics to draw, in this order; by default all that were measured.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ValueError: No row has one of the metrics.
     """
     measured = {c.key: c for c in table.columns if any(c.key in row.cells for row in table.rows)}
     unknown = [key for key in keys or () if key not in measured]
@@ -46,7 +53,7 @@ def metric_chart(table: Table, path: Path, *, keys: Sequence[str] | None = None)
     columns = [measured[key] for key in keys] if keys else list(measured.values())
     across = min(len(columns), PANELS_PER_LINE)
     down = math.ceil(len(columns) / across)
-    # A panel must hold its labels: many rows make wider panels.
+    # The labels of many rows need wider panels.
     width = max(PANEL_SIZE[0], 0.45 * len(table.rows) + 1)
     longest = max(len(row.label) for row in table.rows)
     height = PANEL_SIZE[1] + (0.04 * longest if _crowded(table) else 0)
@@ -67,7 +74,7 @@ def _metric_panel(panel: Axes, table: Table, column: MetricInfo) -> None:
         if cell is None:
             continue
         values = [value * column.scale for value in cell.values]
-        if len(values) > 1:  # Beside the bar, which would hide them.
+        if len(values) > 1:  # Drawn beside the error bar, which would hide the dots.
             panel.plot([position + 0.15] * len(values), values, "o", color=FAINT, markersize=5, alpha=0.8)
         spread = cell.std * column.scale if cell.std is not None else None
         panel.errorbar(position, cell.mean * column.scale, yerr=spread, fmt="D", color=COLOR, markersize=5, capsize=4)
@@ -85,7 +92,7 @@ def _metric_panel(panel: Axes, table: Table, column: MetricInfo) -> None:
 
 
 def _crowded(table: Table) -> bool:
-    """Whether the labels of the rows must be turned to fit."""
+    """True if the labels of the rows fit only when they are rotated."""
     return len(table.rows) > 1 and max(len(row.label) for row in table.rows) > LONG_LABEL
 
 
@@ -93,9 +100,20 @@ def _crowded(table: Table) -> bool:
 
 
 def loss_curve(histories: Mapping[str, Sequence[tuple[int, float]]], path: Path, *, label: str = "loss") -> Path:
-    """One line a run. histories: name -> (step, value) pairs; values that are not finite leave a gap.
+    """Draws the loss of each run over the training steps.
 
-    The value axis is logarithmic where all values are positive. Raises ValueError if there is no value to draw.
+    The vertical axis is logarithmic if all values are positive. Values that are not finite leave a gap.
+
+    Args:
+        histories: Pairs of step and value for each run's name.
+        path: The PNG file to write.
+        label: Label of the vertical axis.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ValueError: No value is finite.
     """
     finite = [value for history in histories.values() for _, value in history if math.isfinite(value)]
     if not finite:
@@ -122,10 +140,20 @@ def loss_curve(histories: Mapping[str, Sequence[tuple[int, float]]], path: Path,
 def image_grid(
     images: Tensor, path: Path, *, columns: int, row_labels: Sequence[str] | None = None, scale: int = 1
 ) -> Path:
-    """Images line by line with one pixel between them; places left over stay empty.
+    """Writes images as a grid, filled line by line, with one pixel between the images.
 
-    images: (N, C, H, W) uint8, C of 1 or 3. scale: whole factor of nearest-neighbour enlargement.
-    row_labels: one for each line, at its left. Raises ValueError for anything of another form.
+    Args:
+        images: (N, C, H, W) uint8 with 1 or 3 channels.
+        path: The PNG file to write.
+        columns: Images per line.
+        row_labels: One label for each line, drawn to its left.
+        scale: Integer factor of nearest-neighbour enlargement.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ValueError: The images have another form, a number is below 1, or there is not one label per line.
     """
     if images.ndim != 4 or images.shape[1] not in (1, 3) or str(images.dtype) != "torch.uint8" or not len(images):
         raise ValueError(f"images must be (N, 1 or 3, H, W) uint8, got {tuple(images.shape)} {images.dtype}")
@@ -152,7 +180,7 @@ def image_grid(
 
 
 def _with_labels(picture: Image.Image, labels: Sequence[str], height: int) -> Image.Image:
-    """The picture with a white margin at its left, a label in the middle of each line."""
+    """Adds a white margin on the left, with a label at the middle of each line."""
     font = ImageFont.load_default(size=max(8, min(16, height)))
     margin = math.ceil(max(font.getlength(label) for label in labels)) + 8
     result = Image.new("RGB", (margin + picture.width, picture.height), "white")

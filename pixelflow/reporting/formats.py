@@ -1,4 +1,4 @@
-"""A table as Markdown, CSV and LaTeX."""
+"""Tables as Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ LATEX = {
     "%": r"\%",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
-    # In the default font encoding these three give other characters.
+    # These three are other characters in LaTeX's default font encoding.
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    # At the start of a line it would be read as an argument of the \\ before it.
+    # At the start of a line, LaTeX would read it as an argument of the \\ before it.
     "[": "{[}",
     "±": r"$\pm$",
     "↑": r"$\uparrow$",
@@ -43,7 +43,7 @@ LATEX = {
 
 @dataclass(frozen=True)
 class Text:
-    """What stands in one place of the table, before it is written in any format."""
+    """The content of one cell, before it is written in any format."""
 
     text: str
     bold: bool = False
@@ -51,9 +51,9 @@ class Text:
 
 
 def _arranged(table: Table, ours: Callable[[int, Row], T], quoted: Callable[[int, PaperRow], T]) -> tuple[list[T], ...]:
-    """Our rows with the quoted rows that stand beneath them, and apart the quoted rows that stand alone.
+    """Returns the measured rows, each followed by the quoted rows that belong to it, and the other quoted rows.
 
-    ours gets a row's index, quoted a row's number from 1, as in its note.
+    `ours` is called with a row and its index, `quoted` with a row and the number of its note, from 1.
     """
     numbered = [(number, *placed) for number, placed in enumerate(table.paper, 1)]
     beside = []
@@ -87,7 +87,7 @@ def _number(row: Row, column: MetricInfo) -> str:
 
 
 def _quoted_number(row: PaperRow, column: MetricInfo) -> str:
-    """As it was quoted: more decimals would claim more than the source does."""
+    """The number with the decimals of its source."""
     return f"{row.metrics[column.key] * column.scale:g}" if column.key in row.metrics else MISSING
 
 
@@ -96,7 +96,7 @@ def _headers(table: Table) -> list[str]:
 
 
 def write_table(table: Table, folder: Path, stem: str) -> list[Path]:
-    """Write `stem.md`, `stem.csv` and `stem.tex` to a folder.
+    """Writes `stem.md`, `stem.csv` and `stem.tex` to a folder.
 
     Returns:
         The paths of the three files.
@@ -109,7 +109,7 @@ def write_table(table: Table, folder: Path, stem: str) -> list[Path]:
 
 
 def markdown(table: Table) -> str:
-    """A table of GitHub's Markdown, with where it comes from above and the notes beneath."""
+    """Returns the table as GitHub Markdown, with its date and command above and its notes below."""
     command = f" by `{' '.join(table.command.split())}`" if table.command else ""
     beside, alone = _text_lines(table)
     names = len(table.headers)
@@ -142,9 +142,9 @@ def _markdown_escape(text: str) -> str:
 
 
 def csv_text(table: Table) -> str:
-    """One line a row, for programs: whole config keys, metrics in their own units at full precision.
+    """Returns the table as CSV, with full config keys and with metrics in their stored units at full precision.
 
-    `KEY_std` is over seeds, also where an evaluation has a `KEY_std` of its own.
+    `KEY_std` is the standard deviation over seeds, even if the evaluation itself has a metric `KEY_std`.
     """
 
     def ours(index: int, row: Row) -> list[object]:
@@ -174,7 +174,7 @@ def csv_text(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """A tabular of booktabs and, beneath it, the notes in small print."""
+    """Returns the table as a LaTeX tabular in the style of booktabs, followed by its notes in small print."""
     command = f" by: {' '.join(table.command.split())}" if table.command else ""
     beside, alone = _text_lines(table)
     names = len(table.headers)

@@ -1,4 +1,4 @@
-"""The notes beneath a table: what a reader must know to judge its numbers."""
+"""The notes below a table, which state how its numbers were measured and what limits their comparison."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ EVALUATION_KEYS = (
     "device",
     "batch_size",
 )
-"""The keys of an evaluation's record that its numbers depend on."""
+"""Keys of an evaluation's record that influence its numbers."""
 UNKNOWN = "unknown"
 
 
 def evaluation_facts(runs: Iterable[Run]) -> dict[str, tuple[str, ...]]:
-    """How the runs of a row were evaluated: flat record key -> the different values as text, usually one."""
+    """Returns how the runs of a row were evaluated: for each flat key of the records, the different values as text."""
     records = []
     for run in runs:
         flat = flatten({key: run.record[key] for key in EVALUATION_KEYS if key in run.record})
@@ -39,32 +39,41 @@ def evaluation_facts(runs: Iterable[Run]) -> dict[str, tuple[str, ...]]:
 
 
 def _fact(key: str, value: Any) -> str:
-    # A class path says where its code lies, too; its name is what a reader wants.
+    # The name of a class is enough: its path only adds where the code is.
     return spell(value).rpartition(".")[2] if key.endswith("_target_") else spell(value)
 
 
 def together(configs: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> list[str]:
-    """What differs between the rows and has no column: without it, a column would seem to be the only cause."""
+    """Returns a note on the settings that differ between the rows but have no column.
+
+    Without it, a difference between two rows would seem to be caused by the columns alone.
+    """
     hidden = [key for key in differing_keys(configs) if key not in axes]
     if not hidden:
         return []
     values = [f"{key} ({'; '.join(axis_values(configs, key))})" for key in hidden]
-    return [f"From row to row these differ as well: {', '.join(values)}."]
+    return [f"The rows also differ in settings without a column: {', '.join(values)}."]
 
 
 def statistics(rows: Sequence[Row]) -> list[str]:
-    """What ± and bold mean, and what they do not."""
-    bold = "Bold is the best mean, which need not be a significant difference."
+    """Returns notes on the meaning of ± and of bold numbers."""
+    bold = "Bold marks the best mean; the difference from the others is not necessarily significant."
     if all(len(row.runs) == 1 for row in rows):
-        spread = "One seed a row, so no spread is known."
+        spread = "Every row has one seed, so no standard deviation is given."
     else:
-        spread = "Mean ± sample standard deviation (n-1) over seeds"
-        spread += "; a row of one seed has none." if any(len(row.runs) == 1 for row in rows) else "."
+        spread = "Values are the mean ± the sample standard deviation (n-1) over seeds"
+        spread += "; a row with one seed has no standard deviation." if any(len(row.runs) == 1 for row in rows) else "."
     return [spread, bold] if len(rows) > 1 else [spread]
 
 
 def evaluations(rows: Sequence[Row], headers: Sequence[str], compared: Sequence[str]) -> list[str]:
-    """What all evaluations have in common, and where they differ."""
+    """Returns notes on what all evaluations have in common and where they differ.
+
+    Args:
+        rows: The rows of the table.
+        headers: Headers of the columns that distinguish the rows.
+        compared: Keys of the records that must be equal for two rows to be compared.
+    """
     result = []
     keys = list(dict.fromkeys(key for row in rows for key in row.facts))
     common = {key: rows[0].facts.get(key) for key in keys if len({row.facts.get(key) for row in rows}) == 1}
@@ -78,12 +87,16 @@ def evaluations(rows: Sequence[Row], headers: Sequence[str], compared: Sequence[
         for row in rows:
             labels.setdefault(row.facts.get(key, (UNKNOWN,)), []).append(row.label)
         differing = "; ".join(f"{' and '.join(values)} for {', '.join(which)}" for values, which in labels.items())
-        note = f"Rows ({' | '.join(headers)}) differ in {key}: {differing}."
-        result.append(f"{note} Best is marked only among equal ones." if key.split(".")[0] in compared else note)
+        note = f"The rows ({' | '.join(headers)}) differ in {key}: {differing}."
+        result.append(
+            f"{note} The best value is marked only among rows that agree in it."
+            if key.split(".")[0] in compared
+            else note
+        )
     for row in rows:
         mixed = [f"{key} {' and '.join(values)}" for key, values in row.facts.items() if len(values) > 1]
         if mixed:
-            result.append(f"The mean of row {row.label} is over unlike evaluations: {', '.join(mixed)}.")
+            result.append(f"The mean of row {row.label} combines different evaluations: {', '.join(mixed)}.")
     runs = [run for row in rows for run in row.runs]
     unknown = [run.name for run in runs if "num_samples" not in run.record]
     if unknown:
@@ -93,14 +106,14 @@ def evaluations(rows: Sequence[Row], headers: Sequence[str], compared: Sequence[
 
 
 def _as_configured(row: Row, key: str) -> bool:
-    """Whether the evaluation did what the row's config says, so that the columns tell it already."""
+    """True if the evaluation used the values of the row's config, which its columns already show."""
     config = row.setting.config
     configured = [_fact(name, config[name]) for name in (key, f"{key}._target_") if name in config]
     return row.facts.get(key) == (tuple(configured) or None)
 
 
 def unlike_cells(rows: Sequence[Row], columns: Sequence[MetricInfo]) -> list[str]:
-    """Runs that lack a number that others of their row have, or whose number is not finite."""
+    """Returns notes on runs without a metric that others of their row have, and on values that are not finite."""
     result = []
     for column in columns:
         for run in (run for row in rows for run in row.runs if column.key in row.cells):
@@ -108,24 +121,27 @@ def unlike_cells(rows: Sequence[Row], columns: Sequence[MetricInfo]) -> list[str
             if value is None:
                 result.append(f"{run.name} has no {column.label}.")
             elif not math.isfinite(value):
-                result.append(f"{run.name} has {column.label} {value}, so its row has no mean.")
+                result.append(f"{column.label} of {run.name} is {value}, so its row has no mean.")
     return result
 
 
 def sources(paper: Sequence[tuple[PaperRow, int | None]]) -> list[str]:
-    """One note per quoted row, numbered as in the table."""
+    """Returns one note for each quoted row, numbered as in the table."""
     result = []
     for number, (row, index) in enumerate(paper, 1):
-        note = f"[{number}] Quoted from {row.source}, under its own protocol: not measured here, never marked best."
+        note = (
+            f"[{number}] Quoted from {row.source}, which uses its own protocol: the values were not measured here and "
+            "are never marked as best."
+        )
         if row.match and index is None:
             match = ", ".join(f"{key}={spell(value)}" for key, value in row.match.items())
-            note += f" No row of ours has {match}."
+            note += f" No measured row has {match}."
         result.append(note)
     return result
 
 
 def left_out(run: Run) -> str:
-    """Why a run is not in the table."""
+    """Returns why a run is not in the table."""
     reason = f", {run.reason}" if run.reason else ""
     if run.state == "finished":
         return f"{run.name}: finished, not evaluated{reason}"

@@ -1,4 +1,4 @@
-"""Cost against quality: which settings of a sampler are worth their price."""
+"""Cost and quality of sampler settings, and the Pareto front of the two."""
 
 from __future__ import annotations
 
@@ -18,7 +18,15 @@ LETTERS = string.ascii_uppercase + string.ascii_lowercase
 
 @dataclass(frozen=True)
 class Point:
-    """A setting and what came of it. series: settings of one colour. cost, quality: less is better."""
+    """The result of one setting.
+
+    Args:
+        label: The setting as text.
+        series: Name of the series, whose points share a colour.
+        cost: The cost; lower is better.
+        quality: The quality; lower is better.
+        more: Further numbers, by the header of their column.
+    """
 
     label: str
     series: str
@@ -28,7 +36,7 @@ class Point:
 
 
 def pareto_front(points: Sequence[Point]) -> list[Point]:
-    """The points that no other beats in both, by rising cost; of equal points the first."""
+    """Returns the points that no other point dominates, by increasing cost; of equal points only the first."""
     front: list[Point] = []
     for point in sorted(points, key=lambda p: (p.cost, p.quality)):
         if not front or point.quality < front[-1].quality:
@@ -39,10 +47,21 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
 def quality_chart(
     points: Sequence[Point], path: Path, *, cost: str, quality: str, front: bool = True, lines: bool = False
 ) -> Path:
-    """Every point; the Pareto front as a line with the letters of `quality_table`. cost, quality: labels of the axes,
-    both logarithmic.
+    """Draws all points on logarithmic axes, and the Pareto front with the letters of `quality_table`.
 
-    lines: join the points of a series. Raises ValueError without points.
+    Args:
+        points: The settings.
+        path: The PNG file to write.
+        cost: Label of the horizontal axis.
+        quality: Label of the vertical axis.
+        front: Whether to draw the Pareto front.
+        lines: Whether to connect the points of a series.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ValueError: There are no points.
     """
     if not points:
         raise ValueError("there is no setting to draw: was anything evaluated?")
@@ -89,7 +108,7 @@ def _draw_front(panel: Axes, front: Sequence[Point]) -> None:
 
 
 def quality_table(points: Sequence[Point], *, cost: str, quality: str) -> str:
-    """Markdown, by rising cost; settings on the Pareto front are marked by the letter that they have in the chart."""
+    """Returns a Markdown table by increasing cost; letters mark the points of the Pareto front, as in the chart."""
     front = pareto_front(points)
     more = list(dict.fromkeys(key for point in points for key in point.more))
     lines = ["| setting | " + " | ".join([cost, quality, *more]) + " | Pareto |", "|" + " --- |" * (4 + len(more))]

@@ -14,18 +14,18 @@ from pixelflow.reporting.runs import Run
 
 @dataclass(frozen=True)
 class Cell:
-    """One metric over the seeds of a setting, in the metric's own unit."""
+    """The values of one metric over the seeds of a setting, in the unit in which they are stored."""
 
     values: tuple[float, ...]
 
     @property
     def mean(self) -> float:
-        """nan as soon as one value is not finite: leaving that seed out would flatter the setting."""
+        """The mean; nan if one value is not finite, because leaving that seed out would favour the setting."""
         return statistics.mean(self.values) if all(map(math.isfinite, self.values)) else math.nan
 
     @property
     def std(self) -> float | None:
-        """Of the sample (divides by n-1); None for one seed."""
+        """The sample standard deviation (n-1); None for one seed, nan if one value is not finite."""
         if len(self.values) < 2:
             return None
         return statistics.stdev(self.values) if all(map(math.isfinite, self.values)) else math.nan
@@ -33,7 +33,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A setting. values: its axis values as shown. facts: how its runs were evaluated (`notes.evaluation_facts`)."""
+    """The row of one setting.
+
+    Args:
+        setting: The setting with its runs.
+        values: Its values of the table's axes, as shown.
+        cells: Measured values by the key of the metric.
+        facts: How the runs were evaluated, see `pixelflow.reporting.notes.evaluation_facts`.
+    """
 
     setting: Setting
     values: tuple[str, ...]
@@ -42,16 +49,25 @@ class Row:
 
     @property
     def runs(self) -> tuple[Run, ...]:
+        """The runs of the setting, one per seed."""
         return self.setting.runs
 
     @property
     def label(self) -> str:
+        """The values of the axes as one text."""
         return " | ".join(self.values)
 
 
 @dataclass(frozen=True)
 class PaperRow:
-    """A quoted row. match: config values of the row of ours that it stands beside."""
+    """A row with values that are quoted from a publication.
+
+    Args:
+        label: Name of the row.
+        source: Where the values are published.
+        match: Config values of the measured row below which it is shown.
+        metrics: Values by the key of the metric, in the units of the stored values.
+    """
 
     label: str
     source: str
@@ -61,9 +77,18 @@ class PaperRow:
 
 @dataclass(frozen=True)
 class Table:
-    """axes: config keys that tell the rows apart. headers: how they are shown, one more than axes if there are none.
+    """An ablation table.
 
-    paper: quoted rows, each with the index of the row it stands beneath, or None. best: (row index, column key).
+    Args:
+        axes: Config keys that distinguish the rows.
+        headers: Their headers; ("setting",) if there are no axes.
+        columns: Metrics, in order.
+        rows: Measured rows.
+        paper: Quoted rows, each with the index of the row below which it is shown, or None.
+        best: Row index and column key of the values that are marked as best.
+        notes: Notes below the table.
+        command: The command that made the table.
+        date: The date on which it was made.
     """
 
     axes: tuple[str, ...]

@@ -1,8 +1,7 @@
-"""The ablation table: one row a setting, mean and standard deviation over seeds, the paper's rows beside ours.
+"""The ablation table: one row per setting with the mean and standard deviation over seeds, and rows quoted from papers.
 
-What is not comparable is not compared: a row is best only among rows that were evaluated alike, and whatever a reader
-must know to judge the numbers (how many samples, which runs are missing, where a quoted number is from) stands in
-the notes beneath.
+Rows are compared only if they were evaluated in the same way. The notes below the table state what is needed to judge
+the numbers: the number of samples, the runs that are missing, and the source of each quoted value.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pixelflow.errors import UserError
 from pixelflow.metrics.catalogue import FULL_SAMPLE_COUNT, MetricInfo, known_metrics
 from pixelflow.reporting import notes
 from pixelflow.reporting.axes import (
@@ -30,7 +30,9 @@ from pixelflow.reporting.runs import Run
 from pixelflow.runs.flat import flatten
 
 QUALITY_FACTS = ("num_samples", "reference", "features")
+"""Keys of the evaluation records that must be equal for the quality of two rows to be compared."""
 SPEED_FACTS = ("device", "batch_size")
+"""Keys of the evaluation records that must be equal for the speed of two rows to be compared."""
 
 
 def build_table(
@@ -42,19 +44,26 @@ def build_table(
     command: str = "",
     date: str | None = None,
 ) -> Table:
-    """The table of a sweep.
+    """Returns the table of a sweep.
 
-    paper: quoted rows, see `paper_rows`. ignore: prefixes of config keys that do not make a setting. axes: config keys
-    to show first where they differ (those that were swept); others are added only as far as rows need them.
-    command: what makes the table. date: today's unless given.
-    Raises ValueError if no run is finished and evaluated, or a quoted row is malformed.
+    Args:
+        runs: All runs; those that are not finished and evaluated are named in the notes. Repeated entries are ignored.
+        paper: Quoted rows, see `paper_rows`.
+        ignore: Config keys that are ignored, with all keys below them, when settings are compared.
+        axes: Config keys to show first if they differ between the rows; further ones are added only as far as they are
+            needed to distinguish the rows.
+        command: The command that makes the table.
+        date: The date of the table; by default today's.
+
+    Raises:
+        UserError: No run is finished and evaluated, or a quoted row is malformed.
     """
     quoted = paper_rows(paper)
     runs = [run for number, run in enumerate(runs) if run not in runs[:number]]
     complete = [run for run in runs if run.complete]
     if not complete:
         states = "; ".join(notes.left_out(run) for run in runs[:5])
-        raise ValueError(f"none of {len(runs)} runs is finished and evaluated, so there is no table ({states})")
+        raise UserError(f"none of {len(runs)} runs is finished and evaluated, so there is no table ({states})")
     settings, repeats = group(complete, ignore=ignore)
     keys = choose_axes([setting.config for setting in settings], axes)
     rows = _rows(settings, keys)
@@ -75,21 +84,25 @@ def build_table(
 
 
 def paper_rows(paper: Iterable[Mapping[str, Any]]) -> list[PaperRow]:
-    """Checks the quoted rows of a recipe: `label`, `source`, `metrics` (in the units of ours) and optionally `match`.
+    """Returns the quoted rows of a recipe.
 
-    Raises ValueError for one without them, or with a metric that has no column.
+    Args:
+        paper: Mappings with `label`, `source`, `metrics` (in the units of the stored values) and optionally `match`.
+
+    Raises:
+        UserError: A row lacks one of these keys, or one of its metrics is not in the catalogue or not a number.
     """
     rows = []
     known = [column.key for column in known_metrics()]
     for number, entry in enumerate(paper):
         lacking = [key for key in ("label", "source", "metrics") if not entry.get(key)]
         if lacking:
-            raise ValueError(f"paper[{number}] has no `{lacking[0]}`; a quoted row needs label, source and metrics")
+            raise UserError(f"paper[{number}] has no `{lacking[0]}`; a quoted row needs label, source and metrics")
         for key, value in entry["metrics"].items():
             if key not in known:
-                raise ValueError(f"paper[{number}].metrics.{key} is no column; known are {', '.join(known)}")
+                raise UserError(f"paper[{number}].metrics.{key} is not a known metric; known are {', '.join(known)}")
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ValueError(f"paper[{number}].metrics.{key}={value!r} is not a number")
+                raise UserError(f"paper[{number}].metrics.{key}={value!r} is not a number")
         match = flatten(entry.get("match") or {})
         rows.append(PaperRow(str(entry["label"]), str(entry["source"]), match, dict(entry["metrics"])))
     return rows
@@ -98,7 +111,7 @@ def paper_rows(paper: Iterable[Mapping[str, Any]]) -> list[PaperRow]:
 def _rows(settings: Sequence[Setting], keys: Sequence[str]) -> tuple[Row, ...]:
     settings = sorted(settings, key=lambda setting: natural([setting.config.get(key) for key in keys]))
     configs = [setting.config for setting in settings]
-    # A single setting has no axis: the name of the experiment stands for it.
+    # A single setting has no axis, so its row is named after the experiment.
     shown = [axis_values(configs, key) for key in keys] or [
         [spell(settings[0].runs[0].config.get("experiment", "ours"))]
     ]
@@ -114,7 +127,7 @@ def _rows(settings: Sequence[Setting], keys: Sequence[str]) -> tuple[Row, ...]:
 
 
 def _columns(rows: Sequence[Row], paper: Sequence[PaperRow]) -> tuple[MetricInfo, ...]:
-    """The columns that any row has a number for, with the sample count in the label where it is not the usual one."""
+    """The metrics that any row has, with the sample count in the label where it is below the usual one."""
     columns = []
     for column in known_metrics():
         measured = [row for row in rows if column.key in row.cells]
@@ -129,12 +142,17 @@ def _columns(rows: Sequence[Row], paper: Sequence[PaperRow]) -> tuple[MetricInfo
 
 
 def short_count(count: int) -> str:
-    """10000 -> 10k, 1797 -> 1797."""
+    """Returns a sample count as in the name of a metric.
+
+    Example:
+        >>> short_count(10000), short_count(1797)
+        ('10k', '1797')
+    """
     return str(count) if count % 1000 else f"{count // 1000}k"
 
 
 def _best(rows: Sequence[Row], columns: Sequence[MetricInfo]) -> frozenset[tuple[int, str]]:
-    """The best means among rows that were evaluated alike; equal as shown is a tie, and alone is not best."""
+    """The best means among rows that were evaluated in the same way. Values that are shown as equal are tied."""
     best = set()
     for column in columns:
         if column.higher_is_better is None:
@@ -154,7 +172,7 @@ def _best(rows: Sequence[Row], columns: Sequence[MetricInfo]) -> frozenset[tuple
 
 
 def _beneath(quoted: PaperRow, rows: Sequence[Row]) -> int | None:
-    """The last row that has the values of `match`."""
+    """Index of the last row with the values of `match`, or None."""
     if not quoted.match:
         return None
     fitting = [i for i, row in enumerate(rows) if quoted.match.items() <= row.setting.config.items()]

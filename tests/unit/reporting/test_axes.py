@@ -43,7 +43,7 @@ def test_a_repeated_seed_counts_once_and_is_named(make_run: Callable[..., Run]) 
     old = make_run({"a": 1}, 0, {"fid": 1.0}, name="old", record={"time": 10.0})
     ((setting,), notes) = group([new, old, make_run({"a": 1}, 1, {"fid": 3.0}, record={"time": 15.0})])
     assert [run.metrics["fid"] for run in setting.runs] == [2.0, 3.0]
-    assert notes == ["Left out: old: new is the same setting and seed, evaluated later."]
+    assert notes == ["Left out: old, which has the same setting and seed as new and was evaluated earlier."]
 
 
 @pytest.mark.parametrize(

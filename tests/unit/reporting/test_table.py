@@ -46,10 +46,12 @@ def test_markdown_of_a_small_sweep(sweep: list[Run]) -> None:
         "| *paper: PixelFlow Table 1 [1]* | – | *3.21* | *78.5* |\n"
         "| 16 | 1 | **2.00** | 80.2 |\n"
         "\n"
-        "- Mean ± sample standard deviation (n-1) over seeds; a row of one seed has none.\n"
-        "- Bold is the best mean, which need not be a significant difference.\n"
+        "- Values are the mean ± the sample standard deviation (n-1) over seeds; "
+        "a row with one seed has no standard deviation.\n"
+        "- Bold marks the best mean; the difference from the others is not necessarily significant.\n"
         "- Every row was evaluated with num_samples 10000; reference held-out; features inception.\n"
-        "- [1] Quoted from arXiv 2504.07963, Table 1, under its own protocol: not measured here, never marked best.\n"
+        "- [1] Quoted from arXiv 2504.07963, Table 1, which uses its own protocol: "
+        "the values were not measured here and are never marked as best.\n"
         "- Left out: kick-8_2: failed, the loss is nan at step 7.\n"
     )
 
@@ -72,10 +74,12 @@ def test_latex_of_a_small_sweep(sweep: list[Run]) -> None:
         "\\end{tabular}\n"
         "\\par\\smallskip\n"
         "{\\footnotesize\\raggedright\n"
-        "Mean $\\pm$ sample standard deviation (n-1) over seeds; a row of one seed has none.\\par\n"
-        "Bold is the best mean, which need not be a significant difference.\\par\n"
+        "Values are the mean $\\pm$ the sample standard deviation (n-1) over seeds; "
+        "a row with one seed has no standard deviation.\\par\n"
+        "Bold marks the best mean; the difference from the others is not necessarily significant.\\par\n"
         "Every row was evaluated with num\\_samples 10000; reference held-out; features inception.\\par\n"
-        "{[}1] Quoted from arXiv 2504.07963, Table 1, under its own protocol: not measured here, never marked best."
+        "{[}1] Quoted from arXiv 2504.07963, Table 1, which uses its own protocol: "
+        "the values were not measured here and are never marked as best."
         "\\par\n"
         "Left out: kick-8\\_2: failed, the loss is nan at step 7.\\par\n"
         "}\n"
@@ -141,14 +145,14 @@ def test_the_paper_is_never_bold_and_does_not_take_our_bold(sweep: list[Run]) ->
 def test_a_quoted_row_without_a_row_of_ours_stands_below(sweep: list[Run]) -> None:
     table = build_table(sweep, paper=[{**PAPER, "match": {"cascade.kickoff": 32}}])
     assert [cell[:6] for cell in cells_of(table, 0)] == ["8", "16", "*paper"]
-    assert any(note.endswith("No row of ours has cascade.kickoff=32.") for note in table.notes)
+    assert any(note.endswith("No measured row has cascade.kickoff=32.") for note in table.notes)
 
 
 def test_a_diverged_seed_is_not_averaged_away(make_run: Callable[..., Run]) -> None:
     table = sweep_of(make_run, {1: [1.0, math.nan], 2: [2.0, 3.0], 3: [4.0, math.inf], 4: [5.0, 5.0]})
     assert cells_of(table, 2) == ["nan ± nan", "**2.50 ± 0.71**", "nan ± nan", "5.00 ± 0.00"]
-    assert "1-1 has FID nan, so its row has no mean." in table.notes
-    assert "3-1 has FID inf, so its row has no mean." in table.notes
+    assert "FID of 1-1 is nan, so its row has no mean." in table.notes
+    assert "FID of 3-1 is inf, so its row has no mean." in table.notes
 
 
 def test_a_seed_without_a_metric_is_named(make_run: Callable[..., Run]) -> None:
@@ -168,10 +172,8 @@ def test_unlike_sample_counts_are_said_and_not_compared(make_run: Callable[..., 
     assert "FID-10k/50k ↓" in markdown(table)
     assert cells_of(table, 2) == ["9.00", "**8.00**", "1.00"]
     assert cells_of(table, 3)[2] == "**1.0000**"  # time does not depend on it
-    assert (
-        "Rows (k) differ in num_samples: 10000 for 1, 2; 50000 for 3. Best is marked only among equal ones."
-        in table.notes
-    )
+    expected = "The rows (k) differ in num_samples: 10000 for 1, 2; 50000 for 3."
+    assert f"{expected} The best value is marked only among rows that agree in it." in table.notes
 
 
 @pytest.mark.parametrize(("count", "label"), [(50000, "FID"), (60000, "FID"), (1797, "FID-1797"), (500, "FID-500")])
@@ -194,15 +196,15 @@ def test_seeds_evaluated_unlike_are_named(make_run: Callable[..., Run]) -> None:
     solvers = [{"_target_": "pixelflow.solvers.Euler", "num_steps": steps} for steps in (10, 20)]
     runs = [make_run({"k": 1}, i, {"fid": 1.0}, record={**RECORD, "solver": solvers[i]}) for i in (0, 1)]
     table = build_table([*runs, make_run({"k": 2}, 0, {"fid": 1.0}, record={**RECORD, "solver": solvers[0]})])
-    assert "The mean of row 1 is over unlike evaluations: solver.num_steps 10 and 20." in table.notes
-    assert "Rows (k) differ in solver.num_steps: 10 and 20 for 1; 10 for 2." in table.notes
+    assert "The mean of row 1 combines different evaluations: solver.num_steps 10 and 20." in table.notes
+    assert "The rows (k) differ in solver.num_steps: 10 and 20 for 1; 10 for 2." in table.notes
     assert any("solver Euler" in note for note in table.notes if note.startswith("Every row was evaluated with"))
 
 
 def test_a_seed_without_a_sample_count_is_unlike_the_others(make_run: Callable[..., Run]) -> None:
     runs = [make_run({"k": 1}, 0, {"fid": 1.0}), make_run({"k": 1}, 1, {"fid": 1.0}, record={}, name="bare")]
     notes = build_table(runs).notes
-    assert any("over unlike evaluations: num_samples 50000 and unknown" in note for note in notes)
+    assert any("combines different evaluations: num_samples 50000 and unknown" in note for note in notes)
     assert "The sample count is not recorded for bare." in notes
 
 
@@ -218,8 +220,11 @@ def test_what_differs_without_a_column_is_named(make_run: Callable[..., Run]) ->
         for k in (1, 2)
     ]
     notes = build_table(runs).notes
-    assert "From row to row these differ as well: solver.num_steps (10; 20), trainer.max_steps (100; 200)." in notes
-    assert not any("Rows (k) differ" in note for note in notes)
+    assert (
+        "The rows also differ in settings without a column: solver.num_steps (10; 20), trainer.max_steps (100; 200)."
+        in notes
+    )
+    assert not any("rows (k) differ" in note for note in notes)
 
 
 def test_nothing_finished_is_an_error_with_the_reasons(sweep: list[Run]) -> None:
@@ -238,7 +243,7 @@ def test_unevaluated_runs_are_named(make_run: Callable[..., Run], sweep: list[Ru
     ("change", "message"),
     [
         ({"source": ""}, r"paper\[0\] has no `source`"),
-        ({"metrics": {"fdi": 1.0}}, r"paper\[0\].metrics.fdi is no column; known are fid, sfid"),
+        ({"metrics": {"fdi": 1.0}}, r"paper\[0\].metrics.fdi is not a known metric; known are fid, sfid"),
         ({"metrics": {"fid": "3.2"}}, r"paper\[0\].metrics.fid='3.2' is not a number"),
     ],
 )
