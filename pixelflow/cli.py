@@ -1,4 +1,4 @@
-"""What run.py and evaluate.py share: dispatch to a job, and errors a person can read."""
+"""The command: composes a config, runs its job, and ends with a status and with messages that a person can read."""
 
 from __future__ import annotations
 
@@ -7,29 +7,69 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import yaml
+import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pixelflow.conf_dir import conf_folder
 from pixelflow.config.job import register_jobs
 from pixelflow.config.launchers import register
+from pixelflow.config.search_path import known_keys, option_files
+from pixelflow.errors import Interrupted, UserError, WorkFailed
 from pixelflow.jobs import find_job, job_names
 from pixelflow.signals import CONTINUE, stop_signal
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
+DEBUG = "PIXELFLOW_TRACEBACK"
+"""An environment variable; `--debug` sets it. The traceback of a reported error is then shown as well."""
+
+BUG = (
+    "This is a bug of pixelflow, not a mistake in your command: please report it with the traceback above. "
+    "If a run had started, log.txt in its folder has it as well."
+)
+
+
+def run() -> None:
+    """Runs `python run.py` and the console script `pixelflow`."""
+    main("run")
+
+
+def evaluate() -> None:
+    """Runs `python evaluate.py` and the console script `pixelflow-evaluate`."""
+    main("evaluate")
+
+
+def main(config_name: str) -> None:
+    """Composes a config from the command line and runs its job. Exits with a status unless the job succeeds.
+
+    Args:
+        config_name: the file in conf/ from which composing starts, without its extension.
+    """
+    if "--debug" in sys.argv:
+        sys.argv.remove("--debug")
+        os.environ[DEBUG] = "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    logging.getLogger().handlers[0].addFilter(lambda record: record.name.startswith("pixelflow"))
+    prepare_hydra()
+    if {"hydra/launcher=slurm", "hydra/launcher=local"} & set(sys.argv) and not {"-m", "--multirun"} & set(sys.argv):
+        sys.argv.insert(1, "--multirun")  # Hydra starts launchers for sweeps only; a single run is a sweep of one
+    explained(hydra.main(config_path=str(conf_folder()), config_name=config_name, version_base="1.3")(dispatch))
 
 
 def dispatch(config: DictConfig) -> Any:
-    """Check the config and run its job, as `pixelflow/jobs/NAME.py` declares it; returns what the job returns.
+    """Checks a composed config and runs its job as `pixelflow/jobs/NAME.py` declares it.
 
-    A single run ends here with a short message; in a sweep the error goes on to Hydra, and the other runs go on.
+    An error of a single run is reported here. In a sweep Hydra receives it, and continues with the other runs.
+
+    Returns:
+        The result of the job.
     """
     overrides = list(HydraConfig.get().overrides.task)
 
@@ -46,30 +86,18 @@ def dispatch(config: DictConfig) -> Any:
         return job.start(resolved, overrides)
 
     if HydraConfig.get().mode == RunMode.RUN:
-        explained(lambda: check_single(overrides))
-    else:
-        print(f"\n[{HydraConfig.get().job.num}] {' '.join(overrides)}", file=sys.stderr)
-        return work()
-    return explained(work)
+        explained(lambda: check_single(overrides), outermost=False)
+        return explained(work, outermost=False)
+    print(f"\n[{HydraConfig.get().job.num}] {' '.join(overrides)}", file=sys.stderr)
+    return work()
 
 
 def check_single(overrides: list[str]) -> None:
-    """Raise ValueError for what only a sweep understands."""
+    """Raises UserError for overrides that have a meaning in sweeps only."""
     for override in overrides:
         key, _, value = override.partition("=")
         if key in ("dry_run", "seeds", "settings") and value not in ("false", "null", "[]"):
-            raise ValueError(f"{override} belongs to a sweep: add -m, or hydra/launcher=slurm or local")
-
-
-def main(task: Callable[[], Any]) -> None:
-    """Run a Hydra task with our log lines on the terminal and errors that a person can read."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors to us instead of printing them
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    logging.getLogger().handlers[0].addFilter(lambda record: record.name.startswith("pixelflow"))
-    prepare_hydra()
-    if {"hydra/launcher=slurm", "hydra/launcher=local"} & set(sys.argv) and not {"-m", "--multirun"} & set(sys.argv):
-        sys.argv.insert(1, "--multirun")  # Hydra's launchers know nothing but sweeps; a single run is a sweep of one
-    explained(task)
+            raise UserError(f"{override} belongs to a sweep: add -m, or hydra/launcher=slurm or local")
 
 
 def prepare_hydra() -> None:
@@ -81,43 +109,62 @@ def prepare_hydra() -> None:
     OmegaConf.register_new_resolver("help_of_jobs", lambda: lines, replace=True)
 
 
-def explained(work: Callable[[], Any]) -> Any:
-    """A user's mistake prints one or two lines and exits with 2, a failure of the work with 1.
+def explained(work: Callable[[], Any], *, outermost: bool = True) -> Any:
+    """Returns `work()`. An error that a user can act on ends the process with a short message.
 
-    Work that a signal interrupted exits with 75, "try again": the same command goes on.
-
-    PIXELFLOW_TRACEBACK=1 shows the traceback of either.
+    A `UserError`, or an error of Hydra in composing, exits with 2; a `WorkFailed` with 1; an `Interrupted` with 75, for
+    the same command continues the work; Ctrl-C with 130. Every other exception is a bug: it shows its traceback, and
+    the process exits with 1. A call that is not the outermost raises it again instead.
     """
-    if os.environ.get("PIXELFLOW_TRACEBACK"):
-        return work()
     try:
         return work()
-    except (HydraException, OmegaConfBaseException) as error:
-        fail(explain(error), status=2)
-    except ValueError as error:
-        fail(str(error), status=2)
-    except OSError as error:
-        fail(str(error), status=1)
     except KeyboardInterrupt:
-        fail("interrupted; the same command goes on from the last checkpoint", status=130)
+        fail("interrupted; the same command continues from the last checkpoint", status=130)
     except Exception as error:
-        from pixelflow.errors import Interrupted, WorkFailed
+        message, status = report(error)
+        if message is None:
+            if not outermost:
+                raise
+            traceback.print_exc()
+            print(f"\n{BUG}", file=sys.stderr)
+            sys.exit(1)
+        if os.environ.get(DEBUG):
+            traceback.print_exc()
+        fail(message, status=status)
 
-        if isinstance(error, WorkFailed):
-            fail(str(error), status=1)
-        if not isinstance(error, Interrupted):
-            raise
+
+def report(error: BaseException) -> tuple[str | None, int]:
+    """Returns the short message and the exit status of an error; no message for a bug."""
+    if isinstance(error, InstantiationException):  # Hydra wraps what a constructor raises
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, UserError | WorkFailed | Interrupted):
+            return report(cause)
+        if isinstance(cause, ValueError):
+            key = re.search(r"full_key: (\S+)", str(error))
+            return f"{key.group(1)}: {cause}" if key else str(cause), 2
+        return None, 1
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return explain(error), 2
+    if isinstance(error, UserError):
+        return str(error), 2
+    if isinstance(error, WorkFailed):
+        return str(error), 1
+    if isinstance(error, Interrupted):
         name = signal.name if (signal := stop_signal()) else "a request"
-        fail(f"stopped by {name}: {error}; the same command goes on from there", status=CONTINUE)
+        return f"stopped by {name}: {error}; the same command continues from there", CONTINUE
+    return None, 1
 
 
 def fail(message: str, *, status: int) -> None:
+    """Prints an error message and exits."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(status)
 
 
 def explain(error: BaseException) -> str:
-    """Hydra's complaint in a line or two, with the nearest key that exists."""
+    """Returns an error of Hydra in composing in one line, with the nearest key that exists."""
     chain, messages = error, []
     while chain is not None:
         messages.append(str(chain))
@@ -132,18 +179,6 @@ def explain(error: BaseException) -> str:
     missing = re.search(r"Could not find '([^']+)'", text)
     if missing:
         group, _, option = missing.group(1).rpartition("/")
-        options = sorted(p.stem for p in (CONF / group).glob("*.yaml")) if group != "job" else job_names()
+        options = sorted(option_files(group)) if group != "job" else job_names()
         return f"{group}={option} does not exist; one of: {', '.join(options)}"
     return next(line for line in messages[0].splitlines() if line.strip())
-
-
-def known_keys() -> list[str]:
-    """`group.option` of every file in conf/, and the groups themselves."""
-    keys = []
-    for path in CONF.rglob("*.yaml"):
-        group = ".".join(path.parent.relative_to(CONF).parts)
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        nested = [f"{k}.{inner}" for k, v in content.items() if isinstance(v, dict) for inner in v]
-        keys += [f"{group}.{key}" if group else key for key in [*content, *nested]]
-        keys.append(group)
-    return sorted(set(keys) - {""})

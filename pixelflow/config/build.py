@@ -87,7 +87,7 @@ def require_assets(config: Config) -> None:
     objective: Objective = instantiate(config["objective"])
     if problems := objective.missing(assets_root(config)):
         told = f"; `{COMMAND}`, with the options of this command, fetches them"
-        raise ValueError("; ".join(problems) + f"{told} (assets.root={config['assets']['root']})")
+        raise UserError("; ".join(problems) + f"{told} (assets.root={config['assets']['root']})")
 
 
 def pick_device(name: str) -> torch.device:

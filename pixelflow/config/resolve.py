@@ -14,12 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from pixelflow.config.job import Job
 from pixelflow.config.schema import option_names
+from pixelflow.config.search_path import option_files
 from pixelflow.config.validate import GROUPS, validate
+from pixelflow.errors import UserError
 from pixelflow.flow.cascade import stages_from_kickoff
 from pixelflow.runs.identity import CALL_SECTIONS, EVALUATION_KEYS, MACHINE_KEYS, TRAINING_SECTIONS
 from pixelflow.training.checkpoint import CheckpointError
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
 
 OmegaConf.register_new_resolver("stages_from_kickoff", stages_from_kickoff, replace=True)
 
@@ -73,8 +73,7 @@ def _drop_leftovers(config: dict[str, Any], typed: set[str]) -> None:
     with `guidance=none`, a recipe's guidance.scale.
     """
     for group in GROUPS:
-        files = (CONF / group).glob("*.yaml")
-        of_others = {key for file in files for key in _keys_of(file)}
+        of_others = {key for file in option_files(group).values() for key in _keys_of(file)}
         takes = option_names(config[group])
         for key in [*config[group]]:
             if key in of_others and key not in takes and not key.startswith("_") and f"{group}.{key}" not in typed:
@@ -83,7 +82,7 @@ def _drop_leftovers(config: dict[str, Any], typed: set[str]) -> None:
 
 @functools.cache
 def _keys_of(file: Path) -> tuple[str, ...]:
-    return tuple(yaml.safe_load(file.read_text(encoding="utf-8")))
+    return tuple(yaml.safe_load(file.read_text(encoding="utf-8")) or ())
 
 
 def checkpoint_config(path: str) -> dict[str, Any]:
@@ -115,7 +114,7 @@ def _with_checkpoint(config: DictConfig, overrides: list[str], job: Job) -> Dict
         if section == "experiments" and not job.makes_run_folder:
             continue  # a recipe for what is done with a checkpoint, such as a search, trains nothing
         if section in FIXED_BY_TRAINING and key not in (*MACHINE_KEYS, *EVALUATION_KEYS):
-            raise ValueError(f"{override.input_line}: {section} is fixed by the checkpoint; leave this override out")
+            raise UserError(f"{override.input_line}: {section} is fixed by the checkpoint; leave this override out")
         changed.append(key)
     for key in changed:
         # Unresolved, so that ${cascade.num_stages} and the like meet the checkpoint's values.

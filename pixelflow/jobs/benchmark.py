@@ -5,6 +5,7 @@ from __future__ import annotations
 from pixelflow.benchmarks.options import BenchmarkOptions
 from pixelflow.config.job import Config, Job
 from pixelflow.config.schema import build
+from pixelflow.errors import UserError
 
 
 def check(config: Config, options: BenchmarkOptions) -> None:
@@ -14,7 +15,7 @@ def check(config: Config, options: BenchmarkOptions) -> None:
     try:
         build(config, "trainer").images_per_part(options.devices or 1)
     except ValueError as error:
-        raise ValueError(f"trainer.{error} (job.devices={options.devices})") from None
+        raise UserError(f"trainer.{error} (job.devices={options.devices})") from None
 
 
 def run(config: Config, options: BenchmarkOptions, overrides: list[str]) -> None:

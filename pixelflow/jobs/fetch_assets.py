@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from pixelflow.assets import ASSETS, fetch, missing_line
 from pixelflow.config.job import Config, Job
+from pixelflow.errors import UserError
 from pixelflow.files import locked
 
 
@@ -39,7 +40,7 @@ def run(config: Config, options: FetchOptions, overrides: list[str]) -> None:
     root, files = assets_root(config), wanted(config, options)
     unknown = [file for file in files if file not in ASSETS and missing_line(root, file)]
     if unknown:
-        raise ValueError(f"{', '.join(unknown)}: no address is known; put it into {root} yourself")
+        raise UserError(f"{', '.join(unknown)}: no address is known; put it into {root} yourself")
     if not files:
         print("this recipe reads nothing from assets.root")
         return

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pixelflow.config.job import Config, Job, at_least
 from pixelflow.config.schema import build, check_group, with_key
+from pixelflow.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class PrepareOptions:
 def check(config: Config, options: PrepareOptions) -> None:
     """Raises ValueError without an output folder, or for sizes and an encoder that do not fit."""
     if not options.output:
-        raise ValueError("job=prepare needs job.output=FOLDER, where the shards go")
+        raise UserError("job=prepare needs job.output=FOLDER, where the shards go")
     if options.text_encoder:
         check_group(options.text_encoder, "job.text_encoder")
     build(config, "data")

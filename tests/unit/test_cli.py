@@ -1,0 +1,66 @@
+"""Which errors the command shortens, with which exit status, and where it looks for options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pixelflow.cli import BUG, DEBUG, explained
+from pixelflow.config.search_path import config_folders, option_files
+from pixelflow.errors import Interrupted, UserError, WorkFailed
+
+
+def raising(error: BaseException):
+    def work() -> None:
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (UserError("seed=x"), 2, "error: seed=x\n"),
+        (WorkFailed("the disk is full"), 1, "error: the disk is full\n"),
+        (
+            Interrupted("saved at step 3"),
+            75,
+            "error: stopped by a request: saved at step 3; the same command",
+        ),
+        (KeyboardInterrupt(), 130, "error: interrupted; the same command continues"),
+    ],
+)
+def test_short(error: BaseException, status: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        explained(raising(error))
+    told = capsys.readouterr().err
+    assert end.value.code == status and told.startswith(message) and "Traceback" not in told
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), OSError("x"), KeyError("x"), AssertionError()])
+def test_everything_else_is_a_bug(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        explained(raising(error))
+    told = capsys.readouterr().err
+    assert end.value.code == 1 and "Traceback" in told and type(error).__name__ in told and BUG in told
+    with pytest.raises(type(error)):
+        explained(raising(error), outermost=False)
+
+
+def test_debug_shows_the_traceback_as_well(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv(DEBUG, "1")
+    with pytest.raises(SystemExit):
+        explained(raising(UserError("seed=x")))
+    told = capsys.readouterr().err
+    assert "Traceback" in told and told.endswith("error: seed=x\n") and BUG not in told
+
+
+def test_folders_of_the_user_are_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name / "backbone").mkdir(parents=True)
+        (tmp_path / name / "backbone" / f"{name}.yaml").write_text("_target_: x.Y\n")
+    arguments = ["run.py", "--config-dir", str(tmp_path / "one"), f"hydra.searchpath=[file://{tmp_path / 'two'}]"]
+    monkeypatch.setattr("sys.argv", arguments)
+    assert config_folders()[1:] == [tmp_path / "one", tmp_path / "two"]
+    assert {"one", "two", "pixelflow_tiny"} <= set(option_files("backbone"))
