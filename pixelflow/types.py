@@ -120,7 +120,7 @@ class Batch:
 class Path(Protocol):
     """The straight path of one stage, from its noisy start (tau = 0) to its less noisy end (tau = 1).
 
-    x, noise, x_t: (B, C, H, W) at the stage's resolution. tau: (B,) in [0, 1]. See `pixelflow.flow.path`.
+    x, noise, x_t: (B, C, H, W) at the stage's resolution. tau: (B,) in [0, 1].
     """
 
     @property
@@ -281,8 +281,8 @@ class Backbone(Protocol):
     - `last_layer`, a module with `weight`, for the adaptive weight of an objective;
     - `transformer_blocks` or `blocks`, an `nn.ModuleList`, for compilation, activation checkpointing and FSDP;
       feature caching takes `transformer_blocks` only;
-    - attention modules with `kernel`, `num_heads` and `head_dim`, for a choice of attention kernel
-      (see `pixelflow.nn.kernels`). Without them there is nothing to choose.
+    - attention modules with `kernel`, `num_heads` and `head_dim`, for a choice of attention kernel.
+      Without them there is nothing to choose.
 
     Attributes:
         patch_size: Side of a patch in pixels; it must divide the sides of all images. 1 for a network without patches.
