@@ -20,7 +20,7 @@ import torch
 
 from pixelflow.benchmarks.options import BenchmarkOptions
 from pixelflow.config.build import Config
-from pixelflow.config.training_parts import build_trainer, checkpoint_store
+from pixelflow.config.training_parts import build_trainer
 from pixelflow.processes import World
 from pixelflow.runs.context import open_run
 
@@ -56,17 +56,16 @@ def logging_cost(config: Config, options: BenchmarkOptions, device: torch.device
 
 def _run(config: Config, path: Path, device: torch.device) -> dict[str, float]:
     with open_run(path, config) as run:
-        store = checkpoint_store(config, path)
-        trainer = build_trainer(config, run, store, World(), device, lambda what: None)
+        trainer = build_trainer(config, run, world=World(), device=device)
         inside: list[float] = []
-        log = trainer.log
+        log = trainer.hooks.log
 
         def timed(metrics: dict[str, float], step: int) -> None:
             start = time.perf_counter()
             log(metrics, step)
             inside.append(time.perf_counter() - start)
 
-        trainer.log = timed
+        trainer.hooks.log = timed
         start = time.perf_counter()
         steps = trainer.fit()
         seconds = time.perf_counter() - start

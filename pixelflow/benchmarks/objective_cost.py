@@ -36,10 +36,10 @@ def run(config: Config, options: ObjectiveBenchmarkOptions) -> None:
     """Print time and FLOPs of each part, of their sum and of the whole step, and the ratio of the two."""
     require_assets(config)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = assemble_trainer(config, CheckpointStore(Path(folder)), log=lambda metrics, step: None)
+        trainer = assemble_trainer(config, CheckpointStore(Path(folder)))
     batch = next(iter(trainer.loader)).to(trainer.device)
     # Fresh layers that start at zero give no gradient to what lies before them.
-    for parameter in trainer.backbone.parameters():
+    for parameter in trainer.state.backbone.parameters():
         parameter.data.normal_(std=0.02)
     steps = {"whole": _whole(trainer, batch), **_parts(trainer, batch)}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
@@ -82,30 +82,28 @@ def _timed(step: Part, device: torch.device) -> float:
 
 
 def _whole(trainer: Trainer, batch: Batch) -> Part:
-    return lambda: _step(trainer, batch, trainer.objective)
+    return lambda: _step(trainer, batch)
 
 
-def _step(trainer: Trainer, batch: Batch, objective: Objective) -> None:
-    kept, trainer.objective = trainer.objective, objective
+def _step(trainer: Trainer, batch: Batch, objective: Objective | None = None) -> None:
     tau, stages = _drawn(trainer, batch)
-    trainer.forward(batch, stages, tau, tau).loss.backward()
-    trainer.optimizer.zero_grad(set_to_none=True)
-    trainer.objective = kept
+    trainer.optimizer_step.forward(batch, stages, tau, tau, objective=objective).loss.backward()
+    trainer.state.optimizer.zero_grad(set_to_none=True)
 
 
 def _drawn(trainer: Trainer, batch: Batch) -> tuple[Tensor, Tensor]:
-    num_stages = trainer.cascade.num_stages
-    stages = draw_stages(num_stages=num_stages, batch_size=len(batch), random=trainer.random, step=0)
-    return draw_times(batch.sample_id, timesteps=trainer.timesteps, random=trainer.random), stages
+    num_stages = trainer.flow.cascade.num_stages
+    stages = draw_stages(num_stages=num_stages, batch_size=len(batch), random=trainer.optimizer_step.random, step=0)
+    return draw_times(batch.sample_id, timesteps=trainer.flow.timesteps, random=trainer.optimizer_step.random), stages
 
 
 def _parts(trainer: Trainer, batch: Batch) -> dict[str, Part]:
-    objective = trainer.objective
-    backbone: Any = trainer.backbone
+    objective = trainer.state.objective
+    backbone: Any = trainer.state.backbone
     alone = Objective(terms={"flow_matching": FlowMatching()}).to(trainer.device)
     parts: dict[str, Part] = {"backbone, flow matching alone": lambda: _step(trainer, batch, alone)}
     tau, stages = _drawn(trainer, batch)
-    images = [trainer.cascade.image_at(batch.x[stages == s], s) for s in stages.unique().tolist()]
+    images = [trainer.flow.cascade.image_at(batch.x[stages == s], s) for s in stages.unique().tolist()]
     taus = [tau[stages == s] for s in stages.unique().tolist()]
 
     def passing(names: list[str]) -> list[Tensor]:

@@ -21,18 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pixelflow.benchmarks.options import BenchmarkOptions
 from pixelflow.config.build import Config
-from pixelflow.config.training_parts import assemble_trainer
+from pixelflow.config.training_parts import assemble_trainer, bare_backbone
 from pixelflow.nn.attention import HeadNormAttention, SelfAttention
-from pixelflow.nn.flops import matrix_rate
 from pixelflow.runs.provenance import versions
 from pixelflow.training.checkpoint import CheckpointStore
-from pixelflow.training.costs import step_costs
+from pixelflow.training.costs import device_rate, step_costs
 from pixelflow.training.draw import draw_flow_samples, draw_stages, draw_times
 from pixelflow.training.meter import peak_memory
 from pixelflow.training.trainer import Trainer
@@ -41,7 +39,7 @@ from pixelflow.types import Batch, Condition
 
 def training(config: Config, options: BenchmarkOptions, device: torch.device) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        trainer = assemble_trainer(config, CheckpointStore(Path(folder)), log=lambda metrics, step: None)
+        trainer = assemble_trainer(config, CheckpointStore(Path(folder)))
     reference, by_stage = (Reference(trainer, lr=config["optimizer"]["lr"], by_stage=by) for by in (False, True))
     batch = next(iter(trainer.loader))
     kinds: dict[str, Callable[[], Any]] = {
@@ -58,13 +56,10 @@ def training(config: Config, options: BenchmarkOptions, device: torch.device) ->
             if repeat:  # the first warms up
                 seconds[name].append(elapsed)
     least = {name: min(values) for name, values in seconds.items()}
-    with torch.device("meta"):
-        bare = instantiate(config["backbone"])
-    costs = step_costs(bare, trainer.cascade, channels=config["data"]["channels"], images=len(batch))
-    dtype = torch.bfloat16 if trainer.settings.precision == "bf16" else torch.float32
-    width = int(trainer.backbone.width)  # type: ignore[arg-type]
-    cuda = device.type == "cuda"
-    rate = matrix_rate(width, dtype=dtype, device=device, tokens=4096 if cuda else 512, repeats=10)
+    costs = step_costs(
+        bare_backbone(config), trainer.flow.cascade, channels=config["data"]["channels"], images=len(batch)
+    )
+    rate = device_rate(trainer.state.backbone, precision=trainer.settings.precision, device=device, repeats=10)
     return {
         "summary": {
             "images_per_second": len(batch) / least["ours"],
@@ -80,7 +75,7 @@ def training(config: Config, options: BenchmarkOptions, device: torch.device) ->
         "tflop_per_image": costs.flops / len(batch) / 1e12,
         "matrix_tflops": rate / 1e12,
         "peak_memory_gib": peak_memory(device) / 2**30,
-        "attention": next(m.kernel for m in trainer.backbone.modules() if isinstance(m, Attentions)),
+        "attention": next(m.kernel for m in trainer.state.backbone.modules() if isinstance(m, Attentions)),
         "threads": torch.get_num_threads(),
         "load_average": os.getloadavg()[1],
         "settings": {key: config[key] for key in ("backbone", "cascade", "data", "trainer", "optimizer", "ema")},
@@ -109,8 +104,8 @@ class Reference:
 
     def __init__(self, trainer: Trainer, *, lr: float, by_stage: bool) -> None:
         self.trainer, self.by_stage = trainer, by_stage
-        self.model = copy.deepcopy(trainer.backbone)
-        self.average = copy.deepcopy(trainer.backbone).requires_grad_(False)
+        self.model = copy.deepcopy(trainer.state.backbone)
+        self.average = copy.deepcopy(trainer.state.backbone).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, weight_decay=0.0, foreach=False)
 
     def step(self, batch: Batch) -> None:
@@ -125,7 +120,7 @@ class Reference:
             stage = int(stages[rows[0]])
             made = [_noised(trainer, batch.x[i], stage, float(tau[i])) for i in rows]
             x_t, target = (torch.stack(parts) for parts in zip(*made, strict=True))
-            timestep = trainer.cascade.timestep(stage, tau[rows]).float().to(device)
+            timestep = trainer.flow.cascade.timestep(stage, tau[rows]).float().to(device)
             condition = Condition(batch.condition.class_label[rows])
             with torch.autocast(device.type, torch.bfloat16, enabled=trainer.settings.precision == "bf16"):
                 output = self.model(x_t, timestep, condition).output
@@ -142,14 +137,17 @@ class Reference:
 
 def _drawn(trainer: Trainer, batch: Batch) -> tuple[Tensor, Tensor]:
     stages = draw_stages(
-        num_stages=trainer.cascade.num_stages, batch_size=len(batch), random=trainer.random, step=trainer.step
+        num_stages=trainer.flow.cascade.num_stages,
+        batch_size=len(batch),
+        random=trainer.optimizer_step.random,
+        step=trainer.step,
     )
-    return stages, draw_times(batch.sample_id, timesteps=trainer.timesteps, random=trainer.random)
+    return stages, draw_times(batch.sample_id, timesteps=trainer.flow.timesteps, random=trainer.optimizer_step.random)
 
 
 def _noised(trainer: Trainer, image: Tensor, stage: int, tau: float) -> tuple[Tensor, Tensor]:
     """x_t and velocity of one image (C, R, R), by the paper's equations 2 to 5, with general resizing."""
-    path, side = trainer.cascade.path(stage), trainer.cascade.resolution(stage)
+    path, side = trainer.flow.cascade.path(stage), trainer.flow.cascade.resolution(stage)
     x = image[None]
     while x.shape[-1] > side:
         x = F.interpolate(x, scale_factor=0.5, mode="bilinear", align_corners=False)
@@ -165,7 +163,9 @@ def _noised(trainer: Trainer, image: Tensor, stage: int, tau: float) -> tuple[Te
 def _ours(trainer: Trainer, batch: Batch) -> Any:
     """Noise, pyramids and inputs of a batch, as a step makes them."""
     stages, tau = _drawn(trainer, batch)
-    samples = draw_flow_samples(batch.to(trainer.device), stages, tau, cascade=trainer.cascade, random=trainer.random)
+    samples = draw_flow_samples(
+        batch.to(trainer.device), stages, tau, cascade=trainer.flow.cascade, random=trainer.optimizer_step.random
+    )
     return [(sample.x_t, sample.velocity) for sample in samples]
 
 

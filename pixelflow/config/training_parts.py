@@ -1,40 +1,31 @@
-"""From config to a trainer."""
+"""Builds a trainer from a config: the config becomes records, and the library does the rest."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
-from torch import Tensor
+from torch import Tensor, nn
 
-from pixelflow.config.build import (
-    Config,
-    build_model,
-    build_objective,
-    pick_device,
-    sampler_settings,
-)
+from pixelflow.config.build import Config, build_model, build_objective, pick_device, sampler_settings
 from pixelflow.model import Model
-from pixelflow.nn.compile import compile_blocks
-from pixelflow.nn.flops import DEFAULT_WIDTH, matrix_rate
-from pixelflow.nn.kernel_timing import choose_kernel
-from pixelflow.nn.kernels import set_kernel
-from pixelflow.nn.pack import Layout
 from pixelflow.processes import World
 from pixelflow.reporting.figures import image_grid
 from pixelflow.runs.context import Run
 from pixelflow.sampling.sampler import to_uint8
 from pixelflow.signals import stop_signal
-from pixelflow.training.activation_checkpointing import checkpoint_blocks
+from pixelflow.training.build import build_network
 from pixelflow.training.checkpoint import CheckpointStore
-from pixelflow.training.costs import step_costs
-from pixelflow.training.distributed import Network
+from pixelflow.training.costs import device_rate, step_costs
+from pixelflow.training.draw import FlowParts
 from pixelflow.training.meter import Meter
 from pixelflow.training.settings import TrainerSettings
-from pixelflow.training.trainer import Trainer
+from pixelflow.training.state import TrainingState
+from pixelflow.training.trainer import Trainer, TrainerHooks
 from pixelflow.training.weights import init_from
 from pixelflow.types import Condition
 
@@ -43,27 +34,56 @@ GRID_SCALE = 2
 
 
 def checkpoint_store(config: Config, path: Path) -> CheckpointStore:
+    """Returns the store of the checkpoints of the run in `path`."""
     trainer = config["trainer"]
     return CheckpointStore(path / "checkpoints", keep=trainer["keep_checkpoints"], keep_every=trainer["keep_every"])
 
 
 def build_trainer(
-    config: Config,
-    run: Run,
-    store: CheckpointStore,
-    world: World,
-    device: torch.device,
-    mark: Callable[[str], None],
+    config: Config, run: Run, *, world: World, device: torch.device, mark: Callable[[str], None] = lambda what: None
 ) -> Trainer:
-    """The run's trainer, with its tracker, its meter and sample grids."""
+    """Builds the trainer of a run, which logs to the run's tracker and draws sample grids into its folder.
+
+    Args:
+        config: The resolved config of the run.
+        run: The run, open.
+        world: The processes of the job.
+        device: Device of this process.
+        mark: Receives a short description when this process begins a phase of its work.
+    """
+    max_steps = config["trainer"]["max_steps"]
 
     def log(metrics: dict[str, float], step: int) -> None:
         run.tracker.log(metrics, step=step)
-        run.folder.set_status("running", job="train", step=step, max_steps=config["trainer"]["max_steps"])
+        run.folder.set_status("running", job="train", step=step, max_steps=max_steps)
 
-    def grid(model: Model, weights: dict[str, Tensor], step: int) -> None:
-        with torch.device("meta"):
-            backbone = instantiate(config["backbone"])
+    store = checkpoint_store(config, run.path)
+    hooks = TrainerHooks(log=log, stop=lambda: stop_signal() is not None, mark=mark)
+    trainer = assemble_trainer(
+        config, store, hooks=hooks, grid=_grid(config, run, device), world=world, device=device, report=run.path
+    )
+    rate = device_rate(trainer.state.backbone, precision=trainer.settings.precision, device=device)
+    images = trainer.settings.batch_size // world.size
+    costs = step_costs(bare_backbone(config), trainer.flow.cascade, channels=config["data"]["channels"], images=images)
+    trainer.meter = Meter(costs, device=device, processes=world.size, rate=rate)
+    return trainer
+
+
+def bare_backbone(config: Config) -> nn.Module:
+    """Builds the backbone on the meta device, without memory for its weights."""
+    with torch.device("meta"):
+        return instantiate(config["backbone"])
+
+
+Grid = Callable[[Model, dict[str, Tensor], int], None]
+"""Receives the model, the averaged weights and the step."""
+
+
+def _grid(config: Config, run: Run, device: torch.device) -> Grid:
+    """Samples every class with the averaged weights and draws figures/samples_<step>.png."""
+
+    def draw(model: Model, weights: dict[str, Tensor], step: int) -> None:
+        backbone = bare_backbone(config)
         backbone.load_state_dict(weights, assign=True)
         drawn = replace(model, backbone=backbone.to(device).eval().requires_grad_(False))
         settings = replace(sampler_settings(config), cache_every=1, compile=False, cuda_graphs=False)
@@ -74,92 +94,66 @@ def build_trainer(
         image_grid(to_uint8(samples.x).cpu(), path, columns=GRID_COLUMNS, scale=GRID_SCALE)
         run.tracker.artifact(path)
 
-    trainer = assemble_trainer(
-        config, store, world=world, device=device, report=run.path, log=log, grid=grid, mark=mark
-    )
-    trainer.meter = build_meter(config, trainer)
-    return trainer
-
-
-def build_meter(config: Config, trainer: Trainer) -> Meter:
-    """Counts a step of this process on a copy without memory, and measures what the device could do."""
-    with torch.device("meta"):
-        bare = instantiate(config["backbone"])
-    images = trainer.settings.batch_size // trainer.world.size
-    costs = step_costs(bare, trainer.cascade, channels=config["data"]["channels"], images=images)
-    dtype = torch.bfloat16 if trainer.settings.precision == "bf16" else torch.float32
-    cuda = trainer.device.type == "cuda"
-    rate = matrix_rate(
-        getattr(trainer.backbone, "width", DEFAULT_WIDTH), dtype=dtype, device=trainer.device,
-        tokens=4096 if cuda else 512, repeats=10 if cuda else 3,
-    )  # fmt: skip
-    return Meter(
-        images=costs.images, tokens=costs.tokens, flops=costs.flops, device=trainer.device,
-        processes=trainer.world.size, rate=rate,
-    )  # fmt: skip
+    return draw
 
 
 def assemble_trainer(
     config: Config,
     store: CheckpointStore,
     *,
+    hooks: TrainerHooks | None = None,
+    grid: Grid | None = None,
     world: World | None = None,
     device: torch.device | None = None,
     report: Path | None = None,
-    log: Callable[[dict[str, float], int], None],
-    grid: Callable[[Model, dict[str, Tensor], int], None] | None = None,
-    mark: Callable[[str], None] = lambda what: None,
 ) -> Trainer:
-    """A trainer with freshly initialised weights. report: the folder that lists what data had to be skipped."""
-    world = world or World()
-    device = device or pick_device(config["trainer"]["device"])
-    settings = instantiate(config["trainer"])
-    torch.manual_seed(config["seed"])  # the initial weights, the same in all processes
+    """Builds a trainer with freshly initialised weights, or those of `init_from`.
+
+    Args:
+        config: The resolved config.
+        store: Store of the checkpoints.
+        hooks: Functions that the trainer calls.
+        grid: Draws a sample grid; it becomes the hook `on_grid`.
+        world: The processes of the job; by default this one.
+        device: Device of this process; by default that of the config.
+        report: Folder for the list of damaged data that were skipped.
+    """
+    world, device = world or World(), device or pick_device(config["trainer"]["device"])
+    settings: TrainerSettings = instantiate(config["trainer"])
+    seed = config["seed"]
+    torch.manual_seed(seed)  # the initial weights, equal in all processes
     model = build_model(config)
     if config["init_from"] is not None and not store.steps():
         init_from(model.backbone, config["init_from"])
-    network = build_network(config, model, settings, world, device)
+    hooks = hooks or TrainerHooks()
+    if grid is not None:
+        hooks.on_grid = partial(grid, model)
+    network = build_network(model.backbone, model.cascade, settings, world=world, device=device)
     objective = build_objective(config, model, device)
     loader = instantiate(config["data"]).loader(
-        batch_size=settings.batch_size, seed=config["seed"], rank=world.rank, world_size=world.size, device=device,
-        report=report,
-    )  # fmt: skip
+        batch_size=settings.batch_size, seed=seed, rank=world.rank, world_size=world.size, device=device, report=report
+    )
     return Trainer(
-        backbone=network,
+        state=TrainingState(
+            network=network,
+            optimizer=instantiate(config["optimizer"])(params=[*network.parameters, *objective.parameters()]),
+            objective=objective,
+            ema=instantiate(config["ema"]),
+        ),
+        flow=_flow_parts(config, model),
+        loader=loader,
+        checkpoints=store,
+        settings=settings,
+        seed=seed,
+        config=config,
+        hooks=hooks,
+    )
+
+
+def _flow_parts(config: Config, model: Model) -> FlowParts:
+    return FlowParts(
         cascade=model.cascade,
         timesteps=instantiate(config["timesteps"]),
         prediction=model.prediction,
         conditioning=model.conditioning,
-        objective=objective,
-        optimizer=instantiate(config["optimizer"])(params=[*network.parameters, *objective.parameters()]),
-        ema=instantiate(config["ema"]),
-        loader=loader,
-        checkpoints=store,
-        settings=settings,
-        seed=config["seed"],
-        device=device,
-        config=config,
-        log=log,
-        on_grid=None if grid is None else lambda weights, step: grid(model, weights, step),
-        stop=lambda: stop_signal() is not None,
-        mark=mark,
     )
-
-
-def build_network(
-    config: Config, model: Model, settings: TrainerSettings, world: World, device: torch.device
-) -> Network:
-    """The backbone on its device, as fast as the settings want it, alone or shared."""
-    backbone, cascade = model.backbone.to(device), model.cascade
-    resolutions = [cascade.resolution(stage) for stage in range(cascade.num_stages)]
-    images = settings.images_per_part(world.size)
-    share = -(-images // cascade.num_stages)
-    pack = [torch.empty(share, 1, side, side, device="meta") for side in resolutions]
-    layout = Layout.of(pack, int(backbone.patch_size))  # type: ignore[arg-type]
-    dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
-    kernel = choose_kernel(settings.attention, layout, backbone=backbone, dtype=dtype, device=device)
-    set_kernel(backbone, world.broadcast(kernel))
-    checkpoint_blocks(backbone, settings.activation_checkpointing)
-    if settings.compile:
-        compile_blocks(backbone, resolutions=resolutions, device=device)
-    return Network(backbone, world=world, parallel=settings.parallel, shard_size=settings.shard_size)

@@ -21,14 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from pixelflow.errors import UserError, WorkFailed
 
 PART = r"\.\d+-of-\d+$"
 
 
-class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged, or does not fit; the message says what to do."""
+class CheckpointError(UserError):
+    """A checkpoint is missing or damaged, or belongs to something else. The message names the file and the remedy."""
 
 
 Tensors = Mapping[str, Mapping[str, Tensor]]
@@ -71,8 +74,11 @@ class CheckpointStore:
         try:
             self.begin(aside)
             return self.commit(step, aside, write_tensors(aside, tensors), state)
-        except Exception as error:  # safetensors wraps a full disk in its own exception
+        except (OSError, SafetensorError) as error:  # safetensors reports a full disk by its own exception
             raise self.failed(step, aside, error) from error
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
 
     def aside(self, step: int) -> Path:
         """Where this process prepares a checkpoint."""
@@ -116,12 +122,15 @@ class CheckpointStore:
             if old != step:
                 shutil.rmtree(self.path(old))
 
-    def failed(self, step: int, aside: Path, error: Exception) -> OSError:
-        """What to raise when a checkpoint could not be written; nothing half written stays."""
+    def failed(self, step: int, aside: Path, error: Exception) -> WorkFailed:
+        """Removes what was written of a checkpoint, and returns the error to raise."""
         shutil.rmtree(aside, ignore_errors=True)
         kept = self.steps()
         whole = f"the checkpoint of step {kept[-1]} is whole" if kept else "there is no earlier checkpoint"
-        return OSError(f"checkpoint of step {step} could not be written to {self.folder}: {error}; {whole}")
+        return WorkFailed(
+            f"the checkpoint of step {step} could not be written to {self.folder}: {error}; {whole}. Free space there "
+            "or restore access, then run the same command again to continue"
+        )
 
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest checkpoint that verifies, and a line for each newer one that does not."""

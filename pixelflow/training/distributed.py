@@ -46,6 +46,7 @@ class Network:
         shard_size: int | None = None,
     ) -> None:
         self.backbone, self.world = backbone, world or World()
+        self.device = next(backbone.parameters()).device
         self.sharded = parallel == "fsdp" and self.world.size > 1
         self._shards: dist.ProcessGroup | None = None
         if self.sharded:

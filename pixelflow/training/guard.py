@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: skipped by all processes, and counted, without making a device wait."""
+"""Detects steps whose loss or gradient is not finite, without synchronising a GPU in every step."""
 
 from __future__ import annotations
 
@@ -8,13 +8,9 @@ import torch
 from torch import Tensor
 
 
-class TrainingDiverged(ValueError):
-    """Too many steps in a row were not finite; the message names them and the checkpoint that is kept."""
-
-
 @dataclass
 class _Verdict:
-    """Of one step, on its way to the host."""
+    """The verdict on one step while it is copied to the host."""
 
     step: int
     values: Tensor
@@ -22,11 +18,15 @@ class _Verdict:
 
 
 class StepGuard:
-    """Decides on the device whether a step is taken, and lets the host know later.
+    """Decides on the device whether a step is taken, and reports it to the host later.
 
-    The optimizer gets `found_inf` (as under a gradient scaler) and does nothing where it is 1; the host asks for the
-    verdict when the device has long passed that step: before the next step's update, or at a checkpoint.
-    in_a_row, skipped: of steps so far; both belong in the checkpoint.
+    The optimizer receives `found_inf` (as from a gradient scaler) and changes nothing if it is 1. The host reads the
+    verdict when the device has passed that step: before the update of the next step, or at a checkpoint.
+
+    Attributes:
+        in_a_row: Number of steps up to the last one that were skipped without a break.
+        skipped: Number of all skipped steps. Both numbers are part of a checkpoint.
+        last: Loss and gradient norm of the last step that was settled.
     """
 
     def __init__(self) -> None:
@@ -35,8 +35,17 @@ class StepGuard:
         self._pending: _Verdict | None = None
 
     def judge(self, step: int, loss: Tensor, grad_norm: Tensor) -> Tensor:
-        """loss, grad_norm: of the whole step, the same in all processes. Returns found_inf, 0 or 1, on their device."""
-        assert self._pending is None, "the verdict of the step before was not asked for"
+        """Judges step number `step`.
+
+        Args:
+            step: Number of the step, from 1.
+            loss: Loss of the whole step, equal in all processes.
+            grad_norm: Norm of the gradient of the whole step, equal in all processes.
+
+        Returns:
+            `found_inf`, 0.0 or 1.0, on the device of the loss.
+        """
+        assert self._pending is None, "the verdict on the step before was not settled"
         values = torch.stack([loss.float(), grad_norm.float()])
         copied = None
         if values.is_cuda:
@@ -49,7 +58,7 @@ class StepGuard:
         return (~torch.isfinite(values)).any().float()
 
     def settle(self) -> tuple[int, bool] | None:
-        """The step that was judged last and whether it was taken; None if that is known already."""
+        """Returns the step that was judged last and whether it was taken; None if it is settled already."""
         if self._pending is None:
             return None
         verdict, self._pending = self._pending, None
@@ -62,7 +71,9 @@ class StepGuard:
         return verdict.step, taken
 
     def state(self) -> dict[str, int]:
+        """Returns the numbers that a checkpoint holds."""
         return {"in_a_row": self.in_a_row, "skipped": self.skipped}
 
     def load(self, state: dict[str, int]) -> None:
+        """Restores the numbers of a checkpoint."""
         self.in_a_row, self.skipped = state["in_a_row"], state["skipped"]

@@ -1,4 +1,4 @@
-"""What a running training says about itself: speed, utilisation, waiting, memory."""
+"""The numbers that a running training logs: losses, speed, utilisation, waiting time and memory."""
 
 from __future__ import annotations
 
@@ -7,62 +7,96 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
+from pixelflow.losses.objective import ObjectiveValue
+from pixelflow.training.costs import StepCosts
+from pixelflow.training.guard import StepGuard
+from pixelflow.training.state import TrainingState
+
 
 class Meter:
-    """Counts between two logs.
+    """Measures speed between two logs.
 
-    images, tokens, flops: of one step of this process. rate: floating-point operations per second that its device
-    reaches in plain matrix products, None if nobody measured. processes: that do the same beside it.
+    Args:
+        costs: Images, tokens and FLOPs of one step of this process.
+        device: Device of this process.
+        processes: Number of processes that do the same.
+        rate: Floating-point operations per second that the device reaches in matrix products; None if not measured.
     """
 
     def __init__(
-        self,
-        *,
-        images: int,
-        tokens: int,
-        flops: int,
-        device: torch.device,
-        processes: int = 1,
-        rate: float | None = None,
+        self, costs: StepCosts, *, device: torch.device, processes: int = 1, rate: float | None = None
     ) -> None:
-        self.images, self.tokens, self.flops = images, tokens, flops
-        self.device, self.processes, self.rate = device, processes, rate
+        self.costs, self.device, self.processes, self.rate = costs, device, processes, rate
         self._start, self._steps, self._waited = time.perf_counter(), 0, 0.0
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time inside is spent waiting for data."""
+        """Counts the time of the block as waiting for data."""
         start = time.perf_counter()
         yield
         self._waited += time.perf_counter() - start
 
     def step(self) -> None:
+        """Counts one step."""
         self._steps += 1
 
     def read(self) -> dict[str, float]:
-        """Rates since the last call; call where the device has been waited for. The first steps include warming up."""
+        """Returns the rates since the last call, for which the device must be idle. The first include warming up."""
         now = time.perf_counter()
-        seconds, steps = now - self._start, self._steps
+        seconds, steps, costs = now - self._start, self._steps, self.costs
         rates = {
-            "images_per_second": steps * self.images * self.processes / seconds,
-            "tokens_per_second": steps * self.tokens * self.processes / seconds,
+            "images_per_second": steps * costs.images * self.processes / seconds,
+            "tokens_per_second": steps * costs.tokens * self.processes / seconds,
             "data_wait_share": self._waited / seconds,
             "peak_memory_gib": peak_memory(self.device) / 2**30,
         }
-        if self.flops:
-            rates["tflops_per_device"] = steps * self.flops / seconds / 1e12
+        if costs.flops:
+            rates["tflops_per_device"] = steps * costs.flops / seconds / 1e12
             if self.rate is not None:
-                rates["mfu"] = steps * self.flops / seconds / self.rate
+                rates["mfu"] = steps * costs.flops / seconds / self.rate
         self._start, self._steps, self._waited = now, 0, 0.0
         return rates
 
 
 def peak_memory(device: torch.device) -> float:
-    """Bytes: of the device's allocator, or of this process."""
+    """Returns the peak memory in bytes: of the allocator of a GPU, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kilobytes * (1 if sys.platform == "darwin" else 1024)
+
+
+def step_metrics(value: ObjectiveValue, guard: StepGuard, state: TrainingState, *, num_stages: int) -> dict[str, float]:
+    """Returns losses, gradient norm, learning rate and skipped steps of the last step. All processes must call it.
+
+    Args:
+        value: The objective on this process's share of the step.
+        guard: The verdict on the step, settled.
+        state: Optimizer and objective of the training.
+        num_stages: Number of stages of the cascade.
+    """
+    value = _of_all_processes(value, state, num_stages)
+    loss, grad_norm = guard.last
+    metrics = {"loss": loss, "grad_norm": grad_norm, "lr": state.optimizer.param_groups[0]["lr"]}
+    metrics["skipped_steps"] = guard.skipped
+    metrics |= {f"loss/{name}": term.item() for name, term in value.terms.items()}
+    if state.objective.adaptive is not None:
+        metrics["adaptive_weight"] = state.objective.adaptive.value.item()
+    return metrics | {f"loss/stage_{stage}": loss.item() for stage, loss in value.stages.items()}
+
+
+def _of_all_processes(value: ObjectiveValue, state: TrainingState, num_stages: int) -> ObjectiveValue:
+    world, device = state.network.world, state.network.device
+    if world.size == 1:
+        return value
+    keys = [(stage, term) for stage in range(num_stages) for term in value.weights]
+    zero = torch.zeros((), device=device)
+    sums = torch.stack([value.sums.get(key, zero).float() for key in keys])
+    counts = torch.tensor([float(value.counts.get(key, 0)) for key in keys], device=device)
+    world.add(sums, counts)
+    there = {key: (sums[i], int(n)) for i, (key, n) in enumerate(zip(keys, counts.tolist(), strict=True)) if n}
+    return replace(value, sums={k: v for k, (v, _) in there.items()}, counts={k: n for k, (_, n) in there.items()})

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pixelflow.errors import WorkFailed
 from pixelflow.processes import World
 from pixelflow.training.checkpoint import CheckpointStore, write_tensors
 
@@ -110,7 +111,7 @@ class Saver:
         def hear(key: str) -> Any:
             while not words.check([f"{about} {key}"]):
                 if time.monotonic() > self._deadline:
-                    raise OSError(f"checkpoint of step {step} was not finished: another process has gone")
+                    raise WorkFailed(f"the checkpoint of step {step} was not finished: another process ended")
                 time.sleep(0.02)
             return json.loads(words.get(f"{about} {key}"))
 
@@ -135,13 +136,13 @@ class Saver:
         if rank == 0:
             say("done", self._finish(step, aside, [hear(f"written {other}") for other in range(size)], state))
         if message := hear("done").get("error"):
-            raise OSError(message)
+            raise WorkFailed(message)
 
     def _finish(self, step: int, aside: Path, parts: list[dict[str, Any]], state: Mapping[str, Any]) -> dict[str, str]:
         try:
             for part in parts:
                 if "error" in part:
-                    raise OSError(part["error"])
+                    raise WorkFailed(part["error"])
             files = {name: about for part in parts for name, about in part["files"].items()}
             self.store.commit(step, aside, files, state)
         except Exception as error:

@@ -73,7 +73,7 @@ class TrainerSettings:
     def images_per_part(self, processes: int) -> int:
         """Images of one forward pass. Raises ValueError where processes and parts do not divide the batch."""
         if self.parallel == "none" and processes > 1:
-            raise ValueError(f"parallel=none, but there are {processes} processes; use trainer.parallel=ddp or fsdp")
+            raise ValueError(f"parallel=none, but there are {processes} processes; use parallel=ddp or fsdp")
         if self.batch_size % (processes * self.accumulate):
             raise ValueError(
                 f"batch_size={self.batch_size} must be divisible by {processes} processes x "

@@ -1,4 +1,4 @@
-"""What a checkpoint of a training run holds: everything that the next step depends on."""
+"""The state of a training run that a checkpoint holds: everything that the next step depends on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from pixelflow.losses.objective import Objective
 from pixelflow.training.checkpoint import Checkpoint, CheckpointError, flatten_optimizer, restore_optimizer
@@ -15,13 +16,34 @@ from pixelflow.training.saver import Entry
 
 
 class TrainingState:
-    """Weights, averages, optimizer and the losses' own state, as whole tensors by file and name."""
+    """Backbone, averages, optimizer and objective, which change in training and are saved.
 
-    def __init__(self, *, network: Network, ema: EMA, optimizer: torch.optim.Optimizer, objective: Objective) -> None:
-        self.network, self.ema, self.optimizer, self.objective = network, ema, optimizer, objective
+    Args:
+        network: The backbone, alone or on several processes.
+        optimizer: It holds the network's parameters, followed by those that the objective trains.
+        objective: The prepared objective. Its own parameters are saved, but not averaged.
+        ema: The averages; they start from the present weights.
+
+    Raises:
+        ValueError: The objective needs something of the backbone that it does not have.
+    """
+
+    def __init__(self, *, network: Network, optimizer: torch.optim.Optimizer, objective: Objective, ema: EMA) -> None:
+        self.network, self.optimizer, self.objective, self.ema = network, optimizer, objective, ema
+        objective.check_backbone(network.backbone)
+        ema.attach(network.parameters)
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The backbone without wrappers."""
+        return self.network.backbone
 
     def entries(self) -> Iterator[Entry]:
-        """One after the other, so that no process ever holds all of them whole. All processes must ask."""
+        """Yields whole tensors one after the other, so that no process holds all of them. All processes must call it.
+
+        Yields:
+            File stem, name and value of each tensor.
+        """
         for name, value in self.network.whole_state().items():
             yield "model", name, value
         yield from self.averages(self.ema.names)
@@ -34,15 +56,21 @@ class TrainingState:
             yield "objective", name, value
 
     def averages(self, names: list[str]) -> Iterator[Entry]:
+        """Yields the tensors of the averages with these names, as `entries` does."""
         for stem in names:
             for name, value in self.network.whole_average(self.ema.averages[stem]).items():
                 yield stem, name, value
 
     def groups(self) -> list[dict[str, Any]]:
+        """Returns the parameter groups of the optimizer as plain values."""
         return flatten_optimizer(self.optimizer)[1]
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Raises CheckpointError for a checkpoint of something else."""
+        """Copies the tensors of a checkpoint into this state.
+
+        Raises:
+            CheckpointError: The checkpoint belongs to another backbone, optimizer or objective.
+        """
         try:
             self.network.load(checkpoint.tensors["model"])
             self._load_averages(checkpoint.tensors)

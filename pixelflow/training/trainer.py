@@ -1,117 +1,126 @@
-"""The training loop: draw, forward, objective, step, average, log, save.
+"""The training loop: steps, and what is due after them (logs, sample grids, checkpoints, a return to a checkpoint).
 
-A step is a function of (weights, optimizer, step number, position in the data): every random number is keyed by one
-of them, so a run that stops and resumes is the run that did not, on whatever number of processes.
+A step itself is in `pixelflow.training.step`. A run that stops and resumes is equal to one that did not, on any number
+of processes.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pixelflow.errors import Interrupted
-from pixelflow.flow.cascade import Cascade
-from pixelflow.flow.rng import KeyedRandom
-from pixelflow.losses.objective import Objective, ObjectiveValue
+from pixelflow.errors import Interrupted, WorkFailed
+from pixelflow.losses.objective import ObjectiveValue
 from pixelflow.progress import Progress
 from pixelflow.training.checkpoint import Checkpoint, CheckpointStore, load_checkpoint
-from pixelflow.training.distributed import Network
-from pixelflow.training.draw import draw_flow_samples, draw_stages, draw_times
-from pixelflow.training.ema import EMA
-from pixelflow.training.guard import StepGuard, TrainingDiverged
-from pixelflow.training.meter import Meter
-from pixelflow.training.out_of_memory import explained_out_of_memory
+from pixelflow.training.draw import FlowParts
+from pixelflow.training.meter import Meter, step_metrics
 from pixelflow.training.profile import profiler
 from pixelflow.training.saver import Saver
 from pixelflow.training.settings import TrainerSettings
 from pixelflow.training.state import TrainingState
-from pixelflow.types import Batch, Conditioning, Loader, Predicted, Prediction, Timesteps
-
-__all__ = ["Trainer", "TrainerSettings", "TrainingDiverged"]
+from pixelflow.training.step import OptimizerStep
+from pixelflow.types import Batch, Loader
 
 logger = logging.getLogger(__name__)
 
 
-class Trainer:
-    """Trains `network` to `settings.max_steps`. `resume` before `fit` goes on from the newest whole checkpoint.
+class TrainingDiverged(WorkFailed):
+    """Too many steps in a row were not finite. The message names the step and the checkpoint that is kept."""
 
-    network: the backbone; a bare one is a network of one process. objective: prepared; what it trains itself is in the
-    optimizer, behind the network's parameters, and in the checkpoints, but not in the averages. loader: yields this
-    process's share. checkpoints: with `snapshots` beside it for power averages (see EMA), if they are wanted.
-    config: stored in every checkpoint, as plain values.
-    log: called as log(metrics, step), in the first process alone. on_grid: called as on_grid(averaged weights, step)
-    every grid_every steps, there too. stop: asked after every step; true in any process ends `fit` of all with a
-    checkpoint. mark: told what this process begins to do. meter: measures for the log.
+
+@dataclass
+class TrainerHooks:
+    """Functions that the trainer calls.
+
+    Args:
+        log: Receives the metrics and the step, every `log_every` steps, in rank 0 alone.
+        on_grid: Receives the averaged weights and the step, every `grid_every` steps, in rank 0 alone.
+        stop: Asked after every step; if it returns True in any process, all save a checkpoint and stop.
+        mark: Receives a short description when this process begins a phase of its work (see `Watchdog`).
+    """
+
+    log: Callable[[dict[str, float], int], None] = lambda metrics, step: None
+    on_grid: Callable[[dict[str, Tensor], int], None] | None = None
+    stop: Callable[[], bool] = lambda: False
+    mark: Callable[[str], None] = lambda what: None
+
+
+class Trainer:
+    """Trains a backbone to `settings.max_steps`. Call `resume` before `fit` to continue from the newest checkpoint.
+
+    Args:
+        state: Backbone, averages, optimizer and objective: all that changes in training and is saved.
+        flow: Cascade, timesteps, prediction and conditioning.
+        loader: Yields this process's share of each batch.
+        checkpoints: Store of the checkpoints; snapshots of power averages are saved in "snapshots" beside its folder.
+        settings: Length, batch size, precision and intervals of the training.
+        seed: Key of all random numbers of the training.
+        config: Plain values that are stored in every checkpoint.
+        hooks: Functions to call during the training.
+        meter: Measures speed and memory for the log, if given.
     """
 
     def __init__(
         self,
         *,
-        backbone: nn.Module | Network,
-        cascade: Cascade,
-        timesteps: Timesteps,
-        prediction: Prediction,
-        conditioning: Conditioning,
-        objective: Objective,
-        optimizer: torch.optim.Optimizer,
-        ema: EMA,
+        state: TrainingState,
+        flow: FlowParts,
         loader: Loader,
         checkpoints: CheckpointStore,
         settings: TrainerSettings,
         seed: int,
-        device: torch.device,
         config: Mapping[str, Any],
-        log: Callable[[dict[str, float], int], None],
-        on_grid: Callable[[dict[str, Tensor], int], None] | None = None,
-        stop: Callable[[], bool] = lambda: False,
-        mark: Callable[[str], None] = lambda what: None,
+        hooks: TrainerHooks | None = None,
         meter: Meter | None = None,
     ) -> None:
-        self.network = backbone if isinstance(backbone, Network) else Network(backbone)
-        self.backbone, self.world = self.network.backbone, self.network.world
-        self.cascade, self.timesteps, self.prediction = cascade, timesteps, prediction
-        self.conditioning, self.objective, self.optimizer, self.ema = conditioning, objective, optimizer, ema
-        objective.check_backbone(self.backbone)
-        self.loader, self.checkpoints, self.settings = loader, checkpoints, settings
-        self.device, self.config, self.log, self.on_grid, self.stop = device, config, log, on_grid, stop
-        self.mark, self.meter = mark, meter
-        self.random, self.guard = KeyedRandom(seed), StepGuard()
-        self.others = [p for p in objective.parameters() if p.requires_grad]
-        self.base_lrs = [group["lr"] for group in optimizer.param_groups]
+        self.state, self.flow, self.loader, self.settings, self.config = state, flow, loader, settings, config
+        self.world, self.device = state.network.world, state.network.device
+        self.hooks, self.meter = hooks or TrainerHooks(), meter
         self.step = self.rollbacks = 0
-        ema.attach(self.network.parameters)
-        self.state = TrainingState(network=self.network, ema=ema, optimizer=optimizer, objective=objective)
+        self.optimizer_step = OptimizerStep(
+            state=state, flow=flow, settings=settings, seed=seed, mark=lambda what: self.hooks.mark(what)
+        )
+        self.guard = self.optimizer_step.guard
+        self.checkpoints = checkpoints
         self.saver = Saver(checkpoints, world=self.world, background=settings.async_save)
         snapshots = CheckpointStore(checkpoints.folder.parent / "snapshots", keep=None)
         self.snapshots = Saver(snapshots, world=self.world, background=settings.async_save)
-        # A step is judged on the device where the optimizer takes its word; elsewhere the host must ask first.
-        self._skips_itself = getattr(optimizer, "_step_supports_amp_scaling", False)
+
+    # --- the loop ---------------------------------------------------------------------------------------------------
 
     def fit(self) -> int:
-        """Train to the end; returns the step reached.
+        """Trains to the end.
 
-        Raises Interrupted when it was asked to stop, TrainingDiverged, or OSError if a save fails.
+        Returns:
+            The number of steps taken, including those before a restart.
+
+        Raises:
+            Interrupted: The training was asked to stop; a checkpoint is saved.
+            TrainingDiverged: Too many steps in a row were not finite.
+            WorkFailed: A checkpoint could not be written, or the memory is not sufficient.
         """
-        s = self.settings
-        first = self.world.rank == 0
-        progress = Progress(total=s.max_steps, done=self.step)
+        progress = Progress(total=self.settings.max_steps, done=self.step)
+        traces = self.checkpoints.folder.parent / "profile"
         try:
-            with profiler(
-                self.checkpoints.folder.parent / "profile", steps=s.profile_steps, rank=self.world.rank
-            ) as traced:
+            with profiler(traces, steps=self.settings.profile_steps, rank=self.world.rank) as step_traced:
                 batches = iter(self.loader)
-                while self.step < s.max_steps:
-                    if self._advance(batches, progress, first):
+                while self.step < self.settings.max_steps:
+                    value = self.train_step(self._next(batches))
+                    progress.advance(1, images=self.settings.batch_size)
+                    if self._diverging():
+                        progress.advance(self._roll_back(), images=0)
                         batches = iter(self.loader)
-                    traced()
+                    else:
+                        self._after_step(value, progress)
+                    step_traced()
             self._wait_for_saves()
-        except BaseException:  # whatever ends the run, what was begun is written
+        except BaseException:  # a checkpoint that is being written is completed first
             self.saver.give_up()
             self.snapshots.give_up()
             raise
@@ -119,38 +128,96 @@ class Trainer:
             progress.close()
         return self.step
 
-    def _advance(self, batches: Any, progress: Progress, first: bool) -> bool:
-        """One step, and what is due after it. Returns whether the run went back to a checkpoint."""
-        s = self.settings
-        self.mark("waiting for data")
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        self.hooks.mark("waiting for data")
         if self.meter is None:
-            batch = next(batches)
-        else:
-            with self.meter.waiting():
-                batch = next(batches)
-        value = self.train_step(batch)
-        progress.advance(1, images=s.batch_size)
+            return next(batches)
+        with self.meter.waiting():
+            return next(batches)
+
+    def train_step(self, batch: Batch) -> ObjectiveValue:
+        """Takes one optimizer step on this process's share of a batch, and returns the objective on that share."""
+        value = self.optimizer_step(batch, self.step)
+        self.step += 1
         if self.meter is not None:
             self.meter.step()
-        if self._diverging():
-            progress.advance(self._roll_back(), images=0)
-            return True
-        if self.step % s.log_every == 0 or self.step == s.max_steps:
-            self._log(value, progress, first)
-        if s.grid_every and self.step % s.grid_every == 0 and self.on_grid:
-            self._draw_grid(first)
-        self.mark("at the end of a step")
-        self._save_if_due(self.world.any(self.stop()))
-        return False
+        return value
 
-    def _save_if_due(self, stop: bool) -> None:
+    def _after_step(self, value: ObjectiveValue, progress: Progress) -> None:
         s = self.settings
+        if self.step % s.log_every == 0 or self.step == s.max_steps:
+            self._log(value, progress)
+        if s.grid_every and self.step % s.grid_every == 0 and self.hooks.on_grid:
+            self._draw_grid(self.hooks.on_grid)
+        self.hooks.mark("at the end of a step")
+        self._save_if_due(stop=self.world.any(self.hooks.stop()))
+
+    def _log(self, value: ObjectiveValue, progress: Progress) -> None:
+        """The only place of the loop where the host waits for the device."""
+        self.optimizer_step.settle()
+        metrics = step_metrics(value, self.guard, self.state, num_stages=self.flow.cascade.num_stages)
+        if self.meter is not None:
+            metrics |= self.meter.read()
+        else:
+            metrics["images_per_second"] = progress.images_per_second()
+        if self.world.rank == 0:
+            self.hooks.log({name: number for name, number in metrics.items() if math.isfinite(number)}, self.step)
+            progress.show(f"loss {metrics['loss']:.4f}")
+
+    def _draw_grid(self, on_grid: Callable[[dict[str, Tensor], int], None]) -> None:
+        self.optimizer_step.settle()
+        self.hooks.mark("drawing samples")
+        weights = self.state.network.whole_average(self.state.ema.averages["ema"])
+        if self.world.rank == 0:
+            on_grid(weights, self.step)
+
+    # --- steps that are not finite ----------------------------------------------------------------------------------
+
+    def _diverging(self) -> bool:
+        """Whether too many steps in a row were skipped, in all processes alike. On a GPU it is known one step later."""
+        if self.device.type == "cpu" or self.step == self.settings.max_steps:
+            self.optimizer_step.settle()
+        return self.guard.in_a_row >= self.settings.max_bad_steps
+
+    def _roll_back(self) -> int:
+        """Returns to the last checkpoint and continues with the data that follow; returns the (negative) distance.
+
+        Raises TrainingDiverged if there is no checkpoint or no rollback is left.
+        """
+        self.optimizer_step.settle()
+        self._wait_for_saves()
+        kept = self.world.broadcast(self.checkpoints.steps())
+        last = self.step
+        where = f"{self.checkpoints.path(kept[-1])} is kept" if kept else "no checkpoint was saved yet"
+        if not kept or self.rollbacks >= self.settings.rollbacks:
+            loss, norm = self.guard.last
+            what = "loss" if not math.isfinite(loss) else "gradient"
+            raise TrainingDiverged(
+                f"the {what} is not finite at step {last} (loss {loss:g}, gradient norm {norm:g}); "
+                f"{self.guard.in_a_row} steps in a row were not (max_bad_steps={self.settings.max_bad_steps}); "
+                f"{where}. Lower the learning rate, raise warmup_steps or lower grad_clip; rollbacks=1 continues from "
+                "the last checkpoint with other data"
+            )
+        position, skipped, rollbacks = self.loader.state_dict(), self.guard.skipped, self.rollbacks + 1
+        self._restore(load_checkpoint(self.checkpoints.path(kept[-1])))
+        self.loader.load_state_dict(position)
+        self.guard.load({"in_a_row": 0, "skipped": skipped})
+        self.rollbacks = rollbacks
+        logger.warning(
+            "step %d: returned to %s, and continues with the data that follow", last, self.checkpoints.path(kept[-1])
+        )
+        return self.step - last
+
+    # --- checkpoints ------------------------------------------------------------------------------------------------
+
+    def _save_if_due(self, *, stop: bool) -> None:
+        s, snapshot_every = self.settings, self.state.ema.snapshot_every
         last = self.step == s.max_steps
         due = s.save_every and self.step % s.save_every == 0
         if due and not last and not stop:
-            self._settle()
-            due = self.guard.in_a_row == 0  # weights that the next steps cannot go on from are no good checkpoint
-        if self.ema.snapshot_every and (last or self.step % self.ema.snapshot_every == 0):
+            self.optimizer_step.settle()
+            due = self.guard.in_a_row == 0  # the next steps may not recover from weights whose step was skipped
+        if snapshot_every and (last or self.step % snapshot_every == 0):
             self.save_snapshot()
         if stop or last or due:
             self.snapshots.wait()  # a run that resumes from this checkpoint does not make earlier snapshots again
@@ -161,200 +228,10 @@ class Trainer:
         self.saver.check()
         self.snapshots.check()
 
-    # --- a step -----------------------------------------------------------------------------------------------------
-
-    def train_step(self, batch: Batch) -> ObjectiveValue:
-        """One optimizer step on this process's share of a batch; the value is of that share."""
-        self._set_learning_rate()
-        batch = batch.to(self.device)
-        mine = self.world.slice(self.settings.batch_size)
-        stages = draw_stages(
-            num_stages=self.cascade.num_stages, batch_size=self.settings.batch_size, random=self.random, step=self.step
-        )[mine]
-        step_tau = draw_times(self._step_ids(batch), timesteps=self.timesteps, random=self.random)
-        adaptive = self.objective.adaptive
-        measured = adaptive if adaptive is not None and adaptive.due(self.step) else None
-        self.backbone.train()
-        values = []
-        with explained_out_of_memory(self):
-            for number, part in enumerate(self._parts(len(batch))):
-                values.append(self._part(number, batch[part], stages[part], step_tau[mine][part], step_tau, measured))
-            value = ObjectiveValue.merged(values)
-            self._update(value.loss.clone(), measured)
-        return value
-
-    def _part(
-        self, number: int, batch: Batch, stages: Tensor, tau: Tensor, step_tau: Tensor, measured: Any
-    ) -> ObjectiveValue:
-        """Forward and backward of one part of the step."""
-        parts = self.settings.accumulate
-        # Dropout draws from the global generator: a resumed step must find it as it was.
-        place = self.world.rank * parts + number
-        torch.manual_seed(self.random.generator("dropout", place, self.step).integers(2**62))
-        with self.network.part(last=number == parts - 1):
-            self.mark("computing forward")
-            value = self.forward(batch, stages, tau, step_tau)
-            if measured is not None:
-                assert value.reference is not None and value.adapted is not None
-                measured.observe(value.reference, value.adapted, self.backbone.last_layer.weight)  # type: ignore
-            self.mark("computing backward")
-            # Losses of the parts add up to the step's; what shares gradients among processes takes their mean.
-            (value.loss * self.world.size).backward()
-        # What is kept for the log must not keep the graph.
-        return replace(value, loss=value.loss.detach(), reference=None, adapted=None)
-
-    def _update(self, loss: Tensor, measured: Any) -> None:
-        """From gradients to weights and averages, unless the step is not finite."""
-        self.mark("updating")
-        self.network.collect_gradients(self.others)
-        self.world.add(loss)
-        grad_norm = self.network.gradient_norm(self.others)
-        self._settle()  # the step before, before its weights change
-        bad = self.guard.judge(self.step + 1, loss, grad_norm)
-        if self.settings.grad_clip is not None:
-            clipped = [p for p in (*self.network.parameters, *self.others) if p.grad is not None]
-            nn.utils.clip_grads_with_norm_(clipped, self.settings.grad_clip, grad_norm)
-        if self._skips_itself:
-            self.optimizer.found_inf = bad  # type: ignore[attr-defined]
-        if self._skips_itself or not bad.item():
-            self.optimizer.step()
-        self.network.drop_gradients()
-        self.optimizer.zero_grad(set_to_none=True)
-        if measured is not None:
-            measured.update(self.world.add)
-        self.step += 1
-
-    def _settle(self) -> None:
-        """Average the weights of the last step, if it was taken."""
-        if (verdict := self.guard.settle()) is not None:
-            step, taken = verdict
-            if taken:
-                self.ema.update(self.network.parameters, step)
-            else:
-                loss, norm = self.guard.last
-                logger.warning("step %d is skipped: loss %g, gradient norm %g", step, loss, norm)
-
-    def forward(self, batch: Batch, stages: Tensor, tau: Tensor, step_tau: Tensor) -> ObjectiveValue:
-        """batch, stages, tau: a part of the step. step_tau: tau of all images of the step, of all processes."""
-        batch = batch.to(self.device)
-        samples = draw_flow_samples(batch, stages, tau, cascade=self.cascade, random=self.random)
-        uniform = self.random.uniform("drop", batch.sample_id.tolist())
-        condition = self.conditioning.drop(self.conditioning.encode(batch), uniform)
-        order = torch.cat([sample.index for sample in samples])
-        timestep = torch.cat([sample.timestep for sample in samples])
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            images = [sample.x_t for sample in samples]
-            output = self.network.module(images, timestep, condition[order], features=self.objective.layers)
-        predicted = [
-            Predicted(
-                output.output[i].float(), sample, self.prediction,
-                {layer: groups[i] for layer, groups in output.features.items()},
-            )
-            for i, sample in enumerate(samples)
-        ]  # fmt: skip
-        return self.objective(predicted, batch, step_tau, tau=tau)
-
-    def _parts(self, images: int) -> list[slice]:
-        size = images // self.settings.accumulate
-        return [slice(start, start + size) for start in range(0, images, size)]
-
-    def _step_ids(self, batch: Batch) -> Tensor:
-        """Sample ids of all processes: loaders deal out consecutive pieces."""
-        if self.world.size == 1:
-            return batch.sample_id
-        first = int(batch.sample_id[0]) - self.world.rank * len(batch)
-        return torch.arange(first, first + self.settings.batch_size)
-
-    def _set_learning_rate(self) -> None:
-        warmup = self.settings.warmup_steps
-        factor = min(1.0, (self.step + 1) / warmup) if warmup else 1.0
-        for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
-            group["lr"] = base * factor
-
-    # --- steps that are not finite ----------------------------------------------------------------------------------
-
-    def _diverging(self) -> bool:
-        """Whether too many steps in a row were skipped. The same in all processes; a GPU is heard a step later."""
-        if self.device.type == "cpu" or self.step == self.settings.max_steps:
-            self._settle()
-        return self.guard.in_a_row >= self.settings.max_bad_steps
-
-    def _roll_back(self) -> int:
-        """Back to the last checkpoint, and on with the data behind those that went wrong. Returns the (negative) way.
-
-        Raises TrainingDiverged where there is none, or it was tried often enough.
-        """
-        self._settle()
-        self._wait_for_saves()
-        kept = self.world.broadcast(self.checkpoints.steps())
-        last = self.step
-        where = f"{self.checkpoints.path(kept[-1])} is kept" if kept else "no checkpoint was saved yet"
-        if not kept or self.rollbacks >= self.settings.rollbacks:
-            loss, norm = self.guard.last
-            what = "loss" if not math.isfinite(loss) else "gradient"
-            raise TrainingDiverged(
-                f"the {what} is not finite at step {last} (loss {loss:g}, gradient norm {norm:g}), nor was it in the "
-                f"{self.guard.in_a_row} steps up to there (trainer.max_bad_steps); {where}. Lower optimizer.lr, raise "
-                "trainer.warmup_steps, or lower trainer.grad_clip; trainer.rollbacks=1 tries again with other data"
-            )
-        position, skipped, rollbacks = self.loader.state_dict(), self.guard.skipped, self.rollbacks + 1
-        self._restore(load_checkpoint(self.checkpoints.path(kept[-1])))
-        self.loader.load_state_dict(position)
-        self.guard.load({"in_a_row": 0, "skipped": skipped})
-        self.rollbacks = rollbacks
-        logger.warning(
-            "back from step %d to %s, and on with the data that follow", last, self.checkpoints.path(kept[-1])
-        )
-        return self.step - last
-
-    # --- logging ----------------------------------------------------------------------------------------------------
-
-    def _log(self, value: ObjectiveValue, progress: Progress, first: bool) -> None:
-        """The one place of a step where the host waits for the device."""
-        self._settle()
-        metrics = self._metrics(self._of_all(value))
-        if self.meter is not None:
-            metrics |= self.meter.read()
-        else:
-            metrics["images_per_second"] = progress.images_per_second()
-        if first:
-            self.log({name: number for name, number in metrics.items() if math.isfinite(number)}, self.step)
-            progress.show(f"loss {metrics['loss']:.4f}")
-
-    def _of_all(self, value: ObjectiveValue) -> ObjectiveValue:
-        """The value of the whole step, from the shares of all processes."""
-        if self.world.size == 1:
-            return value
-        keys = [(stage, term) for stage in range(self.cascade.num_stages) for term in value.weights]
-        zero = torch.zeros((), device=self.device)
-        sums = torch.stack([value.sums.get(key, zero).float() for key in keys])
-        counts = torch.tensor([float(value.counts.get(key, 0)) for key in keys], device=self.device)
-        self.world.add(sums, counts)
-        there = {key: (sums[i], int(n)) for i, (key, n) in enumerate(zip(keys, counts.tolist(), strict=True)) if n}
-        return replace(value, sums={k: v for k, (v, _) in there.items()}, counts={k: n for k, (_, n) in there.items()})
-
-    def _metrics(self, value: ObjectiveValue) -> dict[str, float]:
-        loss, grad_norm = self.guard.last
-        metrics = {"loss": loss, "grad_norm": grad_norm, "lr": self.optimizer.param_groups[0]["lr"]}
-        metrics["skipped_steps"] = self.guard.skipped
-        metrics |= {f"loss/{name}": term.item() for name, term in value.terms.items()}
-        if self.objective.adaptive is not None:
-            metrics["adaptive_weight"] = self.objective.adaptive.value.item()
-        return metrics | {f"loss/stage_{stage}": loss.item() for stage, loss in value.stages.items()}
-
-    def _draw_grid(self, first: bool) -> None:
-        self._settle()
-        self.mark("drawing samples")
-        weights = self.network.whole_average(self.ema.averages["ema"])
-        if first and self.on_grid is not None:
-            self.on_grid(weights, self.step)
-
-    # --- checkpoints ------------------------------------------------------------------------------------------------
-
     def save(self) -> None:
-        """A checkpoint of everything that the next step depends on."""
-        self._settle()
-        self.mark("saving")
+        """Begins to save a checkpoint of everything that the next step depends on."""
+        self.optimizer_step.settle()
+        self.hooks.mark("saving")
         state = {
             "config": self.config,
             "optimizer_groups": self.state.groups(),
@@ -366,16 +243,20 @@ class Trainer:
         logger.debug("saving step %d", self.step)
 
     def save_snapshot(self) -> None:
-        """The power averages, from which averages of any length are rebuilt."""
-        self._settle()
-        self.snapshots.save(self.step, self.state.averages(self.ema.snapshot_names), {"config": self.config})
+        """Begins to save the power averages, from which averages of any width are rebuilt (see `posthoc`)."""
+        self.optimizer_step.settle()
+        self.snapshots.save(self.step, self.state.averages(self.state.ema.snapshot_names), {"config": self.config})
 
     def _wait_for_saves(self) -> None:
         self.saver.wait()
         self.snapshots.wait()
 
     def resume(self) -> None:
-        """Continue from the newest checkpoint that verifies; the first process chooses."""
+        """Continues from the newest checkpoint that is whole, which rank 0 chooses; does nothing without one.
+
+        Raises:
+            CheckpointError: The checkpoint belongs to another model, optimizer or objective.
+        """
         checkpoint, problems = self.checkpoints.latest() if self.world.rank == 0 else (None, [])
         for problem in problems:
             logger.warning("skipped a checkpoint: %s", problem)

@@ -91,7 +91,7 @@ class Watchdog:
         least = min(int(count) for count, _ in at)
         slow = [f"process {r + 1} of {self.size} ({what})" for r, (count, what) in enumerate(at) if int(count) == least]
         return (
-            f"nothing has moved for {waited:.0f} s (trainer.stall_seconds={self.seconds:g}): "
+            f"nothing has moved for {waited:.0f} s (stall_seconds={self.seconds:g}): "
             f"the others wait for {', '.join(slow)}"
         )
 

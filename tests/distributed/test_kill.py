@@ -22,7 +22,7 @@ def work(folder: Path) -> None:
     torch.set_num_threads(1)
     trainer = trainer_of(folder, dict(OPTIONS), World(), lambda what: None)
     lines = open(folder / "losses.txt", "a", buffering=1)  # noqa: SIM115  (until the process ends)
-    trainer.log = lambda metrics, step: print(step, metrics["loss"], metrics["grad_norm"], file=lines)
+    trainer.hooks.log = lambda metrics, step: print(step, metrics["loss"], metrics["grad_norm"], file=lines)
     trainer.resume()
     trainer.fit()
 

@@ -165,7 +165,7 @@ def test_a_hung_process_is_named(tmp_path: Path) -> None:
     ended = run(tmp_path, processes=2, stall_seconds=15.0, faults={"1": {"3": "hang"}})
     assert ended.statuses == [1, 1]
     assert "the others wait for process 2 of 2 (waiting for data, on " in ended.errors[0]
-    assert "trainer.stall_seconds=15" in ended.errors[0]
+    assert "(stall_seconds=15)" in ended.errors[0]
 
 
 def test_a_killed_process_ends_the_others(tmp_path: Path) -> None:

@@ -26,9 +26,11 @@ from pixelflow.processes import World, processes
 from pixelflow.signals import CONTINUE, stop_on_signals, stop_signal
 from pixelflow.training.checkpoint import CheckpointStore
 from pixelflow.training.distributed import Network
+from pixelflow.training.draw import FlowParts
 from pixelflow.training.ema import EMA
 from pixelflow.training.settings import TrainerSettings
-from pixelflow.training.trainer import Trainer
+from pixelflow.training.state import TrainingState
+from pixelflow.training.trainer import Trainer, TrainerHooks
 from pixelflow.training.watchdog import Watchdog
 from pixelflow.types import Batch
 from tests.tiny import tiny_pixelflow
@@ -75,23 +77,28 @@ def trainer_of(folder: Path, options: dict[str, Any], world: World, mark: Any, d
         images=images, labels=torch.arange(20) % 5, batch_size=BATCH, seed=1, rank=world.rank, world_size=world.size
     )
     return Trainer(
-        backbone=network,
-        cascade=Cascade(image_size=image_size, num_stages=stages),
-        timesteps=UniformTimesteps(),
-        prediction=VelocityPrediction(),
-        conditioning=ClassLabel(num_classes=5, drop_prob=0.4),
-        objective=Objective(terms={"flow_matching": FlowMatching()}),
-        optimizer=torch.optim.AdamW(network.parameters, lr=2e-3, weight_decay=0.1, fused=True),
-        ema=EMA(decay=0.9, power=[0.1], snapshot_every=2),
+        state=TrainingState(
+            network=network,
+            optimizer=torch.optim.AdamW(network.parameters, lr=2e-3, weight_decay=0.1, fused=True),
+            objective=Objective(terms={"flow_matching": FlowMatching()}),
+            ema=EMA(decay=0.9, power=[0.1], snapshot_every=2),
+        ),
+        flow=FlowParts(
+            cascade=Cascade(image_size=image_size, num_stages=stages),
+            timesteps=UniformTimesteps(),
+            prediction=VelocityPrediction(),
+            conditioning=ClassLabel(num_classes=5, drop_prob=0.4),
+        ),
         loader=Faulty(loader, faults),
         checkpoints=CheckpointStore(folder / "checkpoints", keep=settings.keep_checkpoints),
         settings=settings,
         seed=7,
-        device=device,
         config={},
-        log=lambda metrics, step: print(json.dumps(metrics | {"step": step}), flush=True),
-        stop=lambda: stop_signal() is not None,
-        mark=mark,
+        hooks=TrainerHooks(
+            log=lambda metrics, step: print(json.dumps(metrics | {"step": step}), flush=True),
+            stop=lambda: stop_signal() is not None,
+            mark=mark,
+        ),
     )
 
 

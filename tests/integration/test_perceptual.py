@@ -11,7 +11,7 @@ import torch
 
 from pixelflow.config.training_parts import assemble_trainer
 from pixelflow.training.checkpoint import CheckpointStore
-from pixelflow.training.trainer import Trainer
+from pixelflow.training.trainer import Trainer, TrainerHooks
 from tests.conf.test_compose import composed
 from tests.integration.test_pipeline import call
 
@@ -34,7 +34,7 @@ DIGITS = [
 def trainer_of(tmp_path: Path, log: list[dict[str, float]], *overrides: str) -> Trainer:
     config = composed(*RANDOM_NETWORKS, *DIGITS, "trainer.log_every=1", *overrides)
     store = CheckpointStore(tmp_path / "checkpoints")
-    return assemble_trainer(config, store, log=lambda metrics, step: log.append(metrics))
+    return assemble_trainer(config, store, hooks=TrainerHooks(log=lambda metrics, step: log.append(metrics)))
 
 
 @pytest.mark.parametrize("arm", ["x", "velocity"])
@@ -44,7 +44,7 @@ def test_a_cascade_trains_with_perceptual_losses(arm: str, tmp_path: Path) -> No
     recipe = ["experiments=cascade_perceptual", f"experiments/cascade_perceptual@_global_={arm}"]
     small = ["backbone=pixelflow_tiny", "backbone.depth=2", "cascade.num_stages=3", "trainer.max_steps=30"]
     trainer = trainer_of(tmp_path, log, *recipe, *small)
-    assert set(trainer.objective.terms) == {"flow_matching", "lpips", "p_dino"}
+    assert set(trainer.state.objective.terms) == {"flow_matching", "lpips", "p_dino"}
     assert trainer.fit() == 30
     terms = [f"loss/{name}" for name in ("flow_matching", "lpips", "p_dino")]
     assert all(set(terms) | {"loss/stage_0", "loss/stage_1", "loss/stage_2"} <= set(metrics) for metrics in log)
@@ -68,7 +68,7 @@ def test_every_stage_feels_the_perceptual_losses(tmp_path: Path) -> None:
             image.retain_grad()
             hooked.append(image)
 
-    trainer.backbone.register_forward_hook(keep)
+    trainer.state.backbone.register_forward_hook(keep)
     trainer.train_step(next(iter(trainer.loader)))
     assert [image.shape[-1] for image in hooked] == [4, 8, 16]
     assert all(image.grad is not None and image.grad.abs().sum() > 0 for image in hooked)

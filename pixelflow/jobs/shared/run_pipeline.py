@@ -45,7 +45,7 @@ def run_pipeline(config: Config, overrides: list[str]) -> None:
     if world.rank:
         return
     if there:
-        print(f"This finished run is already there: {path}  (rerun=true starts it anew)\n")
+        print(f"This finished run is already there: {path}  (rerun=true starts a new one)\n")
         if config["tracking"]["mlflow"]:
             catch_up(path)
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN:  # a sweep shows one table of all its runs
@@ -59,7 +59,7 @@ def finished(config: Config, path: Path) -> bool:
 
 
 def work(config: Config, run: Run, world: World, device: torch.device) -> None:
-    """All processes train, sample and measure; the first draws and tells, and the others wait for it."""
+    """Trains, samples and measures in all processes; rank 0 draws and records, and the others wait for it."""
     checkpoint = train(config, run, world, device)
     folder = sample(config, checkpoint, home=run.path)
     result = evaluate(config, folder, run.path / evaluation_file(checkpoint.name, config))
@@ -69,7 +69,7 @@ def work(config: Config, run: Run, world: World, device: torch.device) -> None:
 
 
 def report(run: Run, folder: Path, result: dict[str, Any]) -> None:
-    """Draw, and tell the tracker what came of the samples in `folder`."""
+    """Draws the figures of the run, and records the evaluation of the samples in `folder`."""
     figures = run.path / "figures"
     figures.mkdir(exist_ok=True)
     shutil.copyfile(folder / "grid.png", figures / "samples.png")
@@ -82,7 +82,7 @@ def report(run: Run, folder: Path, result: dict[str, Any]) -> None:
 
 
 def show(config: Config, path: Path) -> None:
-    """The table of this run, and where everything lies."""
+    """Prints the table of this run and the paths of its results."""
     print(markdown(build_table(read_run_folders(path))))
     print(f"samples     {path / 'figures' / 'samples.png'}")
     print(f"run folder  {path}")

@@ -9,11 +9,7 @@ from pathlib import Path
 
 import torch
 
-from pixelflow.config.build import (
-    Config,
-    pick_device,
-    require_assets,
-)
+from pixelflow.config.build import Config, pick_device, require_assets
 from pixelflow.config.training_parts import build_trainer, checkpoint_store
 from pixelflow.processes import World, processes
 from pixelflow.runs.context import Run, open_run, run_path
@@ -36,16 +32,16 @@ def run_training(config: Config, overrides: list[str]) -> None:
 
 
 def train(config: Config, run: Run, world: World, device: torch.device) -> Path:
-    """Train to trainer.max_steps; returns the last checkpoint. Does nothing where it is there already."""
+    """Trains to `trainer.max_steps`, and returns the last checkpoint. Does nothing if that exists already."""
     store = checkpoint_store(config, run.path)
     last = store.path(config["trainer"]["max_steps"])
     if world.broadcast(last.exists()):
-        logger.info("training is done: %s", last)
+        logger.info("the training is complete: %s", last)
         run.tracker.resume_from(config["trainer"]["max_steps"])
         return last
     run.folder.set_status("running", job="train", max_steps=config["trainer"]["max_steps"])
     with _watched(config, run, world) as mark:
-        trainer = build_trainer(config, run, store, world, device, mark)
+        trainer = build_trainer(config, run, world=world, device=device, mark=mark)
         logger.info("training %s on %s", run.path, _described(trainer))
         trainer.resume()
         run.tracker.resume_from(trainer.step)
@@ -56,7 +52,7 @@ def train(config: Config, run: Run, world: World, device: torch.device) -> Path:
 
 @contextmanager
 def _watched(config: Config, run: Run, world: World) -> Iterator[Callable[[str], None]]:
-    """Several processes watch each other. Yields what a process tells its watchdog."""
+    """Watches several processes. Yields the function that reports the progress of this one."""
     if world.size == 1:
         yield lambda what: None
         return
@@ -70,6 +66,6 @@ def _watched(config: Config, run: Run, world: World) -> Iterator[Callable[[str],
 
 
 def _described(trainer: Trainer) -> str:
-    parameters = sum(p.numel() for p in trainer.backbone.parameters())
+    parameters = sum(p.numel() for p in trainer.state.backbone.parameters())
     several = f", {trainer.world.size} processes ({trainer.settings.parallel})" if trainer.world.size > 1 else ""
     return f"{trainer.device}{several} ({parameters:,} parameters)"

@@ -14,9 +14,13 @@ from pixelflow.conditioning import ClassLabel
 from pixelflow.data.in_memory import MemoryLoader
 from pixelflow.flow import Cascade, LogitNormalTimesteps, XPrediction
 from pixelflow.losses import AdaptiveWeight, FlowMatching, Lpips, Objective, PDino, Repa
-from pixelflow.training.checkpoint import CheckpointError, load_checkpoint
+from pixelflow.training.checkpoint import CheckpointError, CheckpointStore, load_checkpoint
+from pixelflow.training.distributed import Network
+from pixelflow.training.draw import FlowParts
 from pixelflow.training.ema import EMA
-from pixelflow.training.trainer import CheckpointStore, Trainer, TrainerSettings
+from pixelflow.training.settings import TrainerSettings
+from pixelflow.training.state import TrainingState
+from pixelflow.training.trainer import Trainer, TrainerHooks
 from tests.unit.losses.stand_ins import PatchEncoder
 
 
@@ -47,21 +51,24 @@ def make_trainer(folder: Path, *, init: int = 0, log: Any = None, **settings: An
     images = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     chosen = {"max_steps": 12, "batch_size": 8, "save_every": 0, "log_every": 1, "device": "cpu"} | settings
     return Trainer(
-        backbone=backbone,
-        cascade=Cascade(image_size=8, num_stages=2, max_timestep=backbone.max_timestep),
-        timesteps=LogitNormalTimesteps(),
-        prediction=XPrediction(),
-        conditioning=ClassLabel(num_classes=5),
-        objective=objective,
-        optimizer=torch.optim.AdamW([*backbone.parameters(), *objective.parameters()], lr=2e-3),
-        ema=EMA(decay=0.9),
+        state=TrainingState(
+            network=Network(backbone),
+            optimizer=torch.optim.AdamW([*backbone.parameters(), *objective.parameters()], lr=2e-3),
+            objective=objective,
+            ema=EMA(decay=0.9),
+        ),
+        flow=FlowParts(
+            cascade=Cascade(image_size=8, num_stages=2, max_timestep=backbone.max_timestep),
+            timesteps=LogitNormalTimesteps(),
+            prediction=XPrediction(),
+            conditioning=ClassLabel(num_classes=5),
+        ),
         loader=MemoryLoader(images=images, labels=torch.arange(20) % 5, batch_size=8, seed=1),
         checkpoints=CheckpointStore(folder),
         settings=TrainerSettings(**chosen),
         seed=7,
-        device=torch.device("cpu"),
         config={},
-        log=log or (lambda metrics, step: None),
+        hooks=TrainerHooks(log=log or (lambda metrics, step: None)),
     )
 
 
@@ -75,7 +82,7 @@ def twelve(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_checkpoint_carries_projection_and_adaptive_weight(twelve: Path) -> None:
     saved = load_checkpoint(twelve).tensors["objective"]
     assert saved["adaptive.value"].item() != 1
-    fresh = make_trainer(twelve.parent / "other").objective.state_dict()
+    fresh = make_trainer(twelve.parent / "other").state.objective.state_dict()
     assert set(saved) == set(fresh)
     changed = [name for name in fresh if not torch.equal(saved[name], fresh[name])]
     assert set(changed) == set(fresh), "trained, every one"
@@ -106,9 +113,10 @@ def test_a_checkpoint_without_the_projection_is_refused(twelve: Path, tmp_path: 
 
 def test_the_average_is_of_the_backbone_alone(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
-    assert [*trainer.network.names] == [name for name, _ in trainer.backbone.named_parameters()]
-    assert len(trainer.ema.averages["ema"]) == len(trainer.network.names)
-    assert len(trainer.others) == 6  # the projection's
+    assert [*trainer.state.network.names] == [name for name, _ in trainer.state.backbone.named_parameters()]
+    assert len(trainer.state.ema.averages["ema"]) == len(trainer.state.network.names)
+    groups = trainer.state.optimizer.param_groups
+    assert sum(len(group["params"]) for group in groups) == len(trainer.state.network.names) + 6  # the projection's
 
 
 def test_what_is_logged(tmp_path: Path) -> None:
@@ -123,11 +131,11 @@ def test_accumulation_gives_the_same_step_with_gates_and_adaptive_weight(tmp_pat
     weights, values = [], []
     for parts in (1, 4):
         trainer = make_trainer(tmp_path / str(parts), accumulate=parts, max_steps=5)
-        for block in trainer.backbone.blocks:  # type: ignore[union-attr]
+        for block in trainer.state.backbone.blocks:  # type: ignore[union-attr]
             block.attn.drop.p = block.mlp.drop.p = 0.0  # the parts draw masks of their own
         trainer.fit()
-        assert trainer.objective.adaptive is not None
-        values.append(trainer.objective.adaptive.value.item())
-        weights.append(torch.nn.utils.parameters_to_vector(trainer.objective.parameters()))
+        assert trainer.state.objective.adaptive is not None
+        values.append(trainer.state.objective.adaptive.value.item())
+        weights.append(torch.nn.utils.parameters_to_vector(trainer.state.objective.parameters()))
     assert values[0] == pytest.approx(values[1], rel=1e-4) and values[0] != 1
     torch.testing.assert_close(weights[0], weights[1], atol=2e-4, rtol=0)

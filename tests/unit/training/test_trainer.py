@@ -11,11 +11,16 @@ from torch import Tensor, nn
 
 from pixelflow.conditioning import ClassLabel
 from pixelflow.data.in_memory import MemoryLoader
+from pixelflow.errors import WorkFailed
 from pixelflow.flow import Cascade, UniformTimesteps, VelocityPrediction
 from pixelflow.losses import FlowMatching, Objective
 from pixelflow.training.checkpoint import CheckpointStore, load_checkpoint
+from pixelflow.training.distributed import Network
+from pixelflow.training.draw import FlowParts
 from pixelflow.training.ema import EMA
-from pixelflow.training.trainer import Trainer, TrainerSettings, TrainingDiverged
+from pixelflow.training.settings import TrainerSettings
+from pixelflow.training.state import TrainingState
+from pixelflow.training.trainer import Trainer, TrainerHooks, TrainingDiverged
 from pixelflow.types import Batch, FlowSample, Predicted
 from tests.tiny import tiny_pixelflow
 
@@ -31,21 +36,24 @@ def make_trainer(folder: Path, *, init: int = 0, loss: Any = None, log: Any = No
     fused = settings.pop("fused", False)
     chosen = {"max_steps": 20, "batch_size": 8, "save_every": 0, "log_every": 1, "device": "cpu"} | settings
     return Trainer(
-        backbone=backbone,
-        cascade=Cascade(image_size=8, num_stages=2),
-        timesteps=UniformTimesteps(),
-        prediction=VelocityPrediction(),
-        conditioning=ClassLabel(num_classes=NUM_CLASSES, drop_prob=0.4),
-        objective=Objective(terms={"flow_matching": loss or FlowMatching()}),
-        optimizer=torch.optim.AdamW(backbone.parameters(), lr=LEARNING_RATE, weight_decay=0.1, fused=fused),
-        ema=EMA(decay=0.9),
+        state=TrainingState(
+            network=Network(backbone),
+            optimizer=torch.optim.AdamW(backbone.parameters(), lr=LEARNING_RATE, weight_decay=0.1, fused=fused),
+            objective=Objective(terms={"flow_matching": loss or FlowMatching()}),
+            ema=EMA(decay=0.9),
+        ),
+        flow=FlowParts(
+            cascade=Cascade(image_size=8, num_stages=2),
+            timesteps=UniformTimesteps(),
+            prediction=VelocityPrediction(),
+            conditioning=ClassLabel(num_classes=NUM_CLASSES, drop_prob=0.4),
+        ),
         loader=MemoryLoader(images=images, labels=torch.arange(20) % NUM_CLASSES, batch_size=8, seed=1),
         checkpoints=CheckpointStore(folder, keep=chosen.get("keep_checkpoints", 2)),
         settings=TrainerSettings(**chosen),
         seed=7,
-        device=torch.device("cpu"),
         config={"seed": 7, "backbone": {"depth": 1}},
-        log=log or (lambda metrics, step: None),
+        hooks=TrainerHooks(log=log or (lambda metrics, step: None)),
     )
 
 
@@ -86,7 +94,7 @@ def test_ten_and_ten_steps_equal_twenty(twenty: Path, tmp_path: Path) -> None:
     assert train(tmp_path, warmup_steps=15, max_steps=10) == 10
     resumed = make_trainer(tmp_path, warmup_steps=15, init=1)
     steps: list[int] = []
-    resumed.log = lambda metrics, step: steps.append(step)
+    resumed.hooks.log = lambda metrics, step: steps.append(step)
     resumed.resume()
     assert resumed.step == 10
     assert resumed.fit() == 20
@@ -151,7 +159,7 @@ def test_accumulation_changes_nothing_but_rounding(tmp_path: Path) -> None:
             log=lambda metrics, step, log=log: log.append(metrics),
         )
         trainer.fit()
-        weights[parts] = nn.utils.parameters_to_vector(trainer.backbone.parameters())
+        weights[parts] = nn.utils.parameters_to_vector(trainer.state.backbone.parameters())
     for whole, split in zip(*losses.values(), strict=True):
         for name in ("loss", "loss/flow_matching", "grad_norm"):
             assert split[name] == pytest.approx(whole[name], rel=1e-5)
@@ -177,7 +185,7 @@ def test_the_loss_falls(tmp_path: Path) -> None:
 def test_condition_is_dropped_for_the_stated_share(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, max_steps=100)
     seen = []
-    trainer.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2].class_label))
+    trainer.state.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2].class_label))
     trainer.fit()
     labels = torch.cat(seen)
     assert labels.eq(NUM_CLASSES).double().mean().item() == pytest.approx(0.4, abs=0.07)
@@ -196,9 +204,11 @@ def test_gradients_are_clipped_and_their_norm_is_that_before(tmp_path: Path, cli
     norms = []
 
     def stepping(*_: Any) -> None:
-        norms.append(torch.stack([p.grad.norm() for p in trainer.backbone.parameters() if p.grad is not None]).norm())
+        norms.append(
+            torch.stack([p.grad.norm() for p in trainer.state.backbone.parameters() if p.grad is not None]).norm()
+        )
 
-    trainer.optimizer.register_step_pre_hook(stepping)
+    trainer.state.optimizer.register_step_pre_hook(stepping)
     trainer.train_step(next(iter(trainer.loader)))
     trainer.guard.settle()
     _, reported = trainer.guard.last
@@ -212,22 +222,23 @@ def test_bf16_keeps_float32_weights(tmp_path: Path) -> None:
         trainer = make_trainer(tmp_path, precision=precision)
         value = trainer.train_step(next(iter(trainer.loader)))
         losses[precision] = value.loss.item()
-        assert all(p.dtype == torch.float32 for p in trainer.backbone.parameters())
+        assert all(p.dtype == torch.float32 for p in trainer.state.backbone.parameters())
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
     assert losses["bf16"] != losses["fp32"]
 
 
 def test_the_average_follows_the_weights(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
-    expected = [p.detach().clone() for p in trainer.backbone.parameters()]
+    expected = [p.detach().clone() for p in trainer.state.backbone.parameters()]
     for step, batch in enumerate(itertools.islice(trainer.loader, 3), start=1):
         trainer.train_step(batch)
         decay = min(0.9, (1 + step) / (10 + step))
         expected = [
-            decay * e + (1 - decay) * p.detach() for e, p in zip(expected, trainer.backbone.parameters(), strict=True)
+            decay * e + (1 - decay) * p.detach()
+            for e, p in zip(expected, trainer.state.backbone.parameters(), strict=True)
         ]
     trainer.save()  # the average follows a step when its verdict is asked for
-    for got, value in zip(trainer.ema.averages["ema"], expected, strict=True):
+    for got, value in zip(trainer.state.ema.averages["ema"], expected, strict=True):
         torch.testing.assert_close(got, value, atol=1e-6, rtol=0)
 
 
@@ -257,12 +268,12 @@ def test_grids_are_drawn_with_the_average(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, max_steps=7, grid_every=3)
     grids = []
     last = {}
-    trainer.on_grid = lambda weights, step: (grids.append(step), last.update(weights))
+    trainer.hooks.on_grid = lambda weights, step: (grids.append(step), last.update(weights))
     trainer.fit()
     assert grids == [3, 6]
-    averaged = dict(zip(trainer.network.names, trainer.ema.averages["ema"], strict=True))
-    assert set(last) == set(trainer.backbone.state_dict())
-    assert not all(torch.equal(last[name], p) for name, p in trainer.backbone.named_parameters())
+    averaged = dict(zip(trainer.state.network.names, trainer.state.ema.averages["ema"], strict=True))
+    assert set(last) == set(trainer.state.backbone.state_dict())
+    assert not all(torch.equal(last[name], p) for name, p in trainer.state.backbone.named_parameters())
     assert all(last[name].shape == value.shape for name, value in averaged.items())
 
 
@@ -305,12 +316,12 @@ def test_steps_that_are_not_finite_are_skipped_and_end_the_run(tmp_path: Path, v
         trainer.fit()
     message = str(error.value)
     assert "the loss is not finite at step 8" in message
-    assert "3 steps up to there" in message
+    assert "3 steps in a row were not (max_bad_steps=3)" in message
     assert f"{tmp_path / 'step_00000004'} is kept" in message
-    assert "Lower optimizer.lr" in message
+    assert "Lower the learning rate" in message
     assert CheckpointStore(tmp_path).steps() == [2, 4]  # none while it goes wrong
     assert all(t.isfinite().all() for t in load_checkpoint(tmp_path / "step_00000004").tensors["model"].values())
-    assert all(p.isfinite().all() for p in trainer.backbone.parameters())
+    assert all(p.isfinite().all() for p in trainer.state.backbone.parameters())
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -322,10 +333,13 @@ def test_a_skipped_step_changes_neither_weights_nor_averages_nor_moments(tmp_pat
     states = []
     for batch in itertools.islice(trainer.loader, 3):
         trainer.train_step(batch)
-        trainer._settle()
-        slots = [v.clone() for state in trainer.optimizer.state.values() for v in state.values()]
+        trainer.optimizer_step.settle()
+        slots = [v.clone() for state in trainer.state.optimizer.state.values() for v in state.values()]
         states.append(
-            [p.detach().clone() for p in (*trainer.backbone.parameters(), *trainer.ema.averages["ema"], *slots)]
+            [
+                p.detach().clone()
+                for p in (*trainer.state.backbone.parameters(), *trainer.state.ema.averages["ema"], *slots)
+            ]
         )
     assert all(torch.equal(a, b) for a, b in zip(states[1], states[2], strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(states[0], states[1], strict=True))
@@ -349,7 +363,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, loss=RootOfZero(), max_bad_steps=1)
     with pytest.raises(TrainingDiverged, match=r"the gradient is not finite at step 1 .*no checkpoint was saved yet"):
         trainer.fit()
-    assert all(p.isfinite().all() for p in trainer.backbone.parameters())
+    assert all(p.isfinite().all() for p in trainer.state.backbone.parameters())
 
 
 def test_rolling_back_takes_the_weights_of_the_checkpoint_and_the_data_that_follow(tmp_path: Path) -> None:
@@ -371,7 +385,7 @@ def test_a_failed_save_ends_the_run_and_keeps_the_checkpoint(tmp_path: Path, mon
         raise OSError("No space left on device")
 
     monkeypatch.setattr("pixelflow.training.checkpoint.save_file", save)
-    with pytest.raises(OSError, match=r"step 4 could not be written .*the checkpoint of step 2 is whole"):
+    with pytest.raises(WorkFailed, match=r"step 4 could not be written .*the checkpoint of step 2 is whole"):
         train(tmp_path, max_steps=4)
     assert load_checkpoint(tmp_path / "step_00000002").step == 2
 
