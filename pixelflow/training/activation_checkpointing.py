@@ -1,4 +1,4 @@
-"""Faster steps with the same weights: compiled blocks, and activations that are computed again instead of kept."""
+"""Activation checkpointing: activations are recomputed in the backward pass instead of kept in memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEPT_OPS = {
     _ATEN._scaled_dot_product_cudnn_attention.default,
     _ATEN._scaled_dot_product_flash_attention_for_cpu.default,
 }
-"""What selective checkpointing keeps: the results of matrix products, which are the work; the rest is elementwise."""
+"""Operations whose results selective checkpointing keeps: matrix products, which are most of the computation."""
 
 
 def _policy(context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
@@ -32,7 +32,13 @@ def _policy(context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolic
 
 
 def checkpoint_blocks(backbone: nn.Module, mode: Checkpointing) -> None:
-    """In place, each block: keep all (none), the results of matrix products (selective), or its inputs alone (full)."""
+    """Changes each transformer block of a backbone in place.
+
+    Args:
+        backbone: A backbone with a list of blocks.
+        mode: Activations that are kept: all ("none"), the results of matrix products ("selective"), or the inputs of
+            the blocks ("full").
+    """
     if mode == "none":
         return
     selective = {"context_fn": partial(create_selective_checkpoint_contexts, _policy)} if mode == "selective" else {}
@@ -41,7 +47,7 @@ def checkpoint_blocks(backbone: nn.Module, mode: Checkpointing) -> None:
 
 
 class Recomputed:
-    """A block's forward pass under checkpointing; an object, so that copies of the model copy it, too."""
+    """The forward pass of a block under checkpointing. It is an object, so that copies of the model copy it."""
 
     def __init__(self, forward: Callable[..., Any], options: dict[str, Any]) -> None:
         self.forward, self.options = forward, options

@@ -1,11 +1,10 @@
-"""Checkpoints: a folder of safetensors and one JSON, never a pickle.
+"""Checkpoints: folders of safetensors files and one JSON file, never a pickle.
 
-A checkpoint is written aside and renamed, so a folder with the final name is whole; its `state.json` holds the size
-and SHA-256 of every other file and of its own content, and loading verifies them.
+A checkpoint is written beside its place and renamed, so a folder with the final name is complete. Its `state.json`
+holds the size and SHA-256 of every other file and of its own content, and loading verifies them.
 
-Tensors are whole, whatever the number of processes: several share out the tensors, not their elements, and each writes
-its own files, `model.0-of-2.safetensors`. So a checkpoint goes on with any number of processes, and is read like any
-other by whoever samples from it.
+Tensors are stored whole. Several processes divide the tensors among them, not the elements of a tensor, and each
+writes its own files, such as `model.0-of-2.safetensors`. So a run can continue on another number of processes.
 """
 
 from __future__ import annotations
@@ -35,15 +34,22 @@ class CheckpointError(UserError):
 
 
 Tensors = Mapping[str, Mapping[str, Tensor]]
-"""By file stem, then by name."""
+"""Tensors by file stem, then by name."""
 
 REPLACED = ".replaced"
-"""Ends the name of a checkpoint that a new one of the same step takes the place of."""
+"""Suffix of a checkpoint while a new one of the same step replaces it."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """tensors: by file stem ("model", "ema", "optimizer"), each a flat dict. state: plain JSON values."""
+    """A checkpoint in memory.
+
+    Args:
+        path: Its folder.
+        step: Number of optimizer steps taken.
+        tensors: Tensors by file stem ("model", "ema", "optimizer", ...), then by name.
+        state: Plain JSON values.
+    """
 
     path: Path
     step: int
@@ -52,24 +58,40 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one run, `folder/step_00001000/`, held by one writer (or the processes of one run).
+    """The checkpoints of one run, `folder/step_00001000/`. Only the processes of one run may write to it.
 
-    keep: how many of the newest stay, None for all. keep_every: those of multiples of so many steps stay, too.
+    Args:
+        folder: Folder of the checkpoints.
+        keep: Number of the newest checkpoints that are kept; None for all.
+        keep_every: Checkpoints at multiples of this step are kept as well; 0 for none.
     """
 
     def __init__(self, folder: Path, *, keep: int | None = 2, keep_every: int = 0) -> None:
         self.folder, self.keep, self.keep_every = Path(folder), keep, keep_every
 
     def steps(self) -> list[int]:
-        """Steps with a finished checkpoint, rising."""
+        """Returns the steps of the complete checkpoints, in ascending order."""
         names = [p.name.removeprefix("step_") for p in self.folder.glob("step_*") if p.is_dir()]
         return sorted(int(name) for name in names if name.isdecimal())
 
     def path(self, step: int) -> Path:
+        """Returns the folder of the checkpoint of a step."""
         return self.folder / f"step_{step:08d}"
 
     def save(self, step: int, tensors: Tensors, state: Mapping[str, Any]) -> Path:
-        """Write a checkpoint and drop those beyond `keep`. Raises OSError with what is kept if writing fails."""
+        """Writes a checkpoint, and removes those beyond `keep`.
+
+        Args:
+            step: Number of optimizer steps taken.
+            tensors: Tensors by file stem, then by name.
+            state: Plain JSON values.
+
+        Returns:
+            The folder of the checkpoint.
+
+        Raises:
+            WorkFailed: The files could not be written. The message names the folder and the checkpoint that is kept.
+        """
         aside = self.aside(step)
         try:
             self.begin(aside)
@@ -81,18 +103,28 @@ class CheckpointStore:
             raise
 
     def aside(self, step: int) -> Path:
-        """Where this process prepares a checkpoint."""
+        """Returns the temporary folder in which a checkpoint is prepared."""
         return self.folder / f".{self.path(step).name}.{os.getpid()}"
 
     def begin(self, aside: Path) -> None:
-        """Sweep what a killed process left, and make the folder."""
+        """Removes temporary folders of processes that were killed, and makes the folder `aside`."""
         self.recover()
         for stale in self.folder.glob(".step_*"):
             shutil.rmtree(stale)
         aside.mkdir(parents=True)
 
     def commit(self, step: int, aside: Path, files: Mapping[str, Any], state: Mapping[str, Any]) -> Path:
-        """Give what lies in `aside` its name. files: of `write_tensors`, of all who wrote."""
+        """Renames a prepared checkpoint to its final name, and removes those beyond `keep`.
+
+        Args:
+            step: Number of optimizer steps taken.
+            aside: The temporary folder with the tensor files.
+            files: Results of `write_tensors` of all processes.
+            state: Plain JSON values.
+
+        Returns:
+            The folder of the checkpoint.
+        """
         content = {"step": step, "files": dict(sorted(files.items())), **state}
         (aside / "state.json").write_text(
             json.dumps(content | {"checksum": _checksum(content)}, indent=1), encoding="utf-8"
@@ -101,7 +133,7 @@ class CheckpointStore:
         sync_to_disk(aside)
         final, replaced = self.path(step), self.folder / f".{self.path(step).name}{REPLACED}"
         if final.exists():
-            final.rename(replaced)  # a crash before the next line is mended by `recover`
+            final.rename(replaced)  # `recover` undoes this after a crash before the next line
         aside.rename(final)
         shutil.rmtree(replaced, ignore_errors=True)
         sync_to_disk(self.folder)
@@ -109,14 +141,14 @@ class CheckpointStore:
         return final
 
     def recover(self) -> None:
-        """Give a checkpoint its name back that was to be replaced when the process died."""
+        """Restores the name of a checkpoint whose replacement was interrupted."""
         for replaced in self.folder.glob(f".step_*{REPLACED}"):
             final = self.folder / replaced.name.removeprefix(".").removesuffix(REPLACED)
             if not final.exists():
                 replaced.rename(final)
 
     def _drop(self, step: int) -> None:
-        # Later steps are of checkpoints that did not verify: they must not push out the one just written.
+        # Checkpoints of later steps did not verify, and must not cause the removal of the one just written.
         counted = [s for s in self.steps() if s <= step and not (self.keep_every and s % self.keep_every == 0)]
         for old in counted[: -self.keep] if self.keep is not None else []:
             if old != step:
@@ -133,7 +165,7 @@ class CheckpointStore:
         )
 
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest checkpoint that verifies, and a line for each newer one that does not."""
+        """Returns the newest checkpoint that verifies, or None, and a message for each newer one that does not."""
         problems: list[str] = []
         self.recover()
         for step in reversed(self.steps()):
@@ -145,7 +177,7 @@ class CheckpointStore:
 
 
 def write_tensors(folder: Path, tensors: Tensors, *, part: str = "") -> dict[str, dict[str, Any]]:
-    """A file `<stem><part>.safetensors` for each stem; returns size and checksum by file name."""
+    """Writes a file `<stem><part>.safetensors` for each stem, and returns size and checksum by file name."""
     files = {}
     for stem, flat in tensors.items():
         file = folder / f"{stem}{part}.safetensors"
@@ -156,9 +188,14 @@ def write_tensors(folder: Path, tensors: Tensors, *, part: str = "") -> dict[str
 
 
 def load_checkpoint(path: Path, stems: tuple[str, ...] | None = None) -> Checkpoint:
-    """Read and verify a checkpoint folder; `stems` limits which tensor files are read.
+    """Reads and verifies a checkpoint.
 
-    Raises CheckpointError naming the file: missing, of another size (truncated), or with another checksum.
+    Args:
+        path: Its folder.
+        stems: File stems to read, such as ("ema",); None for all.
+
+    Raises:
+        CheckpointError: A file is missing, truncated or has another checksum; the message names it.
     """
     path = Path(path)
     try:
@@ -194,12 +231,12 @@ def load_checkpoint(path: Path, stems: tuple[str, ...] | None = None) -> Checkpo
 
 
 def stem_of(file: Path) -> str:
-    """ "model" of model.safetensors and of model.0-of-2.safetensors."""
+    """Returns the stem of a tensor file: "model" of both model.safetensors and model.0-of-2.safetensors."""
     return re.sub(PART, "", file.name.removesuffix(".safetensors"))
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """An optimizer's state as flat tensors, `<parameter number>.<name>`, and its groups as plain values."""
+    """Returns the state of an optimizer as tensors by `<parameter number>.<name>`, and its groups as plain values."""
     state = optimizer.state_dict()
     flat = {f"{i}.{name}": value for i, slots in state["state"].items() for name, value in slots.items()}
     return flat, state["param_groups"]
@@ -208,6 +245,7 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, flat: Mapping[str, Tensor], groups: list[dict[str, Any]]
 ) -> None:
+    """Loads what `flatten_optimizer` returned into an optimizer."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in flat.items():
         number, name = key.split(".", 1)
@@ -216,17 +254,18 @@ def restore_optimizer(
 
 
 def sha256(file: Path) -> str:
+    """Returns the SHA-256 of a file in hexadecimal digits."""
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _checksum(state: Mapping[str, Any]) -> str:
-    """Of the values, not of how they are laid out."""
+    """SHA-256 of the values, whatever the layout of the JSON file."""
     return hashlib.sha256(json.dumps(state, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def sync_to_disk(path: Path) -> None:
-    """A rename must not reach the disk before the bytes that it names."""
+    """Flushes a file or folder to the disk, so that a later rename does not reach the disk before it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

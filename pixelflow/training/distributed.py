@@ -1,7 +1,4 @@
-"""One run on several processes: who takes which part of a step, and who holds which part of the weights.
-
-A single process is a world of one, and goes the same way; what it needs no company for costs it nothing.
-"""
+"""The backbone on several processes: replicated by DDP, sharded by FSDP2, or alone in one process."""
 
 from __future__ import annotations
 
@@ -23,18 +20,23 @@ from pixelflow.processes import World
 from pixelflow.training.settings import Parallel
 from pixelflow.types import BackboneOutput
 
-# Buffers of a backbone are constants. torch 2.15 warns of the older name of the same option.
+# Buffers of a backbone are constants, so they need no synchronisation. torch 2.15 renamed the option.
 _NEWER = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
 _KEEP_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _NEWER else "broadcast_buffers": False}
 
 
 class Network:
-    """The backbone as a training step sees it: alone, replicated (DDP) or sharded (FSDP2).
+    """A backbone alone, replicated (DDP) or sharded (FSDP2).
 
-    What optimizes, averages and saves works on `parameters`, this process's own plain tensors: under FSDP the local
-    shards, sharing memory with the backbone's. So those passes are the same code, and as fast, in each form.
-    shard_size: processes that share one set of weights under FSDP; fewer than all is hybrid sharding, where the sets
-    are replicas of each other.
+    The optimizer, the averages and the checkpoints use `parameters`, which are plain tensors of this process. Under
+    FSDP they are the local shards and share memory with those of the backbone, so the same code serves every form.
+
+    Args:
+        backbone: The backbone on its device; FSDP changes it in place.
+        world: The processes of the job; by default this one.
+        parallel: Use of several processes.
+        shard_size: Number of processes that share one set of weights under FSDP; None for all. With fewer than all
+            (hybrid sharding) the sets are replicas of each other.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class Network:
             self.module = DistributedDataParallel(backbone, gradient_as_bucket_view=True, **_KEEP_BUFFERS)
 
     def _shard(self, shard_size: int) -> None:
-        torch.export.register_dataclass(BackboneOutput)  # FSDP looks into it for what will have gradients
+        torch.export.register_dataclass(BackboneOutput)  # FSDP searches it for tensors that need gradients
         device, size = next(self.backbone.parameters()).device.type, self.world.size
         if shard_size == size:
             mesh = init_device_mesh(device, (size,), mesh_dim_names=("shard",))
@@ -72,7 +74,7 @@ class Network:
 
     @contextmanager
     def part(self, *, last: bool) -> Iterator[None]:
-        """One part of an accumulated step: gradients travel at the last one alone."""
+        """Encloses one part of an accumulated step. Processes exchange gradients in the last part only."""
         if self.sharded:
             module = cast(FSDPModule, self.backbone)
             module.set_requires_gradient_sync(last)
@@ -82,7 +84,11 @@ class Network:
             yield
 
     def collect_gradients(self, others: Sequence[nn.Parameter]) -> None:
-        """After the last backward pass: gradients of `parameters`, and the sum of those that no wrapper knows."""
+        """Completes the gradients after the last backward pass.
+
+        Args:
+            others: Trained parameters outside the backbone, whose gradients are summed over the processes here.
+        """
         for owner, parameter in zip(self._owners, self.parameters, strict=True):
             if owner is not parameter:
                 parameter.grad = None if owner.grad is None else local(owner.grad)
@@ -92,11 +98,12 @@ class Network:
             self.world.add(*(p.grad for p in others if p.grad is not None))
 
     def drop_gradients(self) -> None:
+        """Frees the gradients of the backbone."""
         for parameter in (*self._owners, *self.parameters):
             parameter.grad = None
 
     def gradient_norm(self, others: Sequence[nn.Parameter]) -> Tensor:
-        """Of all gradients of the run, wherever they lie."""
+        """Returns the norm of the gradients of the backbone, in all shards, and of `others`."""
         mine = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if self._shards is not None:
             square = mine.square()
@@ -106,7 +113,7 @@ class Network:
         return torch.stack([mine, nn.utils.get_total_norm(rest)]).norm() if rest else mine
 
     def whole(self, index: int, value: Tensor) -> Tensor:
-        """`value`, of the shape of parameters[index], as one tensor of the backbone. All processes must ask."""
+        """Returns a value of the shape of parameters[index] as a whole tensor. All processes must call it."""
         owner = self._owners[index]
         if not isinstance(owner, DTensor) or value.shape != self.parameters[index].shape or value.ndim == 0:
             return value
@@ -116,7 +123,7 @@ class Network:
         ).full_tensor()
 
     def own(self, index: int, value: Tensor) -> Tensor:
-        """The other way: this process's part of a whole tensor."""
+        """Returns this process's share of a whole tensor: the inverse of `whole`."""
         owner = self._owners[index]
         if not isinstance(owner, DTensor) or value.ndim == 0:
             return value
@@ -124,20 +131,24 @@ class Network:
         return local(distribute_tensor(value, owner.device_mesh, owner.placements, src_data_rank=None))
 
     def whole_state(self) -> dict[str, Tensor]:
-        """The backbone's state dict in whole tensors, one after the other. All processes must ask."""
+        """Returns the state dict of the backbone in whole tensors. All processes must call it."""
         return {
             name: value.full_tensor() if isinstance(value, DTensor) else value
             for name, value in self.backbone.state_dict().items()
         }
 
     def whole_average(self, averaged: Sequence[Tensor]) -> dict[str, Tensor]:
-        """A state dict with other values of the parameters. All processes must ask."""
+        """Returns a state dict with these values of the parameters, whole. All processes must call it."""
         kept = {n: v for n, v in self.backbone.state_dict().items() if not isinstance(v, DTensor)}
         return kept | {name: self.whole(i, averaged[i]) for i, name in enumerate(self.names)}
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Raises ValueError for a state dict that is not this backbone's."""
+        """Copies a state dict of whole tensors into the backbone.
+
+        Raises:
+            ValueError: Names or shapes are not those of this backbone.
+        """
         mine = self.backbone.state_dict()
         wrong = sorted({*mine} ^ {*state}) or [n for n in mine if mine[n].shape != state[n].shape]
         if wrong:
@@ -151,4 +162,5 @@ class Network:
 
 
 def local(tensor: Tensor) -> Tensor:
+    """Returns the local shard of a DTensor, and any other tensor as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -1,4 +1,4 @@
-"""Averages of the weights: exponential ones, and power-function ones for averages of any length afterwards."""
+"""Averages of the weights: exponential ones, and power-function ones that can be combined after training."""
 
 from __future__ import annotations
 
@@ -10,14 +10,20 @@ from torch import Tensor
 
 
 class EMA:
-    """Any number of averages at once, w <- d*w + (1-d)*model after every step.
+    """Any number of averages, each updated by w <- d*w + (1-d)*model after every step.
 
-    decay: the limit of d for the average called "ema"; more_decays: further ones, called "ema_0.999". The first steps
-    use d = (1 + step) / (10 + step) where that is smaller, so that short runs are not held back by the initial weights.
-    power: relative widths of power-function averages, called "power_0.05", with d = (1 - 1/step)^(gamma + 1) (Karras
-    et al. 2024, arXiv 2312.02696, equation 127); from snapshots of two or more, one every snapshot_every steps, an
-    average of any length can be rebuilt (see `posthoc`).
-    Raises ValueError for numbers out of range.
+    Exponential averages use d = min(decay, (1 + step) / (10 + step)), so that the initial weights have little
+    influence on short runs. Power-function averages use d = (1 - 1/step)^(gamma + 1) (Karras et al. 2024, arXiv
+    2312.02696, equation 127); from snapshots of two or more, an average of any width can be rebuilt (see `posthoc`).
+
+    Args:
+        decay: Limit of d for the average called "ema".
+        more_decays: Limits of d for further averages, called for example "ema_0.999".
+        power: Relative widths of power-function averages, called for example "power_0.05".
+        snapshot_every: Steps between two snapshots of the power-function averages; 0 for none.
+
+    Raises:
+        ValueError: A number is out of range, or snapshots are asked for without power-function averages.
     """
 
     def __init__(
@@ -38,24 +44,27 @@ class EMA:
 
     @property
     def names(self) -> list[str]:
+        """Names of all averages."""
         return [*self._decays, *self._gammas]
 
     @property
     def snapshot_names(self) -> list[str]:
+        """Names of the averages that snapshots hold."""
         return [*self._gammas]
 
     def attach(self, weights: Sequence[Tensor]) -> None:
-        """Start from these."""
+        """Starts all averages from these weights."""
         self.averages = {name: [w.detach().clone() for w in weights] for name in self.names}
 
     def decay(self, name: str, step: int) -> float:
+        """Returns the factor d of the average `name` after step number `step`, from 1."""
         if name in self._gammas:
             return (1 - 1 / step) ** (self._gammas[name] + 1)
         return min(self._decays[name], (1 + step) / (10 + step))
 
     @torch.no_grad()
     def update(self, weights: Sequence[Tensor], step: int) -> None:
-        """After optimizer step number `step` (the first is 1). One fused pass over all weights for each average."""
+        """Updates all averages after step number `step`, from 1, in one fused pass over the weights for each."""
         for name, averaged in self.averages.items():
             torch._foreach_lerp_(averaged, list(weights), 1 - self.decay(name, step))
 
@@ -64,41 +73,58 @@ class EMA:
 
 
 def gamma_of(width: float) -> float:
-    """The exponent whose profile t^gamma on [0, 1] has this standard deviation. Raises ValueError beyond (0, 0.28]."""
+    """Returns gamma such that t^gamma on [0, 1] has this standard deviation; ValueError outside of (0, 0.28]."""
     if not 0 < width <= 0.28:
         raise ValueError(f"power={width} must be in (0, 0.28], the width of the average relative to the training")
-    # width^2 = (g+1) / ((g+2)^2 (g+3)): a cubic in g, of which the largest root is meant.
+    # width^2 = (g+1) / ((g+2)^2 (g+3)) is a cubic equation in g; its largest root is the solution.
     t = width**-2
     return float(np.roots([1, 7, 16 - t, 12 - t]).real.max())
 
 
 def _overlap(t_a: float, gamma_a: float, t_b: float, gamma_b: float) -> float:
-    """The inner product of two profiles, (g+1) x^g / t^(g+1) on [0, t]."""
+    """Computes the inner product of two profiles, (g+1) x^g / t^(g+1) on [0, t]."""
     m = min(t_a, t_b)
     ratio = (m / t_a) ** gamma_a * (m / t_b) ** gamma_b
     return (gamma_a + 1) * (gamma_b + 1) / (gamma_a + gamma_b + 1) * ratio / max(t_a, t_b)
 
 
 def posthoc_weights(stored: Sequence[tuple[float, float]], *, step: float, width: float) -> np.ndarray:
-    """Factors of stored snapshots whose sum is nearest to the average of this width at `step`.
+    """Computes the factors of stored snapshots whose sum is closest to an average of another width.
 
-    stored: (step, gamma) of each. Nearest: least squares between the profiles, over training time.
+    The profiles are fitted by least squares over training time (Karras et al. 2024, appendix C).
+
+    Args:
+        stored: Step and gamma of each snapshot.
+        step: Step at which the average ends.
+        width: Relative width of the average.
+
+    Returns:
+        One factor for each snapshot; their sum is 1.
     """
     target = gamma_of(width)
     matrix = np.array([[_overlap(ta, ga, tb, gb) for tb, gb in stored] for ta, ga in stored])
     right = np.array([_overlap(t, g, step, target) for t, g in stored])
     factors = np.linalg.lstsq(matrix, right, rcond=1e-13)[0]
-    return factors / factors.sum()  # profiles have the sum 1, and so has what does not change in training
+    return factors / factors.sum()  # weights that training does not change keep their value
 
 
 def posthoc(snapshots: Mapping[tuple[int, str], Mapping[str, Tensor]], *, step: int, width: float) -> dict[str, Tensor]:
-    """The average of this width at `step`, from snapshots by (step, name as in EMA), step rising to `step` at most.
+    """Rebuilds an average of any width from snapshots of power-function averages.
 
-    A snapshot may be read when it is asked for: each is used once. Raises ValueError without two of them.
+    Args:
+        snapshots: Weights by step and name (as in `EMA`), in the order of steps. Each is accessed once.
+        step: Step at which the average ends.
+        width: Relative width of the average.
+
+    Returns:
+        The averaged weights by name.
+
+    Raises:
+        ValueError: There are fewer than two snapshots up to this step.
     """
     usable = [(t, name) for t, name in snapshots if t <= step]
     if len(usable) < 2:
-        raise ValueError(f"{len(usable)} snapshots of power averages up to step {step}; train with ema.snapshot_every")
+        raise ValueError(f"{len(usable)} snapshots of power averages up to step {step}; train with snapshot_every")
     stored = [(float(t), gamma_of(float(name.removeprefix("power_")))) for t, name in usable]
     factors = posthoc_weights(stored, step=step, width=width)
     total: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""A trace of a few steps, for chrome://tracing or ui.perfetto.dev."""
+"""Traces a few training steps, for chrome://tracing or ui.perfetto.dev."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ from torch.profiler import ProfilerActivity
 logger = logging.getLogger(__name__)
 
 WARM_UP = 5
-"""Steps before the trace: compilation and first allocations are no news."""
+"""Steps before the trace, in which blocks are compiled and memory is first allocated."""
 
 
 @contextmanager
 def profiler(folder: Path, *, steps: int, rank: int) -> Iterator[Callable[[], None]]:
-    """Yields what is to be called after every step. Writes `folder/process_<rank>.json.gz`; with steps=0 nothing."""
+    """Yields a function to call after every step, and writes the trace `folder/process_<rank>.json.gz`.
+
+    Args:
+        folder: Folder of the traces.
+        steps: Number of steps to trace, after `WARM_UP` steps; 0 for no trace.
+        rank: Rank of this process.
+    """
     if steps == 0:
         yield lambda: None
         return

@@ -1,7 +1,7 @@
-"""Checkpoints written beside training: copied to the host at once, put into files by a thread.
+"""Checkpoints written in the background: tensors are copied to the host at once, and a thread writes the files.
 
-Several processes write one checkpoint together: each its own files, the first the rest. They speak through the job's
-store, so that the thread never meets the collectives of training.
+Several processes write one checkpoint together: each its own tensor files, and rank 0 the rest. The threads exchange
+messages through the job's store, because collective operations belong to the training.
 """
 
 from __future__ import annotations
@@ -23,17 +23,20 @@ from pixelflow.training.checkpoint import CheckpointStore, write_tensors
 
 logger = logging.getLogger(__name__)
 
-LAST_WORDS = 30.0
-"""Seconds that a checkpoint gets to be finished by all processes when the run has failed."""
+FAILURE_SECONDS = 30.0
+"""Time in which all processes must complete a checkpoint after the run has failed."""
 
 Entry = tuple[str, str, Tensor]
-"""Stem, name and value."""
+"""File stem, name and value of a tensor."""
 
 
 class Saver:
-    """Writes one checkpoint at a time to `store`. A failure is raised by the next `check`, `save` or `wait`.
+    """Writes one checkpoint at a time. A failure is raised by the next `check`, `save` or `wait`.
 
-    background: beside training; otherwise `save` returns when it is written.
+    Args:
+        store: The checkpoints of the run.
+        world: The processes that write together.
+        background: Whether `save` returns while a thread writes the files.
     """
 
     def __init__(self, store: CheckpointStore, *, world: World | None = None, background: bool = True) -> None:
@@ -44,31 +47,40 @@ class Saver:
         self._deadline = float("inf")
 
     def save(self, step: int, entries: Iterable[Entry], state: Mapping[str, Any]) -> None:
-        """entries: whole tensors, one after the other, the same in each process; each copies those that it writes."""
+        """Copies a checkpoint to the host and begins to write it. All processes must call it.
+
+        Args:
+            step: Number of optimizer steps taken.
+            entries: Whole tensors, equal in all processes; each process copies those that it writes.
+            state: Plain JSON values.
+
+        Raises:
+            WorkFailed: The checkpoint before this one could not be written.
+        """
         self.wait()
         mine = self._copy(entries)
         self._number += 1
-        # No daemon: the interpreter waits for the thread, however it ends.
+        # The thread is no daemon, so the interpreter waits for it at exit.
         self._thread = threading.Thread(target=self._run, args=(step, mine, state), name="checkpoint")
         self._thread.start()
         if not self.background:
             self.wait()
 
     def check(self) -> None:
-        """Raise what went wrong, if it is known by now."""
+        """Raises the failure of the last checkpoint, if it has ended."""
         if self._thread is not None and not self._thread.is_alive():
             self.wait()
 
     def give_up(self) -> None:
-        """The run has failed: finish what can be finished, and log what cannot."""
-        self._deadline = time.monotonic() + LAST_WORDS
+        """Completes the last checkpoint after the run has failed, or logs why it is not complete."""
+        self._deadline = time.monotonic() + FAILURE_SECONDS
         try:
             self.wait()
         except Exception as error:
             logger.error("%s", error)
 
     def wait(self) -> None:
-        """Until it is written."""
+        """Waits until the last checkpoint is written, and raises its failure."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -77,7 +89,7 @@ class Saver:
             raise error
 
     def _copy(self, entries: Iterable[Entry]) -> dict[str, dict[str, Tensor]]:
-        """This process's share, on the host: each tensor goes to whoever has the fewest bytes so far."""
+        """Copies this process's share to the host. Each tensor goes to the process with the fewest bytes."""
         mine: dict[str, dict[str, Tensor]] = {}
         load = [0] * self.world.size
         cuda = False
@@ -102,40 +114,39 @@ class Saver:
             self._error = error
 
     def _save_jointly(self, step: int, tensors: dict[str, dict[str, Tensor]], state: Mapping[str, Any]) -> None:
-        """Rank 0 makes the folder; all write; rank 0 gives it its name; all know how it ended."""
+        """Rank 0 makes the folder, all write their files, rank 0 renames it and reports the result to all."""
         rank, size, store = self.world.rank, self.world.size, self.store
-        words = self.world.store.clone()  # a store's client serves one thread at a time
-
+        messages = self.world.store.clone()  # a client of the store serves one thread at a time
         about = f"{store.folder.name} {self._number}"
 
-        def hear(key: str) -> Any:
-            while not words.check([f"{about} {key}"]):
+        def receive(key: str) -> Any:
+            while not messages.check([f"{about} {key}"]):
                 if time.monotonic() > self._deadline:
                     raise WorkFailed(f"the checkpoint of step {step} was not finished: another process ended")
                 time.sleep(0.02)
-            return json.loads(words.get(f"{about} {key}"))
+            return json.loads(messages.get(f"{about} {key}"))
 
-        def say(key: str, value: Any) -> None:
-            words.set(f"{about} {key}", json.dumps(value))
+        def send(key: str, value: Any) -> None:
+            messages.set(f"{about} {key}", json.dumps(value))
 
         if rank == 0:
             aside = store.aside(step)
             try:
                 store.begin(aside)
-                say("begun", {"folder": str(aside)})
+                send("begun", {"folder": str(aside)})
             except Exception as error:
-                say("begun", {"error": f"process 1 of {size}: {error}"})
-        begun = hear("begun")
+                send("begun", {"error": f"process 1 of {size}: {error}"})
+        begun = receive("begun")
         written: dict[str, Any] = dict(begun)
         if "error" not in begun:
             try:
                 written = {"files": write_tensors(Path(begun["folder"]), tensors, part=f".{rank}-of-{size}")}
             except Exception as error:
                 written = {"error": f"process {rank + 1} of {size}: {error}"}
-        say(f"written {rank}", written)
+        send(f"written {rank}", written)
         if rank == 0:
-            say("done", self._finish(step, aside, [hear(f"written {other}") for other in range(size)], state))
-        if message := hear("done").get("error"):
+            send("done", self._finish(step, aside, [receive(f"written {other}") for other in range(size)], state))
+        if message := receive("done").get("error"):
             raise WorkFailed(message)
 
     def _finish(self, step: int, aside: Path, parts: list[dict[str, Any]], state: Mapping[str, Any]) -> dict[str, str]:
@@ -153,5 +164,5 @@ class Saver:
 def _to_host(value: Tensor) -> Tensor:
     if not value.is_cuda:
         return value.detach().clone()
-    host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)  # kept and reused by torch's allocator
+    host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)  # torch's allocator reuses it
     return host.copy_(value.detach(), non_blocking=True)

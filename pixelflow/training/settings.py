@@ -1,4 +1,4 @@
-"""How long and how to train."""
+"""The settings of a training run."""
 
 from __future__ import annotations
 
@@ -12,24 +12,36 @@ Checkpointing = Literal["none", "selective", "full"]
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """How long and how to train.
+    """Length, batch size, precision and intervals of a training run.
 
-    max_steps: optimizer steps. batch_size: images per step, of all processes together. accumulate: parts of equal size
-    that a process computes its share in, to save memory. grad_clip: largest norm of the gradient, null for none.
-    warmup_steps: steps over which the learning rate rises linearly. precision: fp32, or bf16 for autocast with float32
-    weights.
-    log_every, save_every, grid_every: in steps, 0 for never; keep_checkpoints: how many of the newest stay;
-    keep_every: those of multiples of so many steps stay as well, 0 for none. async_save: write them beside training.
-    max_bad_steps: so many steps in a row without a finite loss and gradient end the run; each is skipped.
-    rollbacks: how often the run goes back to its last checkpoint instead, and on with other data.
-    parallel: how several processes share the work. ddp: each has all weights; fsdp: each has a share of them;
-    none: refuses several. shard_size: processes that share one set of weights under fsdp, null for all.
-    stall_seconds: several processes end when one has not moved for so long.
-    compile: compile the blocks. activation_checkpointing: what is not kept for the backward pass, but computed again:
-    nothing (none), all but the results of matrix products (selective), all but the blocks' inputs (full).
-    attention: how a pack of several resolutions attends; auto takes the fastest here.
-    profile_steps: steps that are traced, after five, 0 for none. device: "auto" takes a GPU where there is one.
-    Raises ValueError for numbers out of range.
+    Args:
+        max_steps: Number of optimizer steps.
+        batch_size: Images per step, of all processes.
+        accumulate: Number of parts of equal size that a process computes its share in, to save memory.
+        grad_clip: Largest norm of the gradient; None for no clipping.
+        warmup_steps: Steps over which the learning rate rises linearly.
+        precision: "fp32", or "bf16" for autocast with float32 weights.
+        log_every: Steps between two logs.
+        save_every: Steps between two checkpoints; 0 for the last one only.
+        grid_every: Steps between two sample grids; 0 for none.
+        keep_checkpoints: Number of the newest checkpoints that are kept.
+        keep_every: Checkpoints at multiples of this step are kept as well; 0 for none.
+        async_save: Whether checkpoints are written in the background.
+        max_bad_steps: Number of consecutive steps without a finite loss and gradient that end the run; each is skipped.
+        rollbacks: How often the run returns to its last checkpoint instead, and continues with other data.
+        parallel: Use of several processes. "ddp": each holds all weights; "fsdp": each holds a share of them;
+            "none": several processes are refused.
+        shard_size: Number of processes that share one set of weights under "fsdp"; None for all.
+        stall_seconds: A job of several processes ends when one of them makes no progress for this time.
+        compile: Whether the transformer blocks are compiled.
+        activation_checkpointing: Activations that are recomputed in the backward pass. "none": none; "selective": all
+            but the results of matrix products; "full": all but the inputs of the blocks.
+        attention: Attention kernel for packs of several resolutions; "auto" measures which one is fastest.
+        profile_steps: Number of steps that are traced, after five; 0 for none.
+        device: Device name; "auto" selects a GPU if there is one.
+
+    Raises:
+        ValueError: A number is out of range.
     """
 
     max_steps: int
@@ -71,7 +83,14 @@ class TrainerSettings:
                 )
 
     def images_per_part(self, processes: int) -> int:
-        """Images of one forward pass. Raises ValueError where processes and parts do not divide the batch."""
+        """Returns the number of images of one forward pass.
+
+        Args:
+            processes: Number of processes of the job.
+
+        Raises:
+            ValueError: Processes and parts do not divide the batch, or the settings refuse several processes.
+        """
         if self.parallel == "none" and processes > 1:
             raise ValueError(f"parallel=none, but there are {processes} processes; use parallel=ddp or fsdp")
         if self.batch_size % (processes * self.accumulate):

@@ -1,7 +1,7 @@
-"""Ends a process whose company hangs or has failed, and says which process it was.
+"""Terminates this process when another rank hangs or has failed, and names that rank.
 
-A process that waits for another sits in a collective, where it can neither notice nor say anything. So a thread beside
-it tells the job's store how far its process has come, and looks how far the others have.
+A process that waits in a collective operation cannot react. So a thread writes the progress of its process to the
+job's store, and compares it with the progress of the others.
 """
 
 from __future__ import annotations
@@ -18,14 +18,21 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 GRACE = 5.0
-"""Seconds that a process has to end by itself after another one failed; the first process stays a little longer."""
+"""Seconds in which a process should end by itself after another one failed, before it is terminated."""
 
 
 class Watchdog:
-    """seconds: without a move of this process until it is ended. on_end: told the message first.
+    """Watches the processes of a job from a thread, within a `with` block.
 
-    Every process calls `mark` at the same places of its work, so that the one with the fewest marks is the one that
-    the others wait for.
+    Every process calls `mark` at the same places of its work. So the others wait for the process with the fewest marks.
+
+    Args:
+        rank: Number of this process.
+        size: Number of processes.
+        store: The job's store.
+        seconds: Time without a mark of this process after which it is terminated.
+        on_end: Receives the message before the process is terminated.
+        end: Terminates the process with an exit status.
     """
 
     def __init__(
@@ -56,7 +63,7 @@ class Watchdog:
         self._thread.join()
 
     def mark(self, what: str) -> None:
-        """what: this process begins to do."""
+        """Counts one step of progress. `what` describes the phase of work that begins."""
         self._count, self._what, self._moved = self._count + 1, what, time.monotonic()
 
     def _watch(self) -> None:
@@ -64,13 +71,13 @@ class Watchdog:
             try:
                 self._tell()
                 message = self._look()
-            except RuntimeError as error:  # the store is gone, and with it the process that held it
-                message = self._since_failure(f"the job's first process is gone: {error}")
+            except RuntimeError as error:  # rank 0, which holds the store, has ended
+                message = self._since_failure(f"process 1 of {self.size} ended: {error}")
             if message is not None and not self._stop.is_set():
                 logger.error("%s", message)
                 self.on_end(message)
                 with suppress(RuntimeError):
-                    self._store.compare_set("failure", "", message)  # to the others this is a lost connection, else
+                    self._store.compare_set("failure", "", message)  # otherwise the others see a lost connection only
                     self._store.set(f"left {self.rank}", "")
                 self.end(1)
                 return
@@ -81,7 +88,7 @@ class Watchdog:
             self._store.set(f"at {self.rank}", f"{self._count}|{self._what}, on {socket.gethostname()}")
 
     def _look(self) -> str | None:
-        """The reason to end now, if there is one."""
+        """The reason to terminate the process, or None."""
         if self._store.check(["failure"]):
             return self._since_failure(self._store.get("failure").decode())
         waited = time.monotonic() - self._moved
@@ -90,10 +97,7 @@ class Watchdog:
         at = [self._store.get(f"at {rank}").decode().split("|", 1) for rank in range(self.size)]
         least = min(int(count) for count, _ in at)
         slow = [f"process {r + 1} of {self.size} ({what})" for r, (count, what) in enumerate(at) if int(count) == least]
-        return (
-            f"nothing has moved for {waited:.0f} s (stall_seconds={self.seconds:g}): "
-            f"the others wait for {', '.join(slow)}"
-        )
+        return f"no progress for {waited:.0f} s (stall_seconds={self.seconds:g}): the others wait for {', '.join(slow)}"
 
     def _since_failure(self, message: str) -> str | None:
         self._failed_since = self._failed_since or time.monotonic()
