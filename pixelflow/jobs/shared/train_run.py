@@ -36,7 +36,7 @@ def train(config: Config, run: Run, world: World, device: torch.device) -> Path:
     store = checkpoint_store(config, run.path)
     last = store.path(config["trainer"]["max_steps"])
     if world.broadcast(last.exists()):
-        logger.info("the training is complete: %s", last)
+        logger.info("the training is done: %s", last)
         run.tracker.resume_from(config["trainer"]["max_steps"])
         return last
     run.folder.set_status("running", job="train", max_steps=config["trainer"]["max_steps"])
