@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
+from pixelflow.errors import UserError
 from pixelflow.files import write_json, write_text
 from pixelflow.runs.folder import RunFolder, find_run_folder
 
@@ -60,6 +64,40 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     other.kill()  # a dead process holds nothing
     other.wait()
     with RunFolder(tmp_path, CONFIG):
+        pass
+
+
+def test_a_forked_child_does_not_keep_the_folder(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    with RunFolder(tmp_path, CONFIG):
+        child = os.fork()
+        if child == 0:  # a data worker that outlives the run
+            os.write(writing, b"started")
+            time.sleep(60)
+            os._exit(0)
+    try:
+        assert os.read(reading, 7) == b"started"
+        with RunFolder(tmp_path, CONFIG):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_other_evaluation_settings_share_the_folder_and_config_yaml_keeps_the_first(tmp_path: Path) -> None:
+    with RunFolder(tmp_path, CONFIG):
+        pass
+    with RunFolder(tmp_path, CONFIG | {"solver": {"num_steps": 9}}) as folder:
+        assert folder.config == CONFIG
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == CONFIG
+
+
+def test_a_damaged_config_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("a: [1")
+    with pytest.raises(UserError, match=r"config\.yaml is damaged"), RunFolder(tmp_path, CONFIG):
+        pass
+    (tmp_path / "config.yaml").unlink()
+    with RunFolder(tmp_path, CONFIG):  # the lock was released
         pass
 
 
