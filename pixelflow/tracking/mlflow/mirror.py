@@ -126,7 +126,7 @@ class MLflowMirror:
         unsent = count_unsent(self.folder)
         if unsent:
             logger.warning(
-                "%d records of %s are not in MLflow (%s) yet: job=sync sends them", unsent, self.folder, self.uri
+                "%d records of %s are not in MLflow (%s) yet: a sync sends them", unsent, self.folder, self.uri
             )
         return unsent
 

@@ -172,7 +172,7 @@ def test_sync_returns_in_time_from_a_hung_server(hung_server: Any, run_folder: M
     start = time.monotonic()
     report = sync(folder, timeout=0.5)
     assert time.monotonic() - start < 1.5
-    assert report.unsent == 7 and report.error == "not done after 0.5 s"
+    assert report.unsent == 7 and report.error == "not finished after 0.5 s"
 
 
 def test_sync_of_a_folder_that_was_never_mirrored(tmp_path: Path) -> None:
