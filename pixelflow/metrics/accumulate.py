@@ -1,12 +1,11 @@
-"""Features of many images, shared among processes, kept in parts on disk so that a stop loses little.
+"""Measures many images in several processes and keeps intermediate results on disk, so that a stop loses little.
 
-A part is a safetensors file of what some images left behind, written aside and renamed. The images that no part holds
-are still to be measured, by however many processes the next start has.
+A part is a safetensors file with the state of a suite after some of the images, written aside and renamed. Images that
+no part holds are measured by the next start, which may have another number of processes.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,25 +19,33 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pixelflow.errors import Interrupted
+from pixelflow.files import written_aside
 from pixelflow.metrics.suite import Suite
-from pixelflow.processes import World, held
-from pixelflow.signals import stop_signal
+from pixelflow.processes import World, held, shared_errors
+from pixelflow.sampling.produce import Made
+from pixelflow.sampling.shared import Work, work_in_shares
 
 T = TypeVar("T")
 SAVE_SECONDS = 60.0
+"""Seconds of measuring between two parts."""
 
 
 class Parts:
-    """The parts in `folder`."""
+    """The parts of one evaluation.
+
+    Args:
+        folder: Folder of the files; it need not exist.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def paths(self) -> list[Path]:
+        """Returns the files of the parts."""
         return sorted(self.folder.glob("part_*.safetensors"))
 
     def missing(self, count: int) -> list[int]:
-        """Numbers of the images that no part holds. Damaged parts and those half written are removed."""
+        """Returns those of the images 0..count-1 that no part holds. Damaged and unfinished files are removed."""
         for aside in self.folder.glob(".part_*"):
             aside.unlink()
         there: set[int] = set()
@@ -51,28 +58,29 @@ class Parts:
         return [i for i in range(count) if i not in there]
 
     def write(self, suite: Suite) -> None:
-        """What `suite` holds becomes a part; it starts anew."""
+        """Writes the state of a suite as a part and clears the suite."""
         if not suite.num_samples:
             return
         state = suite.state()
-        path = self.folder / f"part_{int(state['ids'].min()):08d}_{len(state['ids'])}.safetensors"
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        save_file(state, aside)
-        aside.replace(path)
+        with written_aside(
+            self.folder / f"part_{int(state['ids'].min()):08d}_{len(state['ids'])}.safetensors"
+        ) as aside:
+            save_file(state, aside)
         suite.clear()
 
     def read_into(self, suite: Suite) -> None:
+        """Adds the states of all parts to a suite."""
         for path in self.paths():
             suite.add_state(load_file(path))
 
     def remove(self) -> None:
+        """Removes the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @contextmanager
 def open_parts(folder: Path, world: World) -> Iterator[Parts]:
-    """Held by one job at a time; a folder without parts goes again."""
+    """Locks the folder of parts for one job; a folder that holds no part is removed at the end."""
     with held(folder, world):
         parts = Parts(folder)
         try:
@@ -83,14 +91,20 @@ def open_parts(folder: Path, world: World) -> Iterator[Parts]:
 
 
 class Accumulator:
-    """Feeds a suite, and writes a part every SAVE_SECONDS. labels: (N,) of all images, or None."""
+    """Passes images to a suite and writes a part every SAVE_SECONDS.
+
+    Args:
+        suite: The metrics.
+        parts: Where parts are written.
+        labels: Class labels of all images, (N,), or None.
+    """
 
     def __init__(self, suite: Suite, parts: Parts, labels: Tensor | None) -> None:
         self.suite, self.parts, self.labels = suite, parts, labels
         self._saved = time.monotonic()
 
     def write(self, ids: Sequence[int], images: Tensor) -> None:
-        """images: (B, C, H, W) uint8 on any device."""
+        """Measures images (B, C, H, W) uint8, on any device, with the given ids."""
         labels = None if self.labels is None else self.labels[torch.as_tensor(list(ids))]
         self.suite.update(images, labels, ids)
         if time.monotonic() - self._saved > SAVE_SECONDS:
@@ -98,45 +112,61 @@ class Accumulator:
             self._saved = time.monotonic()
 
 
-def accumulate(world: World, suite: Suite, parts: Parts, count: int, work: Callable[[], T]) -> list[T]:
-    """Do everyone's share of the work; then the suite of rank 0 holds all `count` images. Returns everyone's results.
+def accumulate(
+    world: World,
+    suite: Suite,
+    parts: Parts,
+    work: Work,
+    *,
+    missing: Sequence[int],
+    count: int,
+    fixed_batch: int | None = None,
+) -> Made:
+    """Measures the missing images in all processes; afterwards the suite of rank 0 holds all images.
 
-    If one fails, all end with its message; if one is stopped, all save and raise Interrupted.
+    Args:
+        world: The processes.
+        suite: The metrics of this process.
+        parts: Where intermediate results are kept.
+        work: Passes images to the suite through an `Accumulator`.
+        missing: Images that no part holds.
+        count: Number of all images.
+        fixed_batch: See `work_in_shares`.
+
+    Returns:
+        Number and costs of the images that this call measured.
+
+    Raises:
+        Interrupted: A process was asked to stop. What is measured is kept.
+        ProcessFailed: Another process failed. What is measured is kept.
     """
-    result, message = None, None
-    try:
-        result = work()
-    except (ValueError, OSError) as error:
-        message = str(error)
-    stopped = stop_signal() is not None
-    told = world.gather((message, stopped))
+
+    def kept(sample_ids: Sequence[int], *, on_batch: Callable[[int], None], stop: Callable[[], bool]) -> Made:
+        try:
+            return work(sample_ids, on_batch=on_batch, stop=stop)
+        except Exception:
+            parts.write(suite)
+            raise
+
+    done = work_in_shares(world, missing, kept, fixed_batch=fixed_batch)
     # Where some images are in parts already, of an earlier start or of this one, the others must join them.
-    if world.size > 1 or parts.paths() or any(one for _, one in told):
-        parts.write(suite)
-    results = world.gather(result)
-    for rank, (failure, _) in enumerate(told):
-        if failure is not None:
-            raise ValueError(failure if world.size == 1 else f"process {rank + 1} of {world.size}: {failure}")
+    if world.size > 1 or parts.paths() or done.stopped:
+        with shared_errors(world, wait=True):
+            parts.write(suite)
+    left = 0
     if world.rank == 0 and parts.paths():
         left = len(parts.missing(count))
         if left == 0:
             parts.read_into(suite)
-    else:
-        left = 0
-    left = world.broadcast(left)
-    if left:
+    if left := world.broadcast(left):
         raise Interrupted(f"{count - left} of {count} images are measured")
-    return results
+    return done.made
 
 
-def together(world: World, build: Callable[[], T]) -> T:
-    """`build()` in every process, first in rank 0, which may leave something for the others; an error ends all."""
-    built, message = None, None
-    if world.rank == 0:
-        try:
+def rank_0_first(world: World, build: Callable[[], T]) -> T:
+    """Calls `build` in rank 0 and then in the other processes, which may use files that the first call writes."""
+    built = None
+    with shared_errors(world, wait=True):
+        if world.rank == 0:
             built = build()
-        except ValueError as error:
-            message = str(error)
-    if (message := world.broadcast(message)) is not None:
-        raise ValueError(message)
     return build() if built is None else built

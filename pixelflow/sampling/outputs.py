@@ -8,13 +8,15 @@ from __future__ import annotations
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
+from pixelflow.errors import WorkFailed
 from pixelflow.files import written_aside
 from pixelflow.sampling.store import ImageStore, png_is_whole
 
@@ -42,7 +44,19 @@ class PngOutput:
         return self.store.missing(range(len(self.labels)))
 
     def finish(self) -> None:
-        """Once nothing is missing: the output in its final form. Raises OSError if it cannot be written."""
+        """Brings the output into its final form, after nothing is missing."""
+
+    @contextmanager
+    def reporting_errors(self) -> Iterator[None]:
+        """Raises an error of writing inside the block as WorkFailed, with the number of images that are kept."""
+        try:
+            yield
+        except OSError as error:
+            there = len(list(self.store.folder.glob("*.png")))
+            raise WorkFailed(
+                f"images could not be written to {self.folder}: {error.strerror or error}; "
+                f"{there} of {len(self.labels)} are kept, and the same command computes the others"
+            ) from error
 
 
 class NpzOutput(PngOutput):

@@ -9,7 +9,7 @@ import torch
 
 import pixelflow
 from pixelflow.config.build import build_model
-from pixelflow.jobs.sample import sample
+from pixelflow.jobs.shared.make_samples import sample
 from pixelflow.training.checkpoint import CheckpointStore
 from tests.conf.test_compose import composed
 

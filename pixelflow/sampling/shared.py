@@ -1,0 +1,85 @@
+"""The loop that works on many images in several processes, whether they are drawn, written or measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from pixelflow.processes import World, shared_errors
+from pixelflow.progress import Progress
+from pixelflow.sampling.produce import Made, produce, share
+from pixelflow.sampling.sampler import Sampler
+from pixelflow.sampling.settings import SamplerSettings, SampleSet
+from pixelflow.signals import stop_signal
+
+
+class Work(Protocol):
+    """Works on some images. It calls `on_batch` after each batch and ends early when `stop` returns true."""
+
+    def __call__(
+        self, sample_ids: Sequence[int], *, on_batch: Callable[[int], None], stop: Callable[[], bool]
+    ) -> Made: ...
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all processes did together, and whether any of them was asked to stop."""
+
+    made: Made
+    stopped: bool
+
+
+def work_in_shares(world: World, sample_ids: Sequence[int], work: Work, *, fixed_batch: int | None = None) -> Shared:
+    """Divides images among the processes, shows the progress, and sums up the results.
+
+    Args:
+        world: The processes.
+        sample_ids: Images to work on, in ascending order.
+        work: Works on the share of this process. It must not communicate with the other processes.
+        fixed_batch: Shares are cut between groups of this size.
+
+    Returns:
+        The sum over all processes, in every process.
+
+    Raises:
+        ProcessFailed: Another process failed. An error of this process is raised unchanged.
+    """
+    mine = share(sample_ids, rank=world.rank, size=world.size, fixed_batch=fixed_batch)
+    progress = Progress(total=len(mine), unit="image")
+    note = f"process 1 of {world.size}" if world.size > 1 else ""
+
+    def on_batch(count: int) -> None:
+        progress.advance(count, images=count)
+        if world.rank == 0:
+            progress.show(note)
+
+    made = Made()
+    with shared_errors(world, wait=True):
+        try:
+            made = work(mine, on_batch=on_batch, stop=lambda: stop_signal() is not None)
+        finally:
+            progress.close()
+    results = world.gather((astuple(made), stop_signal() is not None))
+    total = Made(*(sum(values) for values in zip(*(numbers for numbers, _ in results), strict=True)))
+    return Shared(total, any(stopped for _, stopped in results))
+
+
+def drawing(
+    sampler: Sampler,
+    write: Callable[[Sequence[int], Tensor], None],
+    images: SampleSet,
+    settings: SamplerSettings,
+    *,
+    aside: bool,
+) -> Work:
+    """Returns the work of drawing images and passing them to `write`; see `produce` for the arguments."""
+
+    def work(sample_ids: Sequence[int], *, on_batch: Callable[[int], None], stop: Callable[[], bool]) -> Made:
+        return produce(
+            sampler, write, sample_ids, images=images, settings=settings, on_batch=on_batch, stop=stop, aside=aside
+        )
+
+    return work
