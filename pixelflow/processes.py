@@ -238,7 +238,7 @@ def _lost_connection(error: BaseException) -> bool:
 
 
 def _message_arrives(world: World) -> bool:
-    """Whether another process reports its failure within FAILURE_TIMEOUT."""
+    """Waits up to FAILURE_TIMEOUT for the message of another process."""
     try:
         world.store.wait(["failure"], FAILURE_TIMEOUT)
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""The live line of a long job: one line that rewrites itself on a terminal, plain lines elsewhere."""
+"""The progress of a long job: one line that is updated on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from typing import TextIO
 
 
 class Progress:
-    """total: steps of the job. done: those that an earlier run did. every: least seconds between plain lines."""
+    """Prints the progress of a job with its rate and the remaining time.
+
+    Args:
+        total: Steps of the job.
+        done: Steps that an earlier start of the job completed.
+        unit: Name of a step.
+        stream: Where to print; by default standard error.
+        every: Minimum seconds between two plain lines.
+    """
 
     def __init__(
         self, *, total: int, done: int = 0, unit: str = "step", stream: TextIO | None = None, every: float = 10.0
@@ -23,19 +31,20 @@ class Progress:
         self._open = False
 
     def advance(self, steps: int, *, images: int) -> None:
+        """Counts completed steps and their images."""
         self.done += steps
         self._steps += steps
         self._images += images
 
     def images_per_second(self) -> float:
-        """Over the images since the last call that found new ones."""
+        """Returns the rate of the images since the last call that counted new ones."""
         now = time.monotonic()
         if self._images and now > self._mark:
             self._rate, self._mark, self._images = self._images / (now - self._mark), now, 0
         return self._rate
 
     def show(self, note: str = "") -> None:
-        """note: what else the line says."""
+        """Prints the progress, followed by `note`."""
         now = time.monotonic()
         if not self.live and now - self._shown < self.every and self.done < self.total:
             return
@@ -51,13 +60,19 @@ class Progress:
         self.stream.flush()
 
     def close(self) -> None:
+        """Ends the line on a terminal."""
         if self._open:
             self.stream.write("\n")
             self._open = False
 
 
 def clock(seconds: float) -> str:
-    """90.4 -> "1:30", 3700 -> "1:01:40"."""
+    """Formats seconds as minutes and seconds, with hours where there are any.
+
+    Example:
+        >>> clock(90.4), clock(3700)
+        ('1:30', '1:01:40')
+    """
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,6 +1,6 @@
-"""A signal that asks a job to stop: the job finishes its step, saves, and leaves with a status that says "continue me".
+"""Signals that ask a job to stop: the job completes its step, saves, and exits with status 75.
 
-SIGTERM is what SLURM sends before it kills, SIGUSR2 what submitit asks for ahead of a time limit or a preemption.
+SLURM sends SIGTERM before it kills a job; submitit requests SIGUSR2 ahead of a time limit or a preemption.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 CONTINUE = 75
-"""The exit status of interrupted work: sysexits.h's EX_TEMPFAIL, "try again"."""
+"""Exit status of interrupted work: EX_TEMPFAIL of sysexits.h."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 
@@ -21,9 +21,9 @@ _received: signal.Signals | None = None
 
 @contextmanager
 def stop_on_signals() -> Iterator[None]:
-    """Inside, SIGTERM and SIGUSR2 only set what `stop_signal` returns; nothing is cut short.
+    """Records SIGTERM and SIGUSR2 within the block instead of ending the process; `stop_signal` returns them.
 
-    Only a process's main thread can take signals: elsewhere, and inside another of its kind, this does nothing.
+    Only the main thread of a process can handle signals. In another thread, and in a nested call, this does nothing.
     """
     global _received
     elsewhere = threading.current_thread() is not threading.main_thread()
@@ -40,7 +40,7 @@ def stop_on_signals() -> Iterator[None]:
 
 
 def stop_signal() -> signal.Signals | None:
-    """The first signal to stop that arrived within `stop_on_signals`, or None."""
+    """Returns the first signal that arrived within `stop_on_signals`, or None."""
     return _received
 
 

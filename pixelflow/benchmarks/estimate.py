@@ -28,7 +28,10 @@ GIB = 2**30
 
 
 def estimate(config: Config, options: BenchmarkOptions) -> dict[str, Any]:
-    """Of the configured run on `job.devices` devices that reach job.utilisation of job.tflops in the model's FLOPs."""
+    """Estimates memory, FLOPs and time of the configured run on `job.devices` devices.
+
+    Each device is assumed to reach `job.utilisation` of `job.tflops` in the FLOPs of the model.
+    """
     settings: TrainerSettings = instantiate(config["trainer"])
     devices = options.devices or world_of(os.environ).size
     images = settings.images_per_part(devices)
@@ -65,7 +68,7 @@ def estimate(config: Config, options: BenchmarkOptions) -> dict[str, Any]:
 
 
 class _Kept(TorchDispatchMode):
-    """Bytes of the results of the operations that selective checkpointing keeps."""
+    """Counts the bytes of the results that selective checkpointing keeps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,9 +82,9 @@ class _Kept(TorchDispatchMode):
 
 
 def activation_bytes(config: Config, images: int) -> int:
-    """What the backward pass of one forward pass of so many images finds in memory, at its largest.
+    """Returns the peak memory in bytes that a forward pass keeps for its backward pass.
 
-    Eager, unfused: compiled blocks keep less. With checkpointing, one block at a time is there in full besides.
+    The pass is eager; compiled blocks keep less. With activation checkpointing one block at a time is kept in full.
     """
     settings: TrainerSettings = instantiate(config["trainer"])
     with FakeTensorMode():
@@ -124,5 +127,6 @@ def activation_bytes(config: Config, images: int) -> int:
 
 
 def to_text(result: dict[str, Any]) -> str:
+    """Formats the estimate as one line for each number."""
     return "\n".join(f"{name:28} {value:,.4g}" if isinstance(value, float) else f"{name:28} {value:,}"
                      for name, value in result.items())  # fmt: skip

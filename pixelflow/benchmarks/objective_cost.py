@@ -1,10 +1,9 @@
-"""job=benchmark_objective: what a training step costs, and whether the objective adds anything to its parts.
+"""job=benchmark_objective: compares the cost of a training step with the sum of its necessary parts.
 
-The parts are what no way of computing the objective could leave out: the backbone with flow matching alone, each
-frozen network forward on the clean images that a term wants, forward and backward on the predicted ones, and the
-trained parts. Seconds are medians of runs in turn, on a CPU of the process itself, so that others on the machine do
-not count; FLOPs are exact. Frozen networks with `file: null` have random weights, which cost the same. With
-`objective.pad_to` the whole computes the filling as well, and the parts do not.
+The necessary parts are the backbone with flow matching alone, each frozen network forward on the clean images that a
+term needs and forward and backward on the predicted ones, and the trained parts. Seconds are medians of alternating
+runs; on a CPU the time of the process is measured. FLOPs are exact. Frozen networks with `file: null` have random
+weights, which cost the same. With `objective.pad_to` the whole step also computes the filling, unlike the parts.
 """
 
 from __future__ import annotations

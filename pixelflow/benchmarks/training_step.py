@@ -1,13 +1,13 @@
-"""job=benchmark job.part=training: training steps beside a plain reference, in one run.
+"""job=benchmark job.part=training: compares training steps with a plain reference in one run.
 
-The reference is the paper's recipe written down without any care for speed: noise, pyramid and network image by image,
-each at its stage, in eager mode; then the optimizer as a loop over parameters, and the average parameter by parameter.
-A second one, by_stage, differs in one thing: the images of a stage go through the network together. All do the same
-work: the same weights, batch, stages and times, forward, backward, clipping, AdamW, average. Steps are taken in turn,
-so that all see the same machine; on a CPU the time is the process's own.
+The reference implements the paper's recipe without optimisation: noise, pyramid and network image by image, each at its
+stage, in eager mode, and optimizer and average parameter by parameter. A second reference, by_stage, passes the images
+of a stage through the network together. All use the same weights, batch, stages and times, and compute forward,
+backward, clipping, AdamW and average. Steps alternate, so that all are measured under the same load of the machine; on
+a CPU the time of the process is measured.
 
-Beside them stands what making noise and pyramids in the loader costs: the same images noised one by one and collated
-(the release's way), against our draws by batch.
+The benchmark also compares noise and pyramids that are made in the loader, image by image as in the release, with ours,
+which are made by batch.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from pixelflow.types import Batch, Condition
 
 
 def training(config: Config, options: BenchmarkOptions, device: torch.device) -> dict[str, Any]:
+    """Measures steps of the configured training and of the references; returns seconds, rates and their ratios."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = assemble_trainer(config, CheckpointStore(Path(folder)))
     reference, by_stage = (Reference(trainer, lr=config["optimizer"]["lr"], by_stage=by) for by in (False, True))
@@ -75,7 +76,7 @@ def training(config: Config, options: BenchmarkOptions, device: torch.device) ->
         "tflop_per_image": costs.flops / len(batch) / 1e12,
         "matrix_tflops": rate / 1e12,
         "peak_memory_gib": peak_memory(device) / 2**30,
-        "attention": next(m.kernel for m in trainer.state.backbone.modules() if isinstance(m, Attentions)),
+        "attention": next((m.kernel for m in trainer.state.backbone.modules() if isinstance(m, Attentions)), None),
         "threads": torch.get_num_threads(),
         "load_average": os.getloadavg()[1],
         "settings": {key: config[key] for key in ("backbone", "cascade", "data", "trainer", "optimizer", "ema")},
@@ -100,7 +101,7 @@ def _timed(work: Callable[[], Any], device: torch.device) -> float:
 
 
 class Reference:
-    """A plain trainer of the same model: a pass for each image, or for each stage's images; eager, no packing."""
+    """A plain trainer of the same model, with one forward pass for each image, or for the images of each stage."""
 
     def __init__(self, trainer: Trainer, *, lr: float, by_stage: bool) -> None:
         self.trainer, self.by_stage = trainer, by_stage
@@ -109,6 +110,7 @@ class Reference:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, weight_decay=0.0, foreach=False)
 
     def step(self, batch: Batch) -> None:
+        """Takes one optimizer step and updates the average."""
         trainer, device = self.trainer, self.trainer.device
         batch = batch.to(device)
         stages, tau = _drawn(trainer, batch)
@@ -161,7 +163,7 @@ def _noised(trainer: Trainer, image: Tensor, stage: int, tau: float) -> tuple[Te
 
 
 def _ours(trainer: Trainer, batch: Batch) -> Any:
-    """Noise, pyramids and inputs of a batch, as a step makes them."""
+    """Makes noise, pyramids and inputs of a batch as a training step does."""
     stages, tau = _drawn(trainer, batch)
     samples = draw_flow_samples(
         batch.to(trainer.device), stages, tau, cascade=trainer.flow.cascade, random=trainer.optimizer_step.random
@@ -170,7 +172,7 @@ def _ours(trainer: Trainer, batch: Batch) -> Any:
 
 
 def in_loader(trainer: Trainer, batch: Batch) -> Any:
-    """The same on the host, image by image, and collated by stage."""
+    """Makes the same on the host, image by image, and collates it by stage."""
     stages, tau = _drawn(trainer, batch)
     made: dict[int, list[tuple[Tensor, Tensor]]] = {}
     for i, stage in enumerate(stages.tolist()):

@@ -1,4 +1,4 @@
-"""What can be wrong with how a run is to be trained, by the number of its processes and their device."""
+"""Checks of the training settings that depend on the number of processes, the device and other parts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from pixelflow.training.settings import TrainerSettings
 
 
 def check_training(config: Config) -> None:
-    """Raises UserError with the key, the value and what would be accepted."""
+    """Checks how a run is trained.
+
+    Raises:
+        UserError: The message names the key, its value and the accepted ones.
+    """
     trainer: TrainerSettings = instantiate(config["trainer"])
     size, stages = world_of(os.environ).size, config["cascade"]["num_stages"]
     try:
@@ -35,7 +39,7 @@ def check_training(config: Config) -> None:
             raise UserError(f"trainer.attention={trainer.attention} {reason}; use auto or dense_groups")
     if trainer.parallel == "fsdp" and (config["objective"].get("adaptive") is not None):
         raise UserError(
-            "objective.adaptive measures gradients at whole weights, which trainer.parallel=fsdp cuts: use ddp"
+            "objective.adaptive needs gradients of whole weights, which trainer.parallel=fsdp divides: use ddp"
         )
     start = config["init_from"]
     if start is not None and not (Path(start) / "state.json").exists():

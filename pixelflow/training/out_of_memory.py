@@ -26,7 +26,7 @@ def explained_out_of_memory(
     try:
         yield
     except RuntimeError as error:
-        # The CPU's allocator has no error class of its own.
+        # The allocator of the CPU raises a plain RuntimeError.
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         raise OutOfMemory(_explain(state, cascade, settings, step)) from error

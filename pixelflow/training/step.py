@@ -1,4 +1,4 @@
-"""One optimizer step: draw, forward, objective, backward, update, average.
+"""Computes one optimizer step: draw, forward, objective, backward, update, average.
 
 A step is a function of weights, optimizer state, step number and batch: every random number is keyed by the seed and
 by one of them. So it is the same after a restart, on any number of processes, and for any accumulation.
