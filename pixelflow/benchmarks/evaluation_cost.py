@@ -1,8 +1,9 @@
-"""job=benchmark_metrics: an evaluation's seconds beside those of the feature network's forward passes alone.
+"""job=benchmark_metrics: compares the time of an evaluation with that of its feature network alone.
 
-The passes are measured on job.passes images of noise, and their time is taken times job.images; all else that an
-evaluation of job.images images does is done and measured, on features scattered about those of the first few. The
-reference keeps as many features as a real one. Time depends neither on them nor on the weights (file=null: random).
+The feature network's time per image is measured on job.passes images of noise and multiplied by job.images. Everything
+else that an evaluation of job.images images computes is computed and measured, on the features of a few images with
+noise added. The reference keeps as many features as a real one. The time does not depend on the values of the features
+or of the weights, so random weights can be used (file=null).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ FEATURES = 2048
 
 
 def run(config: Config, options: MetricsBenchmarkOptions) -> None:
-    """Writes job.output and prints it."""
+    """Measures both, writes the record to job.output and prints it."""
     device = pick_device(config["trainer"]["device"])
     extractor = instantiate(config["metrics"]["features"])
     extractor.load(assets_root(config), device)
@@ -58,7 +59,7 @@ def run(config: Config, options: MetricsBenchmarkOptions) -> None:
 
 
 def scattered(features: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """`count` rows about those of (B, D), on their device."""
+    """Returns `count` rows, those of (B, D) in turn with Gaussian noise added, on the same device."""
     rows = torch.arange(count) % len(features)
     noise = torch.randn(count, features.shape[1], generator=generator).to(features.device)
     return features[rows] + 0.1 * features.std() * noise
@@ -70,13 +71,14 @@ def _scattered(few: Features, count: int, generator: torch.Generator) -> Feature
 
 
 def now() -> float:
+    """Returns the time in seconds after all work of the device is finished."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def _forward(extractor: FeatureExtractor, images: Tensor, count: int) -> float:
-    """Seconds an image."""
+    """Returns the seconds per image."""
     start, done = now(), 0
     while done < count:
         extractor(images)
@@ -84,8 +86,8 @@ def _forward(extractor: FeatureExtractor, images: Tensor, count: int) -> float:
     return (now() - start) / done
 
 
-class Drawn:
-    """Stands for the extractor whose results it hands out."""
+class _Precomputed:
+    """A stand-in for an extractor that returns precomputed features."""
 
     def __init__(self, extractor: FeatureExtractor, batches: Iterable[Features]) -> None:
         self.extractor, self.batches = extractor, iter(batches)
@@ -99,7 +101,7 @@ class Drawn:
 
 def _arithmetic(evaluator: Evaluator, images: Tensor, batches: Sequence[Features]) -> tuple[float, float, list[str]]:
     """Seconds of all updates and of the end, and what was measured."""
-    evaluator.features = Drawn(evaluator.features, batches)
+    evaluator.features = _Precomputed(evaluator.features, batches)
     start = now()
     for _ in batches:
         evaluator.update(images)

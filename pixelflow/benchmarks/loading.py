@@ -39,7 +39,7 @@ Way = Callable[[int], int]
 
 
 def run(options: DataBenchmarkOptions) -> None:
-    """Measure all ways, print the comparison and write the record."""
+    """Measures all loaders, prints the comparison and writes the record."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="pixelflow-benchmark-") as folder:
         root = Path(folder)
@@ -71,7 +71,7 @@ def run(options: DataBenchmarkOptions) -> None:
 
 
 def make_photographs(folder: Path, count: int, height: int, width: int) -> float:
-    """Write JPEGs to `folder/train/c<label>/<i>.jpg` and return their mean size in kilobytes."""
+    """Writes JPEGs to `folder/train/c<label>/<i>.jpg` and returns their mean size in kilobytes."""
     with ProcessPoolExecutor(2) as pool:
         sizes = list(pool.map(_photograph, itertools.repeat(folder), range(count), itertools.repeat((height, width))))
     return sum(sizes) / count / 1000
@@ -99,7 +99,7 @@ def _photograph(folder: Path, number: int, size: tuple[int, int]) -> int:
 
 
 def build_ways(root: Path, options: DataBenchmarkOptions) -> dict[str, Way]:
-    """Return the ways to compare by name; each call of a way starts its own workers."""
+    """Returns the ways to compare by name; each call of a way starts its own workers."""
     size, batch_size, workers = options.image_size, options.batch_size, options.workers
     reading = Reading(workers=workers)
     folder = ImageFolder(root=str(root / "photographs"), image_size=size, num_classes=CLASSES, reading=reading)
@@ -136,7 +136,7 @@ def build_ways(root: Path, options: DataBenchmarkOptions) -> dict[str, Way]:
 
 
 def cpu_seconds(way: Way, count: int) -> float:
-    """Return the seconds per image of user and system time of this process and of its workers, which have ended."""
+    """Returns the seconds per image of user and system time of this process and of its workers, which have ended."""
     before = _cpu()
     images = way(count)
     return (_cpu() - before) / images

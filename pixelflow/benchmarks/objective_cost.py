@@ -32,7 +32,7 @@ Part = Callable[[], None]
 
 
 def run(config: Config, options: ObjectiveBenchmarkOptions) -> None:
-    """Print time and FLOPs of each part, of their sum and of the whole step, and the ratio of the two."""
+    """Prints time and FLOPs of each part, of their sum and of the whole step, and the ratio of the two."""
     require_assets(config)
     with tempfile.TemporaryDirectory() as folder:
         trainer = assemble_trainer(config, CheckpointStore(Path(folder)))

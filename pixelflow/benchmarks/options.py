@@ -15,16 +15,16 @@ class BenchmarkOptions:
     """Options of job=benchmark.
 
     Args:
-        part: "sampling"; "training": steps beside a plain reference of the paper's recipe; "logging": its share of the
-            training loop.
-        images: images in a batch; training takes trainer.batch_size.
-        repeats: repetitions of each kind, of which the fastest counts (of logging, the slowest).
-        machine: a name for the file; None to name it after the device.
-        output: the folder of the results.
-        estimate: true counts memory, FLOPs and time of the recipe and runs nothing.
-        devices: of the estimate; None for the number of processes.
-        tflops: of the estimate: what a device reaches in plain matrix products (bf16, an H200).
-        utilisation: of the estimate: the share of `tflops` that training reaches.
+        part: "sampling"; "training", which compares steps with those of a plain reference; "logging", which measures
+            the share of logging in the training loop.
+        images: Images per batch; "training" uses trainer.batch_size.
+        repeats: Repetitions of each measurement. The fastest counts; for "logging", the slowest.
+        machine: Name of the machine in file names; None to name it after the device.
+        output: Folder of the results.
+        estimate: Whether memory, FLOPs and time of the recipe are counted instead, without running anything.
+        devices: Number of devices of the estimate; None for the number of processes.
+        tflops: Rate of plain matrix products on one device in the estimate (default: bf16 on an H200).
+        utilisation: Share of `tflops` that training reaches in the estimate.
     """
 
     part: Literal["sampling", "training", "logging"] = "sampling"
@@ -49,16 +49,16 @@ class DataBenchmarkOptions:
     """Options of job=benchmark_data.
 
     Args:
-        images: number of files that are made.
-        height: of the files in pixels.
-        width: of the files in pixels.
-        image_size: of the loaded images in pixels.
-        quality: of the prepared JPEGs.
-        batch_size: images in a batch.
-        batches: batches of a round; files are read repeatedly.
-        workers: processes of each loader.
-        rounds: repetitions, of which the median is reported.
-        output: the file of the results.
+        images: Number of files that are made.
+        height: Height of the files in pixels.
+        width: Width of the files in pixels.
+        image_size: Size of the loaded images in pixels.
+        quality: Quality of the prepared JPEGs, 1 to 100.
+        batch_size: Images per batch.
+        batches: Batches per round; files are read repeatedly.
+        workers: Number of processes of each loader.
+        rounds: Repetitions, of which the median is reported.
+        output: File of the results.
     """
 
     images: int = 512
@@ -83,12 +83,12 @@ class MetricsBenchmarkOptions:
     """Options of job=benchmark_metrics.
 
     Args:
-        images: number of images that the evaluation is measured for.
-        passes: number of images whose forward passes are measured.
-        side: of the images in pixels.
-        batch_size: images in a batch.
-        scipy: true also measures scipy's matrix square root of 2048 dimensions.
-        output: the file of the results.
+        images: Number of images of the evaluation.
+        passes: Number of images whose forward passes are measured.
+        side: Height and width of the images in pixels.
+        batch_size: Images per batch.
+        scipy: Whether scipy's matrix square root of 2048 dimensions is measured too.
+        output: File of the results.
     """
 
     images: int = 10000
@@ -108,7 +108,7 @@ class ObjectiveBenchmarkOptions:
     """Options of job=benchmark_objective.
 
     Args:
-        repeats: measured repetitions, after one that is not counted.
+        repeats: Number of measured repetitions, after one that is not counted.
     """
 
     repeats: int = 5

@@ -70,7 +70,7 @@ def run(config: Config, options: BenchmarkOptions, overrides: list[str]) -> None
 
 
 def machine_name(device: torch.device) -> str:
-    """ "nvidia-h200", or "cpu-x86_64-2-threads": what was measured, not where."""
+    """Returns the kind of machine for file names, such as nvidia-h200 or cpu-x86_64-2-threads."""
     if device.type == "cuda":
         return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name(device).lower()).strip("-")
     return f"cpu-{platform.machine()}-{torch.get_num_threads()}-threads"
@@ -78,14 +78,15 @@ def machine_name(device: torch.device) -> str:
 
 @dataclass
 class Measured:
-    """A batch's costs, and the seconds of writing its images."""
+    """The costs of sampling a batch, and the seconds of writing its images."""
 
     costs: Costs
     writing: float
 
 
 def sampling(config: Config, options: BenchmarkOptions, device: torch.device) -> dict[str, Any]:
-    torch.manual_seed(config["seed"])  # random weights cost what trained ones do
+    """Returns the costs of sampling with the configured guidance and with guidance at every evaluation."""
+    torch.manual_seed(config["seed"])  # random and trained weights cost the same
     model = build_model(config)
     model.backbone.to(device).requires_grad_(False)
     sampler = model.sampler(settings=sampler_settings(config))

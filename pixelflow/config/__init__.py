@@ -1,0 +1,1 @@
+"""Configs: composing by Hydra, validation against signatures, cross-checks, and building parts from them."""

@@ -26,7 +26,7 @@ WHITE = (255, 255, 255)
 
 
 def decode(data: bytes, *, max_pixels: int, shortest: int | None = None) -> np.ndarray:
-    """Decode an image file.
+    """Decodes an image file.
 
     Args:
         data: The content of the file.
@@ -51,7 +51,7 @@ def decode(data: bytes, *, max_pixels: int, shortest: int | None = None) -> np.n
 
 
 def size_of(data: bytes, *, max_pixels: int) -> tuple[int, int]:
-    """Return the stored (height, width) from the header; raises BadSample if the file is not an image."""
+    """Returns the stored (height, width) from the header; raises BadSample if the file is not an image."""
     try:
         if data.startswith(JPEG):
             return simplejpeg.decode_jpeg_header(data, strict=False)[:2]
@@ -62,7 +62,7 @@ def size_of(data: bytes, *, max_pixels: int) -> tuple[int, int]:
 
 
 def _decode_jpeg(data: bytes, max_pixels: int, shortest: int | None) -> np.ndarray | None:
-    """Decode an ordinary JPEG; None if Pillow must decode it."""
+    """Decodes an ordinary JPEG; None if Pillow must decode it."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     except (ValueError, KeyError):  # KeyError: a header without a colour space
@@ -93,7 +93,7 @@ def _bound(height: int, width: int, max_pixels: int) -> None:
 
 
 def _image(data: bytes, max_pixels: int) -> Image.Image:
-    """Open an image without decoding it."""
+    """Opens an image without decoding it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large images and damaged EXIF
@@ -132,6 +132,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _sixteen_bits(values: np.ndarray) -> np.ndarray:
-    """Convert grey of more than 8 bits to uint8; integers span 0..65535, floats 0..1."""
+    """Converts grey of more than 8 bits to uint8; integers span 0..65535, floats 0..1."""
     unit = values / 65535 if values.dtype.kind in "iu" else np.nan_to_num(values)
     return (unit.clip(0, 1) * 255).round().astype(np.uint8)

@@ -48,19 +48,19 @@ class Digits:
         )  # fmt: skip
 
     def images(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Return the images (N, C, R, R) uint8 and the labels (N,) int64 of a split."""
+        """Returns the images (N, C, R, R) uint8 and the labels (N,) int64 of a split."""
         images, labels = _digits(self.spec.image_size, split)
         return images.expand(-1, self.spec.channels, -1, -1), labels
 
     def check(self) -> None:
-        """Do nothing: the digits come with scikit-learn."""
+        """Does nothing: the digits come with scikit-learn."""
 
     def class_names(self) -> list[str]:
-        """Return "0" to "9"."""
+        """Returns "0" to "9"."""
         return [str(digit) for digit in range(10)]
 
     def source(self, split: Split) -> MemorySource:
-        """Return the images of a split as records."""
+        """Returns the images of a split as records."""
         return MemorySource(*self.images(split), name=f"digit of {split}")
 
     def loader(
@@ -73,7 +73,7 @@ class Digits:
         device: torch.device | str = "cpu",
         report: Path | None = None,
     ) -> MemoryLoader:
-        """Return the endless training sequence. It stays on the CPU, and `device` and `report` are not used."""
+        """Returns the endless training sequence. It stays on the CPU, and `device` and `report` are not used."""
         images, labels = self.images("train")
         return MemoryLoader(
             images=images, labels=labels, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size

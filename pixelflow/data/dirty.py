@@ -78,7 +78,7 @@ class DirtyReport:
         self.reasons[line["reason"]] += 1
 
     def add(self, *, drawn: int, found: Sequence[Found]) -> None:
-        """Count samples.
+        """Counts samples.
 
         Args:
             drawn: Number of samples that were read, good and bad ones.
@@ -114,5 +114,5 @@ class DirtyReport:
             logger.warning("further bad samples are only counted%s", f" and listed in {self.path}" if self.path else "")
 
     def summary(self) -> str:
-        """Return the counts by reason, for example "12 corrupt image, 3 missing label"."""
+        """Returns the counts by reason, for example "12 corrupt image, 3 missing label"."""
         return ", ".join(f"{count} {reason}" for reason, count in self.reasons.most_common())

@@ -1,4 +1,4 @@
-"""From records to the members of tar shards: cropped, encoded, checked; in worker processes, in their order."""
+"""Crops, encodes and checks records as the members of tar shards, in worker processes and in order."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Encoder:
     classes: Sequence[str]
 
     def __call__(self, indices: range) -> list[Encoded]:
-        """Return the samples at `indices`."""
+        """Returns the samples at `indices`."""
         return [self._one(index) for index in indices]
 
     def _one(self, index: int) -> Encoded:
@@ -133,7 +133,7 @@ class Encoder:
 
 
 def encode_in_order(encoder: Encoder, tasks: Sequence[range], workers: int) -> Iterator[list[Encoded]]:
-    """Yield the results of the tasks in their order.
+    """Yields the results of the tasks in their order.
 
     Args:
         encoder: Encodes the samples of a task.
@@ -173,7 +173,7 @@ def _begin(encoder: Encoder, parent: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """Terminate this process when its parent was killed; a pool's processes would wait for it endlessly."""
+    """Terminates this process when its parent was killed; a pool's processes would wait for it endlessly."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

@@ -60,7 +60,7 @@ class HuggingFace(ImageData):
         self.captions, self.labelled = checked_weights(captions), label_column is not None
 
     def check(self) -> None:
-        """Raise UserError unless `datasets` is installed and exactly one of `repository` and `root` is given."""
+        """Raises UserError unless `datasets` is installed and exactly one of `repository` and `root` is given."""
         if importlib.util.find_spec("datasets") is None:
             raise UserError("this data source needs the package datasets: pip install 'pixelflow[huggingface]'")
         if (self.repository is None) == (self.root is None):
@@ -69,11 +69,11 @@ class HuggingFace(ImageData):
             self._files("train")
 
     def class_names(self) -> Sequence[str]:
-        """Return the names of the classes, if the data have them."""
+        """Returns the names of the classes, if the data have them."""
         return self._rows("train").names
 
     def open(self, split: Split) -> RowSource:
-        """Load a split; raises UserError if it does not fit the options, WorkFailed if it cannot be fetched."""
+        """Loads a split; raises UserError if it does not fit the options, WorkFailed if it cannot be fetched."""
         source = self._rows(split)
         if self.labelled and source.names and len(source.names) != self.spec.num_classes:
             raise UserError(f"num_classes={self.spec.num_classes}, but the data have {len(source.names)} classes")
@@ -101,7 +101,7 @@ class HuggingFace(ImageData):
         return RowSource(rows, self.image_column, self.label_column, list(self.captions), f"{self.spec.name} {name}")
 
     def _files(self, split: Split) -> list[str]:
-        """Return the parquet files that are named after the split; for training all files, if none is."""
+        """Returns the parquet files that are named after the split; for training all files, if none is."""
         assert self.root is not None
         if "*" in self.root or self.root.endswith(".parquet"):
             files = sorted(glob.glob(str(Path(self.root).expanduser()), recursive=True))
@@ -130,11 +130,11 @@ class RowSource:
         self.names: Sequence[str] = getattr(rows.features.get(label), "names", None) or ()
 
     def where(self, index: int) -> str:
-        """Return the name of the split and the row."""
+        """Returns the name of the split and the row."""
         return f"{self.name} row {index}"
 
     def read(self, index: int) -> Record:
-        """Return the image, the label and the captions of a row."""
+        """Returns the image, the label and the captions of a row."""
         row = self.rows[index]
         image = row[self.image]
         if image is None or not image.get("bytes"):

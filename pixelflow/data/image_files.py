@@ -45,7 +45,7 @@ class ImageFiles(ABC):
 
     @abstractmethod
     def read(self, ids: Sequence[int]) -> Tensor:
-        """Return the images with the given numbers, (B, C, H, W) uint8.
+        """Returns the images with the given numbers, (B, C, H, W) uint8.
 
         Raises:
             UserError: A file cannot be read or has another size than the first one.
@@ -53,14 +53,14 @@ class ImageFiles(ABC):
 
     @abstractmethod
     def files(self) -> list[Path]:
-        """Return the files that hold the images."""
+        """Returns the files that hold the images."""
 
     def side(self) -> int:
-        """Return the width of the first image in pixels."""
+        """Returns the width of the first image in pixels."""
         return self.read([0]).shape[-1]
 
     def listing(self) -> str:
-        """Return a hash of the names, sizes and times of the files. It is cheap and changes when a file changes."""
+        """Returns a hash of the names, sizes and times of the files. It is cheap and changes when a file changes."""
         digest = hashlib.sha256()
         for path in self.files():
             stat = path.stat()
@@ -68,7 +68,7 @@ class ImageFiles(ABC):
         return digest.hexdigest()
 
     def content(self) -> str:
-        """Return a hash of the names and contents of all files, which are read. It does not depend on the folder."""
+        """Returns a hash of the names and contents of all files, which are read. It does not depend on the folder."""
         digest = hashlib.sha256()
         for path in self.files():
             with open(path, "rb") as stream:
@@ -79,7 +79,7 @@ class ImageFiles(ABC):
 
 
 def open_images(path: Path) -> ImageFiles:
-    """Open a folder written by job=sample, any folder of images, an .npz, or a folder of tar shards.
+    """Opens a folder written by job=sample, any folder of images, an .npz, or a folder of tar shards.
 
     Args:
         path: The folder or the .npz.
@@ -125,11 +125,11 @@ class FolderImages(ImageFiles):
         self._first = decode(self._files[0].read_bytes(), self._files[0]).shape
 
     def files(self) -> list[Path]:
-        """Return the files that hold the images."""
+        """Returns the files that hold the images."""
         return self._files
 
     def read(self, ids: Sequence[int]) -> Tensor:
-        """Return images; see `ImageFiles.read`."""
+        """Returns images; see `ImageFiles.read`."""
 
         def one(i: int) -> np.ndarray:
             file = self._files[i]
@@ -173,11 +173,11 @@ class NpzImages(ImageFiles):
             self.labels = torch.from_numpy(labels).long()
 
     def files(self) -> list[Path]:
-        """Return the files that hold the images."""
+        """Returns the files that hold the images."""
         return [self.path]
 
     def read(self, ids: Sequence[int]) -> Tensor:
-        """Return images; see `ImageFiles.read`."""
+        """Returns images; see `ImageFiles.read`."""
         size = int(np.prod(self.shape[1:]))
         images = []
         try:
@@ -230,7 +230,7 @@ class ShardImages(ImageFiles):
         self._first = decode(self._member(0, IMAGE), self._shards[0]).shape
 
     def files(self) -> list[Path]:
-        """Return the files that hold the images."""
+        """Returns the files that hold the images."""
         return self._shards
 
     def _member(self, i: int, column: int) -> bytes:
@@ -241,7 +241,7 @@ class ShardImages(ImageFiles):
             return stream.read(size)
 
     def read(self, ids: Sequence[int]) -> Tensor:
-        """Return images; see `ImageFiles.read`."""
+        """Returns images; see `ImageFiles.read`."""
 
         def one(i: int) -> np.ndarray:
             pixels = decode(self._member(i, IMAGE), f"image {i} of {self.path}")
@@ -254,7 +254,7 @@ class ShardImages(ImageFiles):
 
 
 def decode(content: bytes, file: object) -> np.ndarray:
-    """Decode an image.
+    """Decodes an image.
 
     Args:
         content: The encoded image.
@@ -276,5 +276,5 @@ def decode(content: bytes, file: object) -> np.ndarray:
 
 
 def as_tensor(images: list[np.ndarray]) -> Tensor:
-    """Stack B images (H, W, C) to (B, C, H, W)."""
+    """Stacks B images (H, W, C) to (B, C, H, W)."""
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()

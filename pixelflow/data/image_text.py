@@ -62,7 +62,7 @@ class ImageText(ImageData):
         )  # fmt: skip
 
     def check(self) -> None:
-        """Raise UserError unless there are images or shards, and embeddings if they are asked for."""
+        """Raises UserError unless there are images or shards, and embeddings if they are asked for."""
         folder = self._pairs("train")
         if folder is None:
             self.shards.check(num_classes=None, embeddings=self.embeddings)
@@ -72,12 +72,12 @@ class ImageText(ImageData):
             raise UserError("embeddings=true needs shards that were prepared with a text encoder")
 
     def open(self, split: Split) -> Source:
-        """List the images or the samples of the shards of a split."""
+        """Lists the images or the samples of the shards of a split."""
         folder = self._pairs(split)
         return self.shards.open(split) if folder is None else PairSource(folder)
 
     def _pairs(self, split: Split) -> Path | None:
-        """Return the folder of a split if it holds image and text files, and None if it holds shards."""
+        """Returns the folder of a split if it holds image and text files, and None if it holds shards."""
         root = self.shards.path(split)
         folder = Path(root).expanduser()
         if "://" in root or root.endswith(".tar"):
@@ -99,7 +99,7 @@ class PairSource(FileSource):
         super().__init__(folder, files, np.zeros(len(files), dtype=np.int32))
 
     def read(self, index: int) -> Record:
-        """Return the bytes of an image and its captions."""
+        """Returns the bytes of an image and its captions."""
         record = super().read(index)
         image = Path(self.where(index))
         captions = {}

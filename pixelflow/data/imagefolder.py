@@ -35,7 +35,7 @@ class ImageFolder(ImageData):
         self.root = root
 
     def check(self) -> None:
-        """Raise UserError unless the folder exists and has `num_classes` class folders."""
+        """Raises UserError unless the folder exists and has `num_classes` class folders."""
         folder = self._folder("train")
         classes = _classes(folder)
         if len(classes) != self.spec.num_classes:
@@ -45,11 +45,11 @@ class ImageFolder(ImageData):
             )
 
     def class_names(self) -> Sequence[str]:
-        """Return the names of the class folders."""
+        """Returns the names of the class folders."""
         return _classes(self._folder("train"))
 
     def open(self, split: Split) -> FileSource:
-        """List the files of a split; raises UserError if there are none."""
+        """Lists the files of a split; raises UserError if there are none."""
         self.check()
         folder, classes = self._folder(split), _classes(self._folder("train"))
         files: list[str] = []
@@ -89,20 +89,20 @@ class FileSource:
         self.group_sizes = [len(files)]
 
     def name(self, index: int) -> str:
-        """Return the path of a file relative to the folder."""
+        """Returns the path of a file relative to the folder."""
         return self._names[index].decode("utf-8", "surrogateescape")
 
     def where(self, index: int) -> str:
-        """Return the path of a file."""
+        """Returns the path of a file."""
         return str(self.folder / self.name(index))
 
     def read(self, index: int) -> Record:
-        """Return the bytes and the label of a file."""
+        """Returns the bytes and the label of a file."""
         return Record(key=self.name(index), image=read_file(self.where(index)), label=int(self.labels[index]))
 
 
 def read_file(path: str) -> bytes:
-    """Return the bytes of a file.
+    """Returns the bytes of a file.
 
     Raises:
         BadSample: The file is missing or may not be read.
@@ -117,7 +117,7 @@ def read_file(path: str) -> bytes:
 
 
 def image_paths(folder: Path) -> Iterator[str]:
-    """Yield the images at any depth below `folder`, relative to it."""
+    """Yields the images at any depth below `folder`, relative to it."""
     for parent, _, names in os.walk(folder):
         inside = os.path.relpath(parent, folder)
         for name in names:

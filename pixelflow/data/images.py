@@ -70,19 +70,19 @@ class DataSource(Protocol):
     captions: Mapping[str, float]
 
     def check(self) -> None:
-        """Raise UserError, cheaply, if the data are not where the options say."""
+        """Raises UserError, cheaply, if the data are not where the options say."""
         ...
 
     def class_names(self) -> Sequence[str]:
-        """Return the names of the classes in the order of the labels, or an empty sequence."""
+        """Returns the names of the classes in the order of the labels, or an empty sequence."""
         ...
 
     def source(self, split: Split) -> Source:
-        """Return the records of a split."""
+        """Returns the records of a split."""
         ...
 
     def images(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Return the reference images (N, C, R, R) uint8 of the metrics and their labels (N,) int64."""
+        """Returns the reference images (N, C, R, R) uint8 of the metrics and their labels (N,) int64."""
         ...
 
     def loader(
@@ -95,7 +95,7 @@ class DataSource(Protocol):
         device: torch.device | str = "cpu",
         report: Path | None = None,
     ) -> Loader:
-        """Return the endless training sequence; `batch_size` counts the images of all ranks together."""
+        """Returns the endless training sequence; `batch_size` counts the images of all ranks together."""
         ...
 
 
@@ -121,27 +121,27 @@ class ImageData(ABC):
 
     @abstractmethod
     def open(self, split: Split) -> Source:
-        """List the samples of a split.
+        """Lists the samples of a split.
 
         Raises:
             UserError: There are no samples, or they do not fit the options.
         """
 
     def check(self) -> None:  # noqa: B027 - most sources override it, and data that are made need no check
-        """Raise UserError, cheaply, if the data are not where the options say."""
+        """Raises UserError, cheaply, if the data are not where the options say."""
 
     def class_names(self) -> Sequence[str]:
-        """Return the names of the classes in the order of the labels, or an empty sequence."""
+        """Returns the names of the classes in the order of the labels, or an empty sequence."""
         return ()
 
     def source(self, split: Split) -> Source:
-        """Return the result of `open`, which is called once for each split."""
+        """Returns the result of `open`, which is called once for each split."""
         if split not in self._sources:
             self._sources[split] = self.open(split)
         return self._sources[split]
 
     def order(self, seed: int) -> Order:
-        """Return the order of the training samples."""
+        """Returns the order of the training samples."""
         return EpochOrder(sizes=self.source("train").group_sizes, seed=seed, window=self.shuffle_shards)
 
     def loader(
@@ -154,7 +154,7 @@ class ImageData(ABC):
         device: torch.device | str = "cpu",
         report: Path | None = None,
     ) -> StreamLoader:
-        """Return the endless training sequence; see `StreamLoader` for the arguments."""
+        """Returns the endless training sequence; see `StreamLoader` for the arguments."""
         maker = Maker(
             source=self.source("train"), order=self.order(seed), spec=self.spec, seed=seed, captions=self.captions,
             labelled=self.labelled, embeddings=self.embeddings,
@@ -164,7 +164,7 @@ class ImageData(ABC):
         )
 
     def images(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Return the reference of the metrics: ADM-cropped images and their labels.
+        """Returns the reference of the metrics: ADM-cropped images and their labels.
 
         Returns:
             Images (N, C, R, R) uint8 and labels (N,) int64, with N at most `spec.reference_images`.
@@ -181,7 +181,7 @@ class ImageData(ABC):
         return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
 
     def good(self, split: Split) -> Iterator[tuple[Record, np.ndarray]]:
-        """Yield the records that `images` consists of, with their pixels (R, R, C) uint8."""
+        """Yields the records that `images` consists of, with their pixels (R, R, C) uint8."""
         source, spec = self.source(split), self.spec
         total = sum(source.group_sizes)
         count = min(spec.reference_images or total, total)
@@ -201,7 +201,7 @@ class ImageData(ABC):
 
 
 def require_root(root: str | None, wanted: str) -> str:
-    """Return `root`.
+    """Returns `root`.
 
     Args:
         root: The argument of the data source.
@@ -216,7 +216,7 @@ def require_root(root: str | None, wanted: str) -> str:
 
 
 def checked_weights(captions: Mapping[str, float] | None) -> dict[str, float]:
-    """Return the weights of the captions as a dictionary.
+    """Returns the weights of the captions as a dictionary.
 
     Raises:
         ValueError: A weight is not above 0.

@@ -28,11 +28,11 @@ class MemorySource:
         self.group_sizes = [len(labels)]
 
     def read(self, index: int) -> Record:
-        """Return the finished pixels and the label of an image."""
+        """Returns the finished pixels and the label of an image."""
         return Record(key=f"{index:06}", image=self.images[index], label=int(self.labels[index]))
 
     def where(self, index: int) -> str:
-        """Return the name and the index of an image."""
+        """Returns the name and the index of an image."""
         return f"{self.name} {index}"
 
 
@@ -66,7 +66,7 @@ class MemoryLoader:
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def _index(self, position: int) -> Tensor:
-        """Return the index of the image at a position of the sequence."""
+        """Returns the index of the image at a position of the sequence."""
         epoch, offset = divmod(position, len(self.images))
         if self._order[0] != epoch:
             order = torch.from_numpy(self._random.permutation("epoch order", len(self.images), step=epoch))
@@ -84,9 +84,9 @@ class MemoryLoader:
             yield Batch(x, Condition(class_label=self.labels[index]), ids)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position of the first image of the next batch."""
+        """Returns the position of the first image of the next batch."""
         return {"position": self.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue at the saved position."""
+        """Continues at the saved position."""
         self.position = int(state["position"])

@@ -35,7 +35,7 @@ class _Found:
     bad: Counter[str] = field(default_factory=Counter)
 
     def add(self, record: Record, data: DataSource) -> None:
-        """Count a sample; raises BadSample if it cannot be used."""
+        """Counts a sample; raises BadSample if it cannot be used."""
         if isinstance(record.image, bytes):
             max_pixels = data.spec.preprocess.max_pixels
             self.sizes.append(size_of(record.image, max_pixels=max_pixels))
@@ -51,7 +51,7 @@ class _Found:
 
 
 def describe_samples(data: DataSource, count: int) -> dict[str, Any]:
-    """Read evenly spaced training samples and describe them.
+    """Reads evenly spaced training samples and describe them.
 
     Args:
         data: The data source.
@@ -90,7 +90,7 @@ def describe_samples(data: DataSource, count: int) -> dict[str, Any]:
 def measure_loader(
     data: DataSource, *, seed: int, batch_size: int, batches: int, report: Path, kept: int
 ) -> tuple[dict[str, Any], list[Batch]]:
-    """Measure the training loader after its first batch.
+    """Measures the training loader after its first batch.
 
     Args:
         data: The data source.

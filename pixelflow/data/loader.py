@@ -60,7 +60,7 @@ class Maker:
     embeddings: bool = False
 
     def fill(self, positions: range, slot: Tensor, reading: Callable[[int], None]) -> _Parts:
-        """Fill a batch.
+        """Fills a batch.
 
         Args:
             positions: The B positions of the sequence.
@@ -134,7 +134,7 @@ class Maker:
 
 
 def choose_caption(record: Record, weights: Mapping[str, float], uniform: float) -> str:
-    """Draw one of the captions that a record has.
+    """Draws one of the captions that a record has.
 
     Args:
         record: The sample.
@@ -224,7 +224,7 @@ class StreamLoader:
             yield self._next()
 
     def remaining(self) -> Iterator[Batch]:
-        """Yield only the batches that the workers have been asked for already, then stop the workers."""
+        """Yields only the batches that the workers have been asked for already, then stops the workers."""
         while self._pool is not None and self.position < self._asked:
             yield self._next()
         self.close()
@@ -241,11 +241,11 @@ class StreamLoader:
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position of the next batch, in images of all ranks, and the number of samples of the data."""
+        """Returns the position of the next batch, in images of all ranks, and the number of samples of the data."""
         return {"position": self.position, "samples": self.maker.order.size}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue at the saved position.
+        """Continues at the saved position.
 
         Raises:
             UserError: The data have another number of samples than when the position was saved.
@@ -260,7 +260,7 @@ class StreamLoader:
         self.close()
 
     def close(self) -> None:
-        """Stop the workers; reading the next batch starts new ones."""
+        """Stops the workers; reading the next batch starts new ones."""
         if self._pool is not None:
             self._pool.close()
             self._pool = None
@@ -273,7 +273,7 @@ class StreamLoader:
         return self._slot, self._fill(self.position, self._slot, lambda index: None)
 
     def _ask(self) -> None:
-        """Fill the queue of the workers. The slot of the previous batch is free at this point."""
+        """Fills the queue of the workers. The slot of the previous batch is free at this point."""
         pool = self._pool or self._start()
         while self._asked < self.position + pool.capacity * self.batch_size:
             pool.submit(self._asked)

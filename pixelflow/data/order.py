@@ -26,7 +26,7 @@ class Order(Protocol):
         ...
 
     def index(self, position: int) -> int:
-        """Return the index of the sample at a position."""
+        """Returns the index of the sample at a position."""
         ...
 
 
@@ -51,7 +51,7 @@ class EpochOrder:
         self._windows: dict[tuple[int, int], np.ndarray] = {}
 
     def index(self, position: int) -> int:
-        """Return the index of the sample at a position, counted through the shards in their own order."""
+        """Returns the index of the sample at a position, counted through the shards in their own order."""
         epoch, offset = divmod(position, self.size)
         if self.window == len(self.sizes):
             return int(self._samples(epoch, 0)[offset])
@@ -60,7 +60,7 @@ class EpochOrder:
         return int(self._samples(epoch, window)[offset - (ends[window - 1] if window else 0)])
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the order of the shards and the offset in the epoch at which each window ends."""
+        """Returns the order of the shards and the offset in the epoch at which each window ends."""
         if epoch not in self._epochs:
             order = self._random.permutation("shard order", len(self.sizes), step=epoch)
             ends = np.cumsum(self.sizes[order])
@@ -69,7 +69,7 @@ class EpochOrder:
         return self._epochs[epoch]
 
     def _samples(self, epoch: int, window: int) -> np.ndarray:
-        """Return the samples of one window, in their order."""
+        """Returns the samples of one window, in their order."""
         if (epoch, window) not in self._windows:
             if self.window == len(self.sizes):
                 order = self._random.permutation("epoch order", self.size, step=epoch)
@@ -87,18 +87,18 @@ class EndlessOrder:
     size = None
 
     def index(self, position: int) -> int:
-        """Return the position itself."""
+        """Returns the position itself."""
         return position
 
 
 def rank_slice(position: int, *, batch_size: int, rank: int, world_size: int) -> range:
-    """Return the positions of one rank in the global batch that begins at `position`."""
+    """Returns the positions of one rank in the global batch that begins at `position`."""
     share = batch_size // world_size
     return range(position + rank * share, position + (rank + 1) * share)
 
 
 def require_divisible(batch_size: int, world_size: int) -> None:
-    """Raise ValueError unless every rank gets the same number of images."""
+    """Raises ValueError unless every rank gets the same number of images."""
     if batch_size % world_size:
         raise ValueError(f"batch_size={batch_size} must be divisible by the number of ranks, {world_size}")
 

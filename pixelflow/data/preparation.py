@@ -51,7 +51,7 @@ def prepare(
     encoder_name: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Write `shard-000000.tar`, ... and index.json to a folder. Complete shards that are there already are kept.
+    """Writes `shard-000000.tar`, ... and index.json to a folder. Complete shards that are there already are kept.
 
     Args:
         data: The data source.
@@ -100,7 +100,7 @@ def prepare(
 
 
 def fingerprint(source: Source, total: int) -> str:
-    """Return a hash of some records, which distinguishes data of equal name and size.
+    """Returns a hash of some records, which distinguishes data of equal name and size.
 
     Args:
         source: The records.
@@ -119,7 +119,7 @@ def fingerprint(source: Source, total: int) -> str:
 
 @contextmanager
 def _claimed(output: Path, identity: dict[str, Any]) -> Iterator[None]:
-    """Hold `output` for this process, and for data and settings of one identity."""
+    """Holds `output` for this process, and for data and settings of one identity."""
     path = output / IDENTITY
     if output.exists() and not path.exists() and any(output.iterdir()):
         raise UserError(f"output={output} holds something else; choose an empty folder")
@@ -187,7 +187,7 @@ def _make_shards(
 
 
 def _report(report: DirtyReport, output: Path, line: dict[str, Any], drawn: int) -> None:
-    """List the bad samples of a complete shard. Shards come in their order, so a restart writes the same list."""
+    """Lists the bad samples of a complete shard. Shards come in their order, so a restart writes the same list."""
     found = [Found(**bad) for bad in line["bad"]]
     if report.path is None:
         report.path = output / "bad_samples.jsonl"
@@ -198,7 +198,7 @@ def _report(report: DirtyReport, output: Path, line: dict[str, Any], drawn: int)
 def _write_shard(
     output: Path, number: int, chunks: list[list[Encoded]], text_encoder: TextEncoder | None
 ) -> dict[str, Any]:
-    """Write a shard, then the line in `done/` that marks it as complete."""
+    """Writes a shard, then the line in `done/` that marks it as complete."""
     name = f"shard-{number:06}.tar"
     path, samples = output / name, 0
     with written_aside(path) as aside, open(aside, "wb") as stream:
@@ -233,7 +233,7 @@ def _embeddings(captions: list[str], text_encoder: TextEncoder | None) -> list[d
 
 
 def _finished(output: Path, number: int) -> dict[str, Any] | None:
-    """Return the line of a shard that is complete, or None."""
+    """Returns the line of a shard that is complete, or None."""
     name = f"shard-{number:06}.tar"
     try:
         line = json.loads((output / DONE / f"{name}.json").read_text(encoding="utf-8"))

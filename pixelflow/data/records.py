@@ -53,7 +53,7 @@ class Source(Protocol):
         ...
 
     def read(self, index: int) -> Record:
-        """Return the record of a sample.
+        """Returns the record of a sample.
 
         Raises:
             BadSample: The sample cannot be used; another one takes its place.
@@ -62,5 +62,5 @@ class Source(Protocol):
         ...
 
     def where(self, index: int) -> str:
-        """Return the file of a sample for messages, without reading anything."""
+        """Returns the file of a sample for messages, without reading anything."""
         ...

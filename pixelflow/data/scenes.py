@@ -77,7 +77,7 @@ class Scene:
 
 
 def draw_scene(random: np.random.Generator) -> Scene:
-    """Draw a random scene, in which things never overlap."""
+    """Draws a random scene, in which things never overlap."""
     kind = KINDS[int(random.integers(len(KINDS)))]
     grey = int(random.integers(190, 250))
     background = tuple(int(v) for v in np.clip(grey + random.integers(-12, 13, 3), 0, 255))
@@ -99,7 +99,7 @@ def draw_scene(random: np.random.Generator) -> Scene:
 
 
 def _places(random: np.random.Generator, number: int) -> list[tuple[float, float, float]]:
-    """Return y, x and radius of each thing, one per cell of a grid."""
+    """Returns y, x and radius of each thing, one per cell of a grid."""
     cells = 1 if number == 1 else 2
     chosen = random.permutation(cells * cells)[:number]
     side = 1 / cells
@@ -116,7 +116,7 @@ def _places(random: np.random.Generator, number: int) -> list[tuple[float, float
 def _related(
     places: list[tuple[float, float, float]], relation: str, random: np.random.Generator
 ) -> list[tuple[float, float, float]]:
-    """Place two things on opposite sides, so that the relation holds and the orthogonal one does not."""
+    """Places two things on opposite sides, so that the relation holds and the orthogonal one does not."""
     down, right = POSITIONS[relation]
     result = []
     for (_, _, radius), side in zip(places, (0.25, -0.25), strict=True):
@@ -151,7 +151,7 @@ def _article(words: str) -> str:
 
 
 def render(scene: Scene, size: int) -> np.ndarray:
-    """Draw a scene with edges that are smooth over one pixel.
+    """Draws a scene with edges that are smooth over one pixel.
 
     Every shape is a signed distance (Quilez, "2D distance functions"), in units of its radius.
 
@@ -186,7 +186,7 @@ def _render_thing(canvas: np.ndarray, thing: Thing, size: int) -> None:
 
 
 def _pattern(texture: str, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Return a signed distance that is negative in the lighter shade."""
+    """Returns a signed distance that is negative in the lighter shade."""
     if texture == "striped":
         return np.abs((x + y + 10) % 0.5 - 0.25) - 0.1
     if texture == "checkered":
@@ -214,7 +214,7 @@ def _cross(y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def _polygon(corners: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Return the signed distance to a polygon with corners (N, 2) as (y, x), negative inside (even-odd rule)."""
+    """Returns the signed distance to a polygon with corners (N, 2) as (y, x), negative inside (even-odd rule)."""
 
     def distance(y: np.ndarray, x: np.ndarray) -> np.ndarray:
         nearest = np.full(np.broadcast_shapes(y.shape, x.shape), np.inf, dtype=np.float32)
@@ -231,7 +231,7 @@ def _polygon(corners: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarr
 
 
 def _corners(points: int, inner: float) -> np.ndarray:
-    """Return the corners (N, 2) of a regular polygon with a corner at the top, or of a star for inner < 1."""
+    """Returns the corners (N, 2) of a regular polygon with a corner at the top, or of a star for inner < 1."""
     count = points if inner == 1 else 2 * points
     angle = 2 * np.pi * np.arange(count) / count
     radius = np.where(np.arange(count) % 2 == 0, 1, inner)

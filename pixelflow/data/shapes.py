@@ -16,7 +16,7 @@ from pixelflow.flow.rng import KeyedRandom
 
 
 class Shapes(ImageData):
-    """Scenes of shapes; image i is a function of (content_seed, split, i), and at every resolution the same scene.
+    """Scenes of shapes; image i is a function of (content_seed, split, i) and shows the same scene at every resolution.
 
     Training never repeats an image: position i of the sequence shows image i.
 
@@ -51,7 +51,9 @@ class Shapes(ImageData):
         if num_classes != len(SHAPES):
             raise ValueError(f"num_classes={num_classes} must be {len(SHAPES)} for the shapes")
         if reference_images < 1:
-            raise ValueError(f"reference_images={reference_images} must be at least 1: the number of scenes is endless")
+            raise ValueError(
+                f"reference_images={reference_images} must be at least 1, because the number of scenes is unlimited"
+            )
         super().__init__(
             {"image_size": image_size, "channels": channels, "num_classes": num_classes, "name": name,
              "reading": reading, "reference_images": reference_images},
@@ -60,19 +62,19 @@ class Shapes(ImageData):
         self.content_seed = content_seed
 
     def class_names(self) -> Sequence[str]:
-        """Return the names of the shapes."""
+        """Returns the names of the shapes."""
         return SHAPES
 
     def open(self, split: Split) -> SceneSource:
-        """Return the images of a split, drawn on demand."""
+        """Returns the images of a split, drawn on demand."""
         return SceneSource(self.content_seed, split, self.spec.image_size, self.spec.reference_images)
 
     def order(self, seed: int) -> Order:
-        """Return the endless order: a new image at every position."""
+        """Returns the endless order: a new image at every position."""
         return EndlessOrder()
 
     def scenes(self, split: Split) -> Iterator[Scene]:
-        """Yield the ground truth of `images(split)`, in its order."""
+        """Yields the ground truth of `images(split)`, in its order."""
         source = self.open(split)
         return (source.scene(index) for index in range(self.spec.reference_images))
 
@@ -92,15 +94,15 @@ class SceneSource:
         self.group_sizes = [count]
 
     def scene(self, index: int) -> Scene:
-        """Return the ground truth of an image."""
+        """Returns the ground truth of an image."""
         return draw_scene(self.random.generator(self.purpose, index))
 
     def read(self, index: int) -> Record:
-        """Draw an image, with its class and its caption."""
+        """Draws an image, with its class and its caption."""
         scene = self.scene(index)
         pixels: np.ndarray = render(scene, self.image_size)
         return Record(key=f"{index:09}", image=pixels, label=scene.label, captions={"caption": scene.caption})
 
     def where(self, index: int) -> str:
-        """Return the split and the index of an image."""
+        """Returns the split and the index of an image."""
         return f"{self.purpose} {index}"

@@ -25,7 +25,7 @@ import numpy as np
 from webdataset.tariterators import base_plus_ext
 
 from pixelflow.data.records import BadSample, Record
-from pixelflow.data.workers import sign_of_life
+from pixelflow.data.workers import report_alive
 from pixelflow.errors import UserError, WorkFailed
 from pixelflow.files import InUse, locked, writing, written_aside
 
@@ -50,7 +50,7 @@ class ShardError(WorkFailed):
 
 
 def retried(work: Callable[[], T], what: str, retries: int) -> T:
-    """Return `work()`, repeated with growing waits while it raises OSError.
+    """Returns `work()`, repeated with growing waits while it raises OSError.
 
     Args:
         work: The function to call.
@@ -62,7 +62,7 @@ def retried(work: Callable[[], T], what: str, retries: int) -> T:
         ShardError: No attempt succeeded; the message names `what`.
     """
     for attempt in range(retries + 1):
-        sign_of_life()
+        report_alive()
         try:
             return work()
         except (UserError, WorkFailed):
@@ -79,7 +79,7 @@ def retried(work: Callable[[], T], what: str, retries: int) -> T:
 
 
 def scan(path: Path) -> np.ndarray:
-    """List the members of a tar archive.
+    """Lists the members of a tar archive.
 
     Returns:
         (samples, fields, 2) int64: position and size in bytes of each member; ABSENT where a sample lacks it.
@@ -93,7 +93,7 @@ def scan(path: Path) -> np.ndarray:
         with tarfile.open(path, "r:") as archive:
             for number, member in enumerate(archive):
                 if number % 1000 == 0:
-                    sign_of_life()
+                    report_alive()
                 base, extension = base_plus_ext(member.name)
                 if not member.isfile() or base is None or base.rpartition("/")[2].startswith("__"):
                     continue
@@ -129,7 +129,7 @@ class ShardStore:
         self._files: OrderedDict[str, int] = OrderedDict()
 
     def table(self, url: str) -> np.ndarray:
-        """Return the table of a shard, which is made once per machine and mapped from the cache folder."""
+        """Returns the table of a shard, which is made once per machine and mapped from the cache folder."""
         if url not in self._tables:
             self._tables[url] = retried(lambda: self._table(url), url, self.retries)
         return self._tables[url]
@@ -146,7 +146,7 @@ class ShardStore:
         return np.load(saved, mmap_mode="r")
 
     def read(self, url: str, begin: int, size: int) -> bytes:
-        """Return `size` bytes of a shard from position `begin`; raises ShardError if that fails repeatedly."""
+        """Returns `size` bytes of a shard from position `begin`; raises ShardError if that fails repeatedly."""
         if url in self._files:
             try:
                 return self._pread(url, begin, size)
@@ -170,7 +170,7 @@ class ShardStore:
         return data
 
     def local(self, url: str) -> Path:
-        """Return the path of the shard, which is fetched first if it is behind a URL."""
+        """Returns the path of the shard, which is fetched first if it is behind a URL."""
         if "://" not in url:
             return Path(url)
         folder = self.cache / "shards"
@@ -186,7 +186,7 @@ class ShardStore:
                     if not path.exists():
                         self._fetch(url, path)
             except InUse:  # another worker fetches it
-                sign_of_life()
+                report_alive()
                 time.sleep(0.1)
         self._evict(keep=path)
         return path
@@ -196,7 +196,7 @@ class ShardStore:
             while chunk := source.read(CHUNK):
                 with writing(path, CONTINUE):
                     target.write(chunk)
-                sign_of_life()
+                report_alive()
 
     def _evict(self, keep: Path) -> None:
         there = []
@@ -233,17 +233,17 @@ class ShardSource:
         self._ends = np.cumsum(self.group_sizes)
 
     def place(self, index: int) -> tuple[str, int]:
-        """Return the shard of a sample and the row in it."""
+        """Returns the shard of a sample and the row in it."""
         shard = int(np.searchsorted(self._ends, index, side="right"))
         return self.urls[shard], index - int(self._ends[shard] - self.group_sizes[shard])
 
     def where(self, index: int) -> str:
-        """Return the shard and the row of a sample."""
+        """Returns the shard and the row of a sample."""
         url, row = self.place(index)
         return f"{url} sample {row}"
 
     def read(self, index: int) -> Record:
-        """Return a sample; see `Source.read`."""
+        """Returns a sample; see `Source.read`."""
         url, row = self.place(index)
         table = self.store.table(url)
         if row >= len(table):

@@ -17,7 +17,7 @@ class Reading:
             uint8 pixels, and one decoded image per worker.
         depth: Number of batches that each worker keeps ready.
         max_bad_share: Largest accepted share of damaged samples, in [0, 1].
-        stall_seconds: Seconds without a sign of life after which a worker is replaced.
+        stall_seconds: Seconds without progress after which a worker is replaced.
         retries: Number of further attempts to read a batch or a shard before the error is reported.
 
     Raises:

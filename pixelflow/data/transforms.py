@@ -64,11 +64,11 @@ class Preprocess:
             raise ValueError(f"preprocess.max_aspect={self.max_aspect} must be at least 1, or 0 for any")
 
     def stored_size(self, image_size: int) -> int:
-        """Return the side in pixels at which images must be stored so that this crop can be taken of them."""
+        """Returns the side in pixels at which images must be stored so that this crop can be taken of them."""
         return round(ENLARGED * image_size) if self.crop == "random" else image_size
 
     def training_crop(self, data: bytes, size: int, uniform: np.ndarray) -> np.ndarray:
-        """Decode an image and take its training crop, without the flip.
+        """Decodes an image and takes its training crop, without the flip.
 
         Args:
             data: The encoded image.
@@ -90,7 +90,7 @@ class Preprocess:
         return pixels[top : top + size, left : left + size]
 
     def evaluation_crop(self, data: bytes, size: int) -> np.ndarray:
-        """Decode an image in full and take the crop of ADM, (size, size, 3) uint8; raises BadSample."""
+        """Decodes an image in full and takes the crop of ADM, (size, size, 3) uint8; raises BadSample."""
         self._filter(data)
         return center_crop(decode(data, max_pixels=self.max_pixels), size)
 
@@ -105,7 +105,7 @@ class Preprocess:
 
 
 def resize_short_side(pixels: np.ndarray, short: int) -> np.ndarray:
-    """Resize an image by Lanczos, (H, W, 3) uint8, so that its short side is `short`.
+    """Resizes an image by Lanczos, (H, W, 3) uint8, so that its short side is `short`.
 
     The long side is rounded down, as torchvision's Resize does.
     """
@@ -123,7 +123,7 @@ def resize_short_side(pixels: np.ndarray, short: int) -> np.ndarray:
 
 
 def center_crop(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Take the centre crop of ADM (Dhariwal and Nichol, 2021): (H, W, 3) uint8 to (size, size, 3)."""
+    """Takes the centre crop of ADM (Dhariwal and Nichol, 2021): (H, W, 3) uint8 to (size, size, 3)."""
     image = Image.fromarray(pixels)
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
@@ -134,7 +134,7 @@ def center_crop(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def to_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """Convert (H, W, 3) uint8 to (H, W, channels): unchanged, or grey by ITU-R 601."""
+    """Converts (H, W, 3) uint8 to (H, W, channels): unchanged, or grey by ITU-R 601."""
     if channels == pixels.shape[-1]:
         return pixels
     return np.array(Image.fromarray(pixels).convert("L"))[..., None]

@@ -43,7 +43,7 @@ class ShardList:
 
 
 def list_shards(root: str, retries: int) -> ShardList:
-    """List tar shards.
+    """Lists tar shards.
 
     Args:
         root: A folder, a pattern like `s3://bucket/train-{000000..000146}.tar`, or the URL of a folder.
@@ -102,7 +102,9 @@ def _existing(shards: ShardList) -> ShardList:
         if not Path(url).exists():
             raise UserError(f"{url} does not exist")
         if size is not None and Path(url).stat().st_size != size:
-            raise UserError(f"{url} has not the {size} bytes that {INDEX} says: copy it again, or prepare it again")
+            raise UserError(
+                f"{url} does not have the {size} bytes that {INDEX} states: copy it again, or prepare it again"
+            )
     return shards
 
 
@@ -134,7 +136,7 @@ class ShardSet:
             raise ValueError(f"cache_gb={self.cache_gb} must be above 0")
 
     def path(self, split: Split) -> str:
-        """Return the argument that names the shards of a split; raises UserError if it was not given."""
+        """Returns the argument that names the shards of a split; raises UserError if it was not given."""
         if split == "train":
             return require_root(self.root, "the folder or the URL of .tar shards")
         if not self.held_out:
@@ -142,7 +144,7 @@ class ShardSet:
         return self.held_out
 
     def check(self, *, num_classes: int | None, embeddings: bool) -> None:
-        """Check local shards without opening them; a URL is checked when it is opened.
+        """Checks local shards without opening them; a URL is checked when it is opened.
 
         Args:
             num_classes: Number of classes that the index must have, or None for any.
@@ -163,12 +165,12 @@ class ShardSet:
             raise UserError(f"embeddings=true, but {root} was prepared without a text encoder")
 
     def class_names(self) -> Sequence[str]:
-        """Return the names of the classes from the index of the training shards, if there is one."""
+        """Returns the names of the classes from the index of the training shards, if there is one."""
         index = list_shards(self.path("train"), self.retries).index
         return index["classes"] if index else ()
 
     def open(self, split: Split) -> ShardSource:
-        """List the samples of a split; raises UserError if there are none."""
+        """Lists the samples of a split; raises UserError if there are none."""
         root = self.path(split)
         shards = list_shards(root, self.retries)
         if shards.counts is None:
@@ -222,13 +224,13 @@ class WebDataset(ImageData):
         )  # fmt: skip
 
     def check(self) -> None:
-        """Raise UserError unless local shards are complete and fit the options."""
+        """Raises UserError unless local shards are complete and fit the options."""
         self.shards.check(num_classes=self.spec.num_classes, embeddings=self.embeddings)
 
     def class_names(self) -> Sequence[str]:
-        """Return the names of the classes, if the shards have an index."""
+        """Returns the names of the classes, if the shards have an index."""
         return self.shards.class_names()
 
     def open(self, split: Split) -> ShardSource:
-        """List the samples of a split; raises UserError if there are none."""
+        """Lists the samples of a split; raises UserError if there are none."""
         return self.shards.open(split)

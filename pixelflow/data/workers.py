@@ -39,8 +39,8 @@ INDEX, BEATS = 0, 1
 _sign: Callable[[], None] = lambda: None  # noqa: E731 - set in a worker
 
 
-def sign_of_life() -> None:
-    """Mark this worker as alive. Long operations such as fetching a shard call it, so that they count as no stall."""
+def report_alive() -> None:
+    """Marks this worker as alive. Long operations such as fetching a shard call it, so that they count as progress."""
     _sign()
 
 
@@ -64,7 +64,7 @@ class WorkerPool:
         shape: Shape (B, C, R, R) of a batch.
         workers: Number of processes, at least 1.
         depth: Number of batches that each worker keeps ready.
-        stall_seconds: Seconds without a sign of life after which a worker is replaced.
+        stall_seconds: Seconds without progress after which a worker is replaced.
         retries: Number of further attempts to read a batch, with growing waits.
     """
 
@@ -101,14 +101,14 @@ class WorkerPool:
         return [process.pid for process, _ in self._started if process.pid is not None]
 
     def submit(self, position: int) -> None:
-        """Ask a worker for the batch at `position`."""
+        """Asks a worker for the batch at `position`."""
         task = _Task(position, self._free.popleft(), self._turn)
         self._turn = (self._turn + 1) % len(self._started)
         self._tasks.append(task)
         self._send(task)
 
     def next(self) -> tuple[Tensor, Any]:
-        """Return the oldest batch that was submitted.
+        """Returns the oldest batch that was submitted.
 
         Returns:
             Its slot, valid until the next `submit`, and the result of `fill`.
@@ -141,12 +141,12 @@ class WorkerPool:
         return self.slots[task.slot], result
 
     def close(self) -> None:
-        """Stop all workers."""
+        """Stops all workers."""
         for worker in range(len(self._started)):
             self._stop(worker)
 
     def _wait(self, worker: int) -> tuple[Exception | None, Any] | None:
-        """Return the next answer of a worker, or None if it died or stalled."""
+        """Returns the next answer of a worker, or None if it died or stalled."""
         process, connection = self._started[worker]
         seen, since = int(self.status[worker, BEATS]), time.monotonic()
         while True:
@@ -169,7 +169,7 @@ class WorkerPool:
         where = f" while reading {self.describe(index)}" if index >= 0 else ""
         process.join(0.1)
         if process.exitcode is None:
-            return f"data worker {worker} gave no sign of life for {self.stall_seconds:g} s{where}"
+            return f"data worker {worker} made no progress for {self.stall_seconds:g} s{where}"
         code = process.exitcode
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
         memory = " (out of memory? use fewer workers)" if code == -signal.SIGKILL else ""

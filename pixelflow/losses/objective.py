@@ -84,7 +84,7 @@ class Objective(nn.Module):
         encoders: Frozen networks by name, for the terms that name one.
         adaptive: A factor on some terms that follows their gradient.
         pad_to: The images that pass a gate are padded to a multiple of this number, so that a compiled encoder
-            sees few shapes; the padding is computed and dropped. None takes exactly those images.
+            is compiled for few shapes; the padding is computed and dropped. None takes exactly those images.
 
     Raises:
         ValueError: No term is left, or a name is not among the terms or encoders.
@@ -119,7 +119,7 @@ class Objective(nn.Module):
             return None
         for name in (*adaptive.terms, adaptive.reference):
             if name not in terms:
-                raise ValueError(f"adaptive names {name}, which is none of the terms {', '.join(terms)}")
+                raise ValueError(f"adaptive names {name}, which is not among the terms {', '.join(terms)}")
         active = adaptive.reference in self.terms and any(name in self.terms for name in adaptive.terms)
         return adaptive if active else None
 

@@ -49,7 +49,7 @@ INVALID = [
     ("+loss@objective.terms.repa=repa", r"objective.terms.repa.encoder=dino is not among the encoders \(none\)"),
     ("objective=digits_perceptual objective.terms.perceptual.min_t=1", r"min_t=1.* must be in \[0, 1\)"),
     ("objective=digits_perceptual objective.terms.perceptual.gating=off", r"'gated' or 'as_released'"),
-    ("objective=pixelgen objective.adaptive.terms=[vgg]", r"objective.adaptive names vgg, which is none of the terms"),
+    ("objective=pixelgen objective.adaptive.terms=[vgg]", r"adaptive names vgg, which is not among the terms"),
     ("objective=pixelgen objective.adaptive.every=0", r"every=0 must be at least 1"),
     ("objective=pixelgen +objective.adaptive.evry=1", r"objective.adaptive.evry is not an option.*mean every"),
     ("timesteps=logit_normal timesteps.std=0", r"timesteps.std=0.* must be above 0"),

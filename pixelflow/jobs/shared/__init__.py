@@ -1,0 +1,1 @@
+"""Steps that several jobs have in common: training, sampling, measuring and the pipeline of all three."""

@@ -124,7 +124,7 @@ def test_a_worker_that_stands_still_is_named(root: Path, monkeypatch: pytest.Mon
 
     one = loader(root, workers=1, retries=1, stall_seconds=0.3)
     monkeypatch.setattr(type(one.maker.source), "read", lambda self, index: time.sleep(100))
-    with pytest.raises(WorkerError, match=r"no sign of life for 0.3 s while reading .*\.jpg; tried 2 times"):
+    with pytest.raises(WorkerError, match=r"no progress for 0.3 s while reading .*\.jpg; tried 2 times"):
         next(iter(one))
 
 

@@ -109,7 +109,7 @@ def test_a_shard_that_was_damaged_since_is_written_again(root: Path, tmp_path: P
     run(root, tmp_path)
     first = contents(tmp_path)
     (tmp_path / "shard-000001.tar").write_bytes(b"half")
-    with pytest.raises(ValueError, match=r"shard-000001.tar has not the \d+ bytes"):
+    with pytest.raises(ValueError, match=r"shard-000001.tar does not have the \d+ bytes"):
         WebDataset(root=str(tmp_path), num_classes=3).check()
     run(root, tmp_path)
     assert contents(tmp_path) == first

@@ -67,5 +67,5 @@ def test_it_multiplies_its_terms_alone() -> None:
 def test_without_its_terms_it_is_left_out() -> None:
     terms = {"flow_matching": FlowMatching(), "lpips": Lpips(distance=torch.sub, weight=0.0)}
     assert Objective(terms=terms, adaptive=AdaptiveWeight(terms=["lpips"])).adaptive is None
-    with pytest.raises(ValueError, match="adaptive names vgg, which is none of the terms flow_matching, lpips"):
+    with pytest.raises(ValueError, match="adaptive names vgg, which is not among the terms flow_matching, lpips"):
         Objective(terms=terms, adaptive=AdaptiveWeight(terms=["vgg"]))
