@@ -28,7 +28,7 @@ class QueueEntry:
 
     @property
     def active(self) -> bool:
-        """Whether the job may still do something."""
+        """True while the job may still do something."""
         return self.state in ACTIVE
 
 

@@ -36,7 +36,7 @@ def test_a_warning_while_it_is_still_importing_is_an_interruption(tmp_path: Path
     _, errors = process.communicate(timeout=120)
     assert process.returncode == CONTINUE, errors
     status = read_status(folder)
-    assert status["state"] == "interrupted" and status["message"] == "before it began, SIGUSR2"
+    assert status.state == "interrupted" and status.message == "before it began, SIGUSR2"
 
 
 @pytest.mark.slow
