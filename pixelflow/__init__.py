@@ -26,7 +26,8 @@ if TYPE_CHECKING:
         VelocityPrediction,
         XPrediction,
     )
-    from pixelflow.model import Model, build, load
+    from pixelflow.loading import build, load
+    from pixelflow.model import Model
     from pixelflow.sampling import Sampler, SamplerSettings, SampleSet, to_uint8
     from pixelflow.solvers import AdamsBashforth, AdaptiveRungeKutta, Euler, FixedRungeKutta, Heun
     from pixelflow.types import Batch, Condition
@@ -41,7 +42,8 @@ _MODULES = {
         "Cascade", "ConstantGuidance", "IntervalGuidance", "NoGuidance", "StageIntervalGuidance", "StageWiseGuidance",
         "VelocityPrediction", "XPrediction",
     ],
-    "model": ["Model", "build", "load"],
+    "loading": ["build", "load"],
+    "model": ["Model"],
     "sampling": ["SampleSet", "Sampler", "SamplerSettings", "to_uint8"],
     "solvers": ["AdamsBashforth", "AdaptiveRungeKutta", "Euler", "FixedRungeKutta", "Heun"],
     "types": ["Batch", "Condition"],

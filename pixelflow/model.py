@@ -1,17 +1,16 @@
 """A model as one object: backbone, cascade, prediction and conditioning, with the recipe's way of sampling.
 
-`load` reads a trained model, `build` makes a new one, and `Model` samples, evaluates the velocity and saves.
+`Model` samples images, evaluates the velocity, and saves itself as a checkpoint.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,13 +23,10 @@ from pixelflow.flow.guidance import ConstantGuidance
 from pixelflow.parts import instantiate
 from pixelflow.sampling.produce import produce
 from pixelflow.sampling.sampler import Sampler, stage_velocity
-from pixelflow.sampling.settings import Precision, SamplerSettings, SampleSet
+from pixelflow.sampling.settings import SamplerSettings, SampleSet
 from pixelflow.sampling.speed import fastest_attention, speed_up
-from pixelflow.training.checkpoint import CheckpointError, CheckpointStore, load_checkpoint
-from pixelflow.training.weights import load_weights
+from pixelflow.training.checkpoint import CheckpointStore
 from pixelflow.types import Condition, Conditioning, Guidance, Prediction, Solver
-
-logger = logging.getLogger(__name__)
 
 SECTIONS = ("backbone", "cascade", "prediction", "conditioning", "solver", "guidance")
 """Sections of a config that describe a model and how it is sampled."""
@@ -38,7 +34,7 @@ SECTIONS = ("backbone", "cascade", "prediction", "conditioning", "solver", "guid
 
 @dataclass(frozen=True)
 class Recipe:
-    """Where a model comes from.
+    """The origin of a model: its config, its training steps, and the modules that its parts may come from.
 
     Args:
         config: The resolved config as plain data. It lacks the sections of parts that were given as objects.
@@ -198,8 +194,8 @@ class Model:
             backbone=speed_up(backbone, self.cascade, settings, device),  # type: ignore[arg-type]
             cascade=self.cascade,
             prediction=self.prediction,
-            solver=self._solver(solver, num_steps),
-            guidance=self._guidance(guidance),
+            solver=self.make_solver(solver, num_steps),
+            guidance=self.make_guidance(guidance),
             conditioning=self.conditioning,
             channels=self.channels,
             device=device,
@@ -208,7 +204,8 @@ class Model:
             stage_batch=settings.stage_batch,
         )
 
-    def _solver(self, solver: str | Solver | None, num_steps: int | Sequence[int] | None) -> Solver:
+    def make_solver(self, solver: str | Solver | None, num_steps: int | Sequence[int] | None) -> Solver:
+        """Returns the solver that these arguments of `sample` stand for."""
         if num_steps is None and not isinstance(solver, str):
             return self.solver if solver is None else solver
         if isinstance(solver, str):
@@ -223,7 +220,8 @@ class Model:
             node["num_steps"] = num_steps if isinstance(num_steps, int) else list(num_steps)
         return instantiate(node, trust=self.recipe.trust)
 
-    def _guidance(self, guidance: float | str | Guidance | None) -> Guidance:
+    def make_guidance(self, guidance: float | str | Guidance | None) -> Guidance:
+        """Returns the guidance schedule that this argument of `sample` stands for."""
         if guidance is None:
             return self.guidance
         if isinstance(guidance, str):
@@ -248,7 +246,7 @@ class Model:
             The folder.
 
         Raises:
-                ValueError: The folder exists, or parts were given as objects, whose arguments are unknown.
+            ValueError: The folder exists, or parts were given as objects, whose arguments are unknown.
         """
         folder = Path(folder)
         if unknown := [name for name in SECTIONS if name not in self.recipe.config]:
@@ -264,196 +262,3 @@ class Model:
         finally:
             shutil.rmtree(store.folder, ignore_errors=True)
         return folder
-
-
-def build(
-    backbone: str | nn.Module = "pixelflow_tiny",
-    *,
-    image_size: int,
-    num_classes: int,
-    num_stages: int = 1,
-    channels: int = 3,
-    prediction: Literal["velocity", "x"] | Prediction = "velocity",
-    solver: str | Solver = "euler",
-    guidance: str | Guidance = "stage_wise",
-    seed: int = 0,
-    **options: Any,
-) -> Model:
-    """Builds a model with fresh weights, without Hydra.
-
-    Args:
-        backbone: Name of a backbone (the options in conf/backbone), or a backbone.
-        image_size: Side of the images in pixels.
-        num_classes: Number of classes.
-        num_stages: Stages of the cascade.
-        channels: Channels of the images.
-        prediction: What the network predicts: "velocity", "x" (the clean image), or an object.
-        solver: Name of a solver or a solver, the default of `Model.sample`.
-        guidance: Name of a guidance schedule or a schedule, the default of `Model.sample`.
-        seed: Seed of the initial weights.
-        **options: Further arguments of a backbone given by name, such as `depth=2`.
-
-    Returns:
-        The model, on the CPU.
-
-    Raises:
-        ValueError: A name does not exist, or the parts do not fit each other.
-
-    Example:
-        >>> import pixelflow
-        >>> model = pixelflow.build(image_size=16, num_stages=2, num_classes=10, channels=1, depth=2)
-        >>> model.cascade.kickoff, sum(p.numel() for p in model.backbone.parameters()) < 1_000_000
-        (8, True)
-    """
-    values = {
-        "data.image_size": image_size, "data.num_classes": num_classes, "data.channels": channels,
-        "cascade.num_stages": num_stages,
-    }  # fmt: skip
-    chosen: dict[str, Any] = {
-        "backbone": backbone, "cascade": "stages", "prediction": prediction, "conditioning": "class_label",
-        "solver": solver, "guidance": guidance,
-    }  # fmt: skip
-    config = {group: read_option(group, name, values) for group, name in chosen.items() if isinstance(name, str)}
-    config["cascade"]["num_stages"] = num_stages
-    if options and not isinstance(backbone, str):
-        raise ValueError(f"{', '.join(options)}: a backbone that is an object takes no further arguments")
-    config.get("backbone", {}).update(options)
-    config["data"] = {"image_size": image_size, "num_classes": num_classes, "channels": channels}
-    parts = {group: part for group, part in chosen.items() if not isinstance(part, str)}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = _assemble(Recipe(config), channels=channels, **parts)
-    _check_fit(model)
-    return model
-
-
-def load(
-    path: str | Path,
-    *,
-    solver: str | Solver | None = None,
-    num_steps: int | Sequence[int] | None = None,
-    guidance: float | str | Guidance | None = None,
-    weights: str = "ema",
-    device: str = "auto",
-    precision: Precision | None = None,
-    trust: Sequence[str] = (),
-) -> Model:
-    """Loads a trained model, without Hydra.
-
-    The config stored in the checkpoint is data: only parts of this package, and of the modules that `trust` names, are
-    built from it.
-
-    Args:
-        path: A run folder, of which the newest undamaged checkpoint is read, or a checkpoint folder.
-        solver: Default of `Model.sample` instead of the recipe's.
-        num_steps: Default of `Model.sample` instead of the recipe's.
-        guidance: Default of `Model.sample` instead of the recipe's.
-        weights: "ema", "model", another average such as "ema_0.999" or "power_0.05", or "posthoc_0.08", an average of
-            any width that is reconstructed from the snapshots of the run.
-        device: "auto" for a GPU where there is one, or the name of a device.
-        precision: "fp32" or "bf16"; by default that of the recipe.
-        trust: Names of modules that define parts of this model, besides this package.
-
-    Returns:
-        The model in evaluation mode, on its device.
-
-    Raises:
-        UserError: There is no checkpoint, it is damaged, or it holds a part that is not allowed.
-        ValueError: An argument does not fit the model.
-    """
-    found = _checkpoint_folders(path)
-    for number, folder in enumerate(found):
-        try:
-            model = _read(folder, weights, tuple(trust), precision)
-            break
-        except CheckpointError as error:
-            if number + 1 == len(found):
-                raise UserError(str(error)) from None
-            logger.warning("skipped a checkpoint: %s", error)
-    model.solver, model.guidance = model._solver(solver, num_steps), model._guidance(guidance)
-    return model.to(pick_device(device))
-
-
-def pick_device(name: str) -> torch.device:
-    """Returns the device of that name; "auto" is a GPU where there is one.
-
-    Raises:
-        ValueError: This machine has no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={name}: this machine has no CUDA device; use auto or cpu")
-    return device
-
-
-def _recipe_settings(config: Mapping[str, Any]) -> SamplerSettings:
-    """Returns the settings of a stored config that belong to the recipe and not to the machine that it ran on."""
-    keys = ("batch_size", "fixed_batch", "cache_every")
-    chosen = {key: value for key, value in config.get("sampler", {}).items() if key in keys}
-    if (precision := config.get("trainer", {}).get("precision")) is not None:
-        chosen["precision"] = precision
-    return SamplerSettings(**chosen)
-
-
-def _checkpoint_folders(path: str | Path) -> list[Path]:
-    """The folder itself, or the checkpoints of a run folder, the newest first."""
-    if "://" in str(path):
-        raise UserError(f"{path}: addresses such as hf:// cannot be loaded yet; use a run or checkpoint folder")
-    folder = Path(path).expanduser()
-    if (folder / "state.json").is_file():
-        return [folder]
-    store = CheckpointStore(folder / "checkpoints")
-    if steps := store.steps():
-        return [store.path(step) for step in reversed(steps)]
-    if not folder.exists():
-        raise UserError(f"{path} does not exist; load reads a run folder or a checkpoint folder")
-    if folder.is_dir() and (folder / "checkpoints").is_dir():
-        raise UserError(f"{path} is a run without a finished checkpoint")
-    raise UserError(f"{path} is not a run folder (it has no checkpoints/) and not a checkpoint (it has no state.json)")
-
-
-def _read(folder: Path, weights: str, trust: tuple[str, ...], precision: Precision | None) -> Model:
-    checkpoint = load_checkpoint(folder, stems=())
-    config = checkpoint.state.get("config")
-    if not isinstance(config, Mapping) or not all(isinstance(config.get(s), Mapping) for s in (*SECTIONS, "data")):
-        raise CheckpointError(f"{folder} holds no config of a model")
-    recipe = Recipe(config, checkpoint.step, trust)
-    model = _assemble(recipe, channels=config["data"]["channels"])
-    if precision is not None:
-        model.settings = replace(model.settings, precision=precision)
-    load_weights(model.backbone, folder, weights)
-    model.backbone.eval()
-    return model
-
-
-def _assemble(recipe: Recipe, *, channels: int, **given: Any) -> Model:
-    """Makes a model of the given parts, and of the recipe's for the others."""
-
-    def part(name: str, **more: Any) -> Any:
-        return given[name] if name in given else instantiate(recipe.config[name], trust=recipe.trust, **more)
-
-    backbone = part("backbone")
-    return Model(
-        backbone=backbone,
-        cascade=part("cascade", max_timestep=backbone.max_timestep),
-        prediction=part("prediction"),
-        conditioning=part("conditioning"),
-        channels=channels,
-        solver=part("solver"),
-        guidance=part("guidance"),
-        settings=_recipe_settings(recipe.config),
-        recipe=recipe,
-    )
-
-
-def _check_fit(model: Model) -> None:
-    patch, fixed = model.backbone.patch_size, model.backbone.fixed_resolution
-    if model.cascade.kickoff % patch:  # type: ignore[operator]
-        raise ValueError(
-            f"patch_size={patch} does not divide the kickoff resolution {model.cascade.kickoff} "
-            f"(image_size={model.image_size}, num_stages={model.num_stages})"
-        )
-    if fixed is not None and model.num_stages > 1:
-        raise ValueError(f"num_stages={model.num_stages} needs a backbone for several resolutions; it serves {fixed}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from hydra.utils import instantiate
 
-from pixelflow import model as library
+from pixelflow import loading
 from pixelflow.assets import COMMAND
 from pixelflow.config.job import Config
 from pixelflow.errors import UserError
@@ -93,6 +93,6 @@ def require_assets(config: Config) -> None:
 def pick_device(name: str) -> torch.device:
     """Returns the device that `trainer.device` names. Raises ValueError for a device that this machine lacks."""
     try:
-        return library.pick_device(name)
+        return loading.pick_device(name)
     except ValueError as error:
         raise UserError(f"trainer.{error}") from None
