@@ -40,6 +40,11 @@ def commands(page: Path) -> list[Command]:
     return found
 
 
+def quoted_files(page: Path) -> dict[str, str]:
+    """The blocks of a page that have the name of a file as their title, by that name."""
+    return dict(re.findall(r'^```\w+ title="(.*?)"\n(.*?)^```$', page.read_text(encoding="utf-8"), re.M | re.S))
+
+
 def python_examples(page: Path) -> list[str]:
     """The Python blocks of a page, in order."""
     return [text for language, text in BLOCK.findall(page.read_text(encoding="utf-8")) if language == "python"]

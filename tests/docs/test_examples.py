@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import pixelflow
-from tests.docs.commands import PAGES, ROOT, python_examples
+from tests.docs.commands import PAGES, ROOT, python_examples, quoted_files
 
 RUN = re.compile(r"runs/quickstart/default-[0-9a-f]{8}")
 EXAMPLES = [page for page in PAGES if python_examples(page)]
@@ -50,3 +50,10 @@ def test_python_blocks_of_a_page(page: Path, run: Path, tmp_path: Path, monkeypa
     namespace: dict[str, object] = {"__name__": page.stem}
     for text in python_examples(page):
         exec(compile(RUN.sub(str(run), text), page.name, "exec"), namespace)
+
+
+def test_the_files_quoted_in_extending_are_those_of_the_tested_package() -> None:
+    quoted = quoted_files(ROOT / "docs" / "extending.md")
+    assert len(quoted) == 5
+    for name, text in quoted.items():
+        assert text == (ROOT / "tests" / "outside" / name).read_text(encoding="utf-8")
