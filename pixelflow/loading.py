@@ -56,7 +56,7 @@ def build(
     Raises:
         ValueError: A name does not exist, or the parts do not fit each other.
 
-    Example:
+    Examples:
         >>> import pixelflow
         >>> model = pixelflow.build(image_size=16, num_stages=2, num_classes=10, channels=1, depth=2)
         >>> model.cascade.kickoff, sum(p.numel() for p in model.backbone.parameters()) < 1_000_000

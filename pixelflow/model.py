@@ -62,7 +62,7 @@ class Model:
         settings: How images are computed unless stated otherwise.
         recipe: Where the model comes from.
 
-    Example:
+    Examples:
         >>> import pixelflow
         >>> model = pixelflow.build(backbone="pixelflow_tiny", image_size=16, num_stages=2, num_classes=10)
         >>> model.sample(labels=[3, 7], seed=0, num_steps=2).shape

@@ -69,7 +69,7 @@ class Progress:
 def clock(seconds: float) -> str:
     """Formats seconds as minutes and seconds, with hours where there are any.
 
-    Example:
+    Examples:
         >>> clock(90.4), clock(3700)
         ('1:30', '1:01:40')
     """

@@ -110,7 +110,7 @@ class PixelFlow(nn.Module):
         in_channels: Channels of the images.
         attention_bias: Whether the projections of the attention have a bias.
 
-    Example:
+    Examples:
         >>> model = PixelFlow(patch_size=2, depth=1, num_heads=2, head_dim=4, num_classes=10, in_channels=1)
         >>> x, timestep = torch.zeros(3, 1, 8, 8), torch.zeros(3)
         >>> model(x, timestep, Condition(torch.tensor([0, 1, 10]))).output.shape

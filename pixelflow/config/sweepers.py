@@ -28,7 +28,7 @@ def expand(
     Raises:
         UserError: A setting is not a mapping, or there are no seeds.
 
-    Example:
+    Examples:
         >>> expand([["a=1"]], [{"b": 2}, {"a": 3}], [0])
         [['a=1', 'b=2', 'seed=0'], ['a=3', 'seed=0']]
     """

@@ -17,7 +17,7 @@ Writing a data source takes a subclass of `ImageData` with two methods:
 `shuffle_shards` may be set. `DataSource` lists what the rest of the package uses; a class that fits it needs no base.
 Order, random crops, workers, resuming and the handling of bad samples come with the base class.
 
-Example:
+Examples:
     >>> from typing import Unpack
     >>> import torch
     >>> from pixelflow.data import ImageData, ImageOptions, MemorySource, Reading

@@ -55,7 +55,7 @@ class Cascade:
     Raises:
         ValueError: image_size does not allow num_stages or kickoff, or gamma or t_eps is out of range.
 
-    Example:
+    Examples:
         >>> cascade = Cascade(image_size=32, num_stages=3)
         >>> [cascade.resolution(stage) for stage in range(3)]
         [8, 16, 32]

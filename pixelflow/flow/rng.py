@@ -37,7 +37,7 @@ class KeyedRandom:
     Args:
         seed: Any integer.
 
-    Example:
+    Examples:
         >>> random = KeyedRandom(seed=0)
         >>> both, alone = random.normal("noise", [3, 7], (2,)), random.normal("noise", [7], (2,))
         >>> bool((both[1] == alone[0]).all())

@@ -69,7 +69,7 @@ def time_grid(num_steps: int, *, grid: Grid = "reference", shift: float = 1.0) -
             release). "uniform" is N equal steps.
         shift: Above 1, more steps are near the noise (see `shifted`).
 
-    Example:
+    Examples:
         >>> time_grid(2, grid="uniform").tolist()
         [0.0, 0.5, 1.0]
     """

@@ -30,7 +30,7 @@ def run(config: Config, options: SyncOptions, overrides: list[str]) -> None:
         WorkFailed: MLflow did not accept all records.
     """
     from pixelflow.sweeps.mirroring import sync_sweep  # imports mlflow, which takes seconds
-    from pixelflow.tracking.mlflow.registry import register_best
+    from pixelflow.sweeps.registry import register_best
 
     sweep = find_sweep(config["sweep"])
     if problems := sync_sweep(sweep):

@@ -130,7 +130,7 @@ def choose_axes(configs: Sequence[Mapping[str, Any]], wanted: Sequence[str] = ()
 def axis_headers(axes: Sequence[str]) -> list[str]:
     """Returns the shortest ends of the keys that are all different.
 
-    Example:
+    Examples:
         >>> axis_headers(["cascade.kickoff", "prediction._target_"])
         ['kickoff', 'prediction']
     """

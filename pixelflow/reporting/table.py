@@ -144,7 +144,7 @@ def _columns(rows: Sequence[Row], paper: Sequence[PaperRow]) -> tuple[MetricInfo
 def short_count(count: int) -> str:
     """Returns a sample count as in the name of a metric.
 
-    Example:
+    Examples:
         >>> short_count(10000), short_count(1797)
         ('10k', '1797')
     """

@@ -11,7 +11,7 @@ from typing import Any
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns a nested config as one mapping of dotted keys to plain values; empty groups vanish.
 
-    Example:
+    Examples:
         >>> flatten({"solver": {"num_steps": "10", "shift": 1.0}, "data": {}})
         {'solver.num_steps': 10, 'solver.shift': 1}
     """

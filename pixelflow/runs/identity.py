@@ -109,7 +109,7 @@ MACHINE_KEYS = (
 def training_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the part of a resolved config that determines the weights.
 
-    Example:
+    Examples:
         >>> training_config({"seed": 0, "solver": {"num_steps": 10}, "trainer": {"max_steps": 5, "device": "cpu"}})
         {'seed': 0, 'trainer': {'max_steps': 5}}
     """
@@ -119,7 +119,7 @@ def training_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def evaluation_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the part of a resolved config that determines an evaluation of given weights.
 
-    Example:
+    Examples:
         >>> evaluation_config({"seed": 0, "solver": {"num_steps": 10}, "sampler": {"seed": 1, "format": "npz"}})
         {'solver': {'num_steps': 10}, 'sampler': {'seed': 1}}
     """

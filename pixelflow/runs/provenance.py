@@ -52,7 +52,7 @@ def provenance(root: Path, modules: Sequence[str] = ()) -> dict[str, Any]:
 def named_modules(config: Mapping[str, Any]) -> list[str]:
     """Returns the modules outside this package that the `_target_` keys of a config name, sorted.
 
-    Example:
+    Examples:
         >>> named_modules({"backbone": {"_target_": "mylib.nets.Unet"}, "ema": {"_target_": "pixelflow.training.Ema"}})
         ['mylib.nets']
     """

@@ -32,7 +32,7 @@ def parse_classes(setting: str | Sequence[int], num_classes: int) -> list[int]:
     Raises:
         ValueError: The setting has another form, or names classes that do not exist.
 
-    Example:
+    Examples:
         >>> parse_classes("1-3", 10)
         [1, 2, 3]
     """

@@ -54,7 +54,7 @@ class FixedGrid:
 class Euler(FixedGrid):
     """Euler's method, x <- x + h * v(x, tau): order 1, one evaluation per step.
 
-    Example:
+    Examples:
         >>> import torch
         >>> solver = Euler(num_steps=4, num_stages=1, grid="uniform")
         >>> x, nfe = solver.integrate(lambda x, tau: torch.ones_like(x), torch.zeros(1), solver.time_grid(0))

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
+from pixelflow.sweeps.registry import best_run, register_best
 from pixelflow.tracking.jsonl import MetricsLog
 from pixelflow.tracking.mlflow.children import end_parent, schedule
 from pixelflow.tracking.mlflow.mirror import sync
 from pixelflow.tracking.mlflow.position import MirrorState, lock_file
-from pixelflow.tracking.mlflow.registry import best_run, register_best
 from pixelflow.tracking.mlflow.sender import MLflowSender
 
 
