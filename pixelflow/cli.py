@@ -18,10 +18,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pixelflow.conf_dir import conf_folder
+from pixelflow.conf_dir import conf_folder, option_files
 from pixelflow.config.job import register_jobs
 from pixelflow.config.launchers import register
-from pixelflow.config.search_path import known_keys, option_files
+from pixelflow.config.search_path import config_folders, known_keys
 from pixelflow.errors import Interrupted, UserError, WorkFailed
 from pixelflow.jobs import find_job, job_names
 from pixelflow.signals import CONTINUE, stop_signal
@@ -179,6 +179,6 @@ def explain(error: BaseException) -> str:
     missing = re.search(r"Could not find '([^']+)'", text)
     if missing:
         group, _, option = missing.group(1).rpartition("/")
-        options = sorted(option_files(group)) if group != "job" else job_names()
+        options = sorted(option_files(group, config_folders())) if group != "job" else job_names()
         return f"{group}={option} does not exist; one of: {', '.join(options)}"
     return next(line for line in messages[0].splitlines() if line.strip())

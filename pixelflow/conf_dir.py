@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ def conf_folder() -> Path:
     return packaged if packaged.is_dir() else _PACKAGE.parent / "conf"
 
 
-def option_names(group: str) -> list[str]:
-    """Returns the names of the options of a config group, such as the solvers, in alphabetical order."""
-    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
+def option_files(group: str, folders: Sequence[Path] = ()) -> dict[str, Path]:
+    """Returns the options of a config group by name, in alphabetical order. `folders` are searched as well."""
+    files = [path for folder in (conf_folder(), *folders) for path in (folder / group).glob("*.yaml")]
+    return {path.stem: path for path in sorted(files, key=lambda path: path.stem)}
 
 
-def read_option(group: str, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def read_option(group: str, name: str, values: Mapping[str, Any], *, folders: Sequence[Path] = ()) -> dict[str, Any]:
     """Reads an option of a config group, with the options that it extends, without Hydra.
 
     Args:
@@ -35,6 +36,7 @@ def read_option(group: str, name: str, values: Mapping[str, Any]) -> dict[str, A
         name: Name of the option, such as "pixelflow_tiny".
         values: Values for the references to other groups, by dotted key: `{"data.image_size": 16}` replaces
             `${data.image_size}`.
+        folders: More folders of config groups, such as the user's own.
 
     Returns:
         The option's keys, `_target_` among them.
@@ -42,14 +44,14 @@ def read_option(group: str, name: str, values: Mapping[str, Any]) -> dict[str, A
     Raises:
         ValueError: The group has no such option, or the option refers to a key that `values` lacks.
     """
-    names = option_names(group)
-    if name not in names:
-        raise ValueError(f"{group}={name!r} must be one of {', '.join(names)}")
-    own = yaml.safe_load((conf_folder() / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    files = option_files(group, folders)
+    if name not in files:
+        raise ValueError(f"{group}={name!r} must be one of {', '.join(files)}")
+    own = yaml.safe_load(files[name].read_text(encoding="utf-8"))
     merged: dict[str, Any] = {}
     for parent in own.pop("defaults", []):
         if parent != "_self_":
-            merged |= read_option(group, parent, values)
+            merged |= read_option(group, parent, values, folders=folders)
     for key, value in own.items():
         reference = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
         if reference is not None and reference.group(1) not in values:

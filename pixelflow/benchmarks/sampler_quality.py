@@ -18,9 +18,10 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
-from pixelflow.conf_dir import option_names, read_option
+from pixelflow.conf_dir import option_files, read_option
 from pixelflow.config.build import Config, load_model, pick_device, sample_set, sampler_settings
 from pixelflow.config.job import Job
+from pixelflow.config.search_path import config_folders
 from pixelflow.config.suites import build_evaluator
 from pixelflow.config.validate import validate
 from pixelflow.errors import UserError
@@ -72,9 +73,11 @@ def with_setting(config: Config, setting: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: There is no such solver.
     """
-    if setting.get("solver") not in option_names("solver"):
-        raise UserError(f"job.settings: {setting} needs a solver, one of {', '.join(option_names('solver'))}")
-    solver = read_option("solver", setting["solver"], {"cascade.num_stages": config["cascade"]["num_stages"]})
+    folders = config_folders()
+    if setting.get("solver") not in (options := option_files("solver", folders)):
+        raise UserError(f"job.settings: {setting} needs a solver, one of {', '.join(options)}")
+    values = {"cascade.num_stages": config["cascade"]["num_stages"]}
+    solver = read_option("solver", setting["solver"], values, folders=folders)
     sampler = dict(config["sampler"])
     for key, value in setting.items():
         if key != "solver":

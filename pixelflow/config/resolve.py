@@ -12,9 +12,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from pixelflow.conf_dir import option_files
 from pixelflow.config.job import Job
 from pixelflow.config.schema import option_names
-from pixelflow.config.search_path import option_files
+from pixelflow.config.search_path import config_folders
 from pixelflow.config.validate import GROUPS, validate
 from pixelflow.errors import UserError
 from pixelflow.flow.cascade import stages_from_kickoff
@@ -72,8 +73,9 @@ def _drop_leftovers(config: dict[str, Any], typed: set[str]) -> None:
     Dropped is what the chosen option does not take but another option of the group does, unless the user typed it:
     with `guidance=none`, a recipe's guidance.scale.
     """
+    folders = config_folders()
     for group in GROUPS:
-        of_others = {key for file in option_files(group).values() for key in _keys_of(file)}
+        of_others = {key for file in option_files(group, folders).values() for key in _keys_of(file)}
         takes = option_names(config[group])
         for key in [*config[group]]:
             if key in of_others and key not in takes and not key.startswith("_") and f"{group}.{key}" not in typed:

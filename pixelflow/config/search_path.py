@@ -31,11 +31,6 @@ def config_folders(arguments: Sequence[str] | None = None) -> list[Path]:
     return list(dict.fromkeys([conf_folder(), *folders]))
 
 
-def option_files(group: str) -> dict[str, Path]:
-    """Returns the options of a group by name; a user's option hides one of the package with the same name."""
-    return {file.stem: file for folder in config_folders() for file in sorted((folder / group).glob("*.yaml"))}
-
-
 def known_keys() -> list[str]:
     """Returns `group.option` for every file on the search path, and the groups themselves."""
     keys: set[str] = set()

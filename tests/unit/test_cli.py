@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pixelflow.cli import BUG, DEBUG, explained
-from pixelflow.config.search_path import config_folders, option_files
+from pixelflow.conf_dir import option_files
+from pixelflow.config.search_path import config_folders
 from pixelflow.errors import Interrupted, UserError, WorkFailed
 
 
@@ -63,4 +64,4 @@ def test_folders_of_the_user_are_searched(tmp_path: Path, monkeypatch: pytest.Mo
     arguments = ["run.py", "--config-dir", str(tmp_path / "one"), f"hydra.searchpath=[file://{tmp_path / 'two'}]"]
     monkeypatch.setattr("sys.argv", arguments)
     assert config_folders()[1:] == [tmp_path / "one", tmp_path / "two"]
-    assert {"one", "two", "pixelflow_tiny"} <= set(option_files("backbone"))
+    assert {"one", "two", "pixelflow_tiny"} <= set(option_files("backbone", config_folders()))
