@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from pixelflow.assets import COMMAND, missing_line
 from pixelflow.config.build import Config, assets_root
 from pixelflow.config.references import load_reference, reference_path
+from pixelflow.errors import UserError
 from pixelflow.metrics.clip import ClipScore, read_prompts
 from pixelflow.metrics.evaluator import Evaluator
 from pixelflow.metrics.features import FeatureExtractor
@@ -93,4 +94,7 @@ def _prompts(config: Config) -> list[str]:
         raise ValueError(
             "metrics.also=[clip_score] needs metrics.prompts=FILE, one prompt a line, in the images' order"
         )
-    return read_prompts(Path(config["metrics"]["prompts"]).expanduser())
+    try:
+        return read_prompts(Path(config["metrics"]["prompts"]).expanduser())
+    except UserError as error:
+        raise UserError(f"metrics.prompts: {error}") from None

@@ -1,4 +1,8 @@
-"""CLIP score (Hessel et al. 2021, without its factor 2.5): 100 times the cosine between an image and its prompt.
+"""CLIP score: the similarity of images and their prompts (Hessel et al. 2021, arXiv 2104.08718, section 3).
+
+    CLIP score = mean of 100 max(cos(E_image, E_prompt), 0)
+
+The paper's factor w = 2.5 is replaced by 100, as is common in the evaluation of text-to-image models.
 
 Shape legend: B images, D features.
 """
@@ -13,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pixelflow.errors import UserError
 from pixelflow.metrics.dinov2 import resize
 from pixelflow.metrics.features import FrozenFeatures
 
@@ -21,7 +26,11 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 
 class ClipEncoder(FrozenFeatures):
-    """The two towers of a CLIP of OpenAI's form, through transformers. folder: of its files, in the assets folder."""
+    """The image encoder and the text encoder of a CLIP model in OpenAI's format, loaded with transformers.
+
+    Args:
+        folder: Folder of the model's files in the assets folder.
+    """
 
     preprocessing = "RGB, bicubic with antialiasing to the network's side, rounded to uint8, /255, CLIP mean, deviation"
 
@@ -31,6 +40,7 @@ class ClipEncoder(FrozenFeatures):
         self.tokenizer: Any = None
 
     def needs(self) -> list[str]:
+        """Returns the files that it reads from the assets folder."""
         return [f"{self.folder}/{name}" for name in FILES]
 
     def _build(self, path: Path | None) -> nn.Module:
@@ -40,17 +50,17 @@ class ClipEncoder(FrozenFeatures):
         try:
             model = CLIPModel.from_pretrained(path.parent, local_files_only=True, use_safetensors=True)
             self.tokenizer = CLIPTokenizer(str(path.parent / "vocab.json"), str(path.parent / "merges.txt"))
-        except Exception as error:  # transformers, safetensors and tokenizers raise half a dozen kinds
-            raise ValueError(f"{path.parent} holds no CLIP: {str(error).strip().splitlines()[0][:160]}") from None
+        except Exception as error:  # transformers, safetensors and tokenizers raise exceptions of many types.
+            raise UserError(f"{path.parent} holds no CLIP: {str(error).strip().splitlines()[0][:160]}") from None
         return _Towers(model.float())
 
     def images(self, images: Tensor) -> Tensor:
-        """(B, 1 or 3, H, H) uint8 -> (B, D) of length 1."""
+        """Returns the unit vectors (B, D) of images (B, 1 or 3, H, H) uint8."""
         return self._run(images)
 
     def prompts(self, prompts: Sequence[str]) -> Tensor:
-        """-> (B, D) of length 1. A prompt beyond the network's length is cut, as everywhere."""
-        assert self.model is not None, "load() comes first"
+        """Returns the unit vectors (B, D) of prompts, which are truncated at the network's maximum length."""
+        assert self.model is not None, "call load() first"
         tokens = self.tokenizer(
             list(prompts), padding=True, truncation=True, max_length=self.model.length, return_tensors="pt"
         ).to(self.device)
@@ -76,18 +86,27 @@ class _Towers(nn.Module):
 
 
 def read_prompts(path: Path) -> list[str]:
-    """One prompt a line; line i belongs to image i. Raises ValueError for a file that cannot be read or is empty."""
+    """Returns the lines of a text file; line i is the prompt of image i.
+
+    Raises:
+        UserError: The file cannot be read, or it is empty.
+    """
     try:
         prompts = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"metrics.prompts={path} cannot be read: {error}") from None
+        raise UserError(f"{path} cannot be read: {error}") from None
     if not any(prompts):
-        raise ValueError(f"metrics.prompts={path} holds no prompts")
+        raise UserError(f"{path} holds no prompts")
     return prompts
 
 
 class ClipScore:
-    """Collects each image's score. encoder: loaded. prompts: of image i the i-th."""
+    """Computes the CLIP score of a stream of images.
+
+    Args:
+        encoder: The encoder, with its weights loaded.
+        prompts: The prompt of each image, by the number of the image.
+    """
 
     def __init__(self, *, encoder: ClipEncoder, prompts: Sequence[str]) -> None:
         self.encoder, self.prompts = encoder, prompts
@@ -95,12 +114,19 @@ class ClipScore:
 
     @property
     def num_samples(self) -> int:
+        """The number of images so far."""
         return sum(map(len, self._scores))
 
     def update(self, images: Tensor, labels: Tensor | None = None, ids: Sequence[int] | None = None) -> None:
-        """images: (B, C, H, H) uint8. ids: their numbers; by default they go on from the last. labels mean nothing.
+        """Computes and stores the scores of a batch.
 
-        Raises ValueError for an image without a prompt.
+        Args:
+            images: (B, C, H, H) uint8.
+            labels: Not used; the argument makes the signature that of `Evaluator.update`.
+            ids: Numbers of the images; by default they continue those of the previous batch.
+
+        Raises:
+            ValueError: An image has no prompt.
         """
         ids = range(self.num_samples, self.num_samples + len(images)) if ids is None else ids
         if len(ids) and max(ids) >= len(self.prompts):
@@ -109,20 +135,25 @@ class ClipScore:
         self._scores.append(100 * features.double().sum(dim=1).clamp(min=0).cpu())
 
     def state(self) -> dict[str, Tensor]:
+        """Returns the scores, for `add_state`; empty without images."""
         return {"scores": torch.cat(self._scores)} if self._scores else {}
 
     def add_state(self, state: Mapping[str, Tensor]) -> None:
+        """Adds the scores of another process."""
         if state:
             self._scores.append(state["scores"])
 
     def clear(self) -> None:
+        """Discards all scores."""
         self._scores = []
 
     def compute(self) -> dict[str, float]:
+        """Returns the mean over all images as `clip_score`."""
         # Sorted, so that the sum does not depend on the order of the images.
         return {"clip_score": torch.cat(self._scores).sort().values.mean().item()}
 
     def record(self) -> dict[str, Any]:
+        """Returns the encoder, its weights and preprocessing, and the number of prompts."""
         return {
             "features": self.encoder.name,
             "weights_of_features": self.encoder.fingerprint,

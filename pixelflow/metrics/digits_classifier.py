@@ -1,11 +1,11 @@
-"""A small classifier of handwritten digits, whose features stand in for Inception where images are digits.
+"""A small classifier of handwritten digits, whose features replace those of Inception for images of digits.
 
-`python -m pixelflow.metrics.digits_classifier` trains it anew on scikit-learn's UCI digits (1797 images of 8x8,
-values 0..16; about a minute on two cores) and writes `assets/digits_classifier.safetensors`, which ships with
-the package. Its held-out accuracy stands in that file's metadata. Convolutional blocks after Simonyan & Zisserman
-2015, ending in a global average.
+`python -m pixelflow.metrics.digits_classifier` trains it on scikit-learn's UCI digits (1797 images of 8x8, values
+0..16; about a minute on two cores) and writes `assets/digits_classifier.safetensors`, which is part of the package.
+The metadata of that file contains the held-out accuracy. The network has convolutional blocks as in Simonyan &
+Zisserman 2015, followed by a global average.
 
-Shape legend: B images, C channels, H = W pixels, S the side that the network sees.
+Shape legend: B images, C channels, H = W pixels, S the side of the network's input.
 """
 
 from __future__ import annotations
@@ -26,15 +26,22 @@ INPUT_SIZE = 16
 NUM_CLASSES = 10
 NUM_FEATURES = 64
 IMAGE_SIZES = (8, 16, 32, 64)
-"""The sides at which it is trained and tested."""
+"""The image sides at which it is trained and tested."""
 
 
 def to_input(images: Tensor) -> Tensor:
-    """The network's view of an image: mean over channels, over 255, resized to 16 x 16.
+    """Converts images to the input of the network: grey values in [0, 1] at 16 x 16 pixels.
 
-    images: (B, C, H, H) uint8, C 1 or 3, H in 8..64. Returns (B, 1, 16, 16) float64 in [0, 1], bilinear with
-    antialiasing, so that a digit drawn at 64 pixels looks like the same one drawn at 16.
-    Raises ValueError for any other form of images.
+    The resize is bilinear with antialiasing, so that a digit at 64 pixels gives nearly the same input as at 16.
+
+    Args:
+        images: (B, C, H, H) uint8 with C = 1 or 3 and H in 8..64.
+
+    Returns:
+        (B, 1, 16, 16) float64.
+
+    Raises:
+        ValueError: The images have another form.
     """
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise ValueError(
@@ -44,14 +51,14 @@ def to_input(images: Tensor) -> Tensor:
     _, channels, height, width = images.shape
     if channels not in (1, 3) or height != width or not IMAGE_SIZES[0] <= height <= IMAGE_SIZES[-1]:
         raise ValueError(
-            f"images of shape {tuple(images.shape)}: the digits classifier takes 1 or 3 channels and "
+            f"images of shape {tuple(images.shape)}: the digits classifier needs 1 or 3 channels and "
             f"square images of {IMAGE_SIZES[0]} to {IMAGE_SIZES[-1]} pixels"
         )
     return resize_grey(images.double() / 255)
 
 
 def resize_grey(images: Tensor) -> Tensor:
-    """(B, C, H, H) -> (B, 1, 16, 16): mean over channels, bilinear with antialiasing, differentiable."""
+    """Returns the mean over channels of (B, C, H, H), resized to (B, 1, 16, 16); differentiable."""
     grey, size = images.mean(dim=1, keepdim=True), (INPUT_SIZE, INPUT_SIZE)
     return F.interpolate(grey, size=size, mode="bilinear", antialias=True, align_corners=False)
 
@@ -61,7 +68,7 @@ def _block(inputs: int, outputs: int) -> list[nn.Module]:
 
 
 class DigitsCNN(nn.Module):
-    """Five 3x3 convolutions, a global average, one linear layer. Computes in the dtype of its weights."""
+    """Five 3x3 convolutions, a global average and a linear layer. It computes in the dtype of its weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,13 +84,13 @@ class DigitsCNN(nn.Module):
         self.head = nn.Linear(NUM_FEATURES, NUM_CLASSES)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """images as for `to_input` -> features (B, 64), averaged over the last map, and logits (B, 10)."""
+        """Returns features (B, 64), averaged over all positions, and logits (B, 10) of images as for `to_input`."""
         pool = self.trunk(to_input(images).to(self.head.weight.dtype)).mean(dim=(2, 3))
         return pool, self.head(pool)
 
 
 def load_digits_classifier(path: Path = ASSET) -> DigitsCNN:
-    """The trained classifier in eval mode and float64, without gradients."""
+    """Returns the trained classifier in eval mode and float64, without gradients."""
     model = DigitsCNN()
     with safe_open(path, framework="pt") as file:
         model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
@@ -91,13 +98,13 @@ def load_digits_classifier(path: Path = ASSET) -> DigitsCNN:
 
 
 def load_metadata(path: Path = ASSET) -> dict[str, str]:
-    """What the recipe wrote beside the weights: accuracies, split sizes, seed."""
+    """Returns the metadata of the weights' file: accuracies, sizes of the split, seed."""
     with safe_open(path, framework="pt") as file:
         return dict(file.metadata())
 
 
 def load_digits() -> tuple[Tensor, Tensor]:
-    """The UCI digits: (1797, 1, 8, 8) float32 in 0..255 and their labels (1797,) int64."""
+    """Returns the UCI digits (1797, 1, 8, 8) float32 in 0..255 and their labels (1797,) int64."""
     from sklearn.datasets import load_digits as load
 
     images, labels = load(return_X_y=True)
@@ -105,7 +112,7 @@ def load_digits() -> tuple[Tensor, Tensor]:
 
 
 def digits_split(labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the 1500 training and the 297 held-out digits, rising, stratified; always the same ones."""
+    """Returns the positions of the 1500 training digits and the 297 held-out digits: stratified, sorted and fixed."""
     from sklearn.model_selection import train_test_split
 
     train, held_out = train_test_split(np.arange(len(labels)), test_size=297, random_state=0, stratify=labels.numpy())
@@ -113,16 +120,23 @@ def digits_split(labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_at(images: Tensor, size: int) -> Tensor:
-    """(B, 1, 8, 8) in 0..255 -> (B, 1, size, size) in 0..255 before rounding, enlarged by bicubic interpolation."""
+    """Returns images (B, 1, 8, 8) in 0..255 at (B, 1, size, size) by bicubic interpolation, not rounded."""
     if size != images.shape[-1]:
         images = F.interpolate(images, size=(size, size), mode="bicubic", align_corners=False)
     return images.clamp(0, 255)
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """What a sampler may do to a digit: moved, turned, stretched, blurred, faded, noisy; half of them untouched.
+    """Returns images with distortions that a sampler may produce; half of the images are not changed.
 
-    images: (B, 1, H, H) in 0..255. Returns (B, 1, H, H) uint8.
+    The distortions are translation, rotation, stretching, blur, lower contrast and noise.
+
+    Args:
+        images: (B, 1, H, H) in 0..255.
+        generator: Source of the random numbers.
+
+    Returns:
+        (B, 1, H, H) uint8.
     """
     batch, size = len(images), images.shape[-1]
 
@@ -131,7 +145,7 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
     angle, scale, stretch = uniform(-12, 12) * math.pi / 180, uniform(0.88, 1.15), uniform(0.93, 1.07)
     cos, sin = angle.cos() * scale, angle.sin() * scale
-    # The image spans 2 in these coordinates: 0.2 is a tenth of its side.
+    # The side of the image is 2 in these coordinates, so that 0.2 is a tenth of it.
     rows = [cos * stretch, -sin, uniform(-0.2, 0.2), sin, cos / stretch, uniform(-0.2, 0.2)]
     grid = F.affine_grid(torch.stack(rows, dim=1).view(-1, 2, 3), list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, align_corners=False)
@@ -145,8 +159,18 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def train(*, seed: int = 0, epochs: int = 60, batch_size: int = 100, learning_rate: float = 4e-3) -> DigitsCNN:
-    """Trains on the training digits alone: AdamW, one-cycle learning rate, one image size a batch."""
-    torch.manual_seed(seed)  # the weights' initialisation draws from the global generator
+    """Trains the classifier on the training digits, with AdamW, a one-cycle learning rate and one image size per batch.
+
+    Args:
+        seed: Seed of the initial weights, the order and the augmentation.
+        epochs: Passes over the training digits.
+        batch_size: Digits per step.
+        learning_rate: Maximum of the learning rate.
+
+    Returns:
+        The network in eval mode and float64, without gradients.
+    """
+    torch.manual_seed(seed)  # The initial weights are drawn from the global generator.
     generator = torch.Generator().manual_seed(seed)
     images, labels = load_digits()
     train_index, _ = digits_split(labels)
@@ -173,7 +197,7 @@ def train(*, seed: int = 0, epochs: int = 60, batch_size: int = 100, learning_ra
 
 @torch.inference_mode()
 def held_out_accuracy(model: DigitsCNN, image_size: int) -> float:
-    """Share of the 297 held-out digits, drawn at `image_size`, that the model names rightly."""
+    """Returns the fraction of the 297 held-out digits, resized to `image_size`, that the model classifies correctly."""
     images, labels = load_digits()
     _, held_out = digits_split(labels)
     _, logits = model(draw_at(images[held_out], image_size).round().to(torch.uint8))
@@ -181,6 +205,7 @@ def held_out_accuracy(model: DigitsCNN, image_size: int) -> float:
 
 
 def main() -> None:
+    """Trains the classifier and writes its weights."""
     parser = argparse.ArgumentParser(description="Train the digits classifier that the metrics use.")
     parser.add_argument("--output", type=Path, default=ASSET)
     parser.add_argument("--seed", type=int, default=0)

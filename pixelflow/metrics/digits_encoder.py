@@ -1,4 +1,4 @@
-"""The digits classifier as an encoder that a loss can look through: float images in, with the gradient."""
+"""The digits classifier as a differentiable encoder for losses."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from pixelflow.metrics.digits_classifier import load_digits_classifier, resize_grey
 
 LAYERS = 13
-"""Modules of the trunk up to the last max-pooling: maps of 8x8 with 48 channels."""
+"""The number of modules up to the last max-pooling, whose output has 8x8 positions and 48 channels."""
 
 
 class DigitsEncoder:
-    """Feature maps of the shipped digits classifier, whose weights lie in the package."""
+    """Feature maps of the digits classifier, whose weights are part of the package."""
 
     num_features = 48
 
@@ -22,13 +22,14 @@ class DigitsEncoder:
         self.model: nn.Module | None = None
 
     def missing(self, folder: Path) -> list[str]:
+        """Returns the missing files: none, because the weights are part of the package."""
         return []
 
     def load(self, folder: Path, device: Any, *, bf16: bool = False) -> None:
-        """In float32; it is too small for bf16 to pay."""
+        """Loads the weights in float32; the network is too small for a gain from bf16."""
         self.model = load_digits_classifier().trunk[:LAYERS].float().to(device)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) in [-1, 1], not clamped -> (B, 64, 48)."""
-        assert self.model is not None, "load() comes first"
+        """Returns features (B, 64, 48) of images x (B, C, H, W) in [-1, 1], which are not clamped."""
+        assert self.model is not None, "call load() first"
         return self.model(resize_grey(x / 2 + 0.5)).flatten(2).transpose(1, 2)

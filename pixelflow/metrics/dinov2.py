@@ -1,4 +1,4 @@
-"""DINOv2 ViT-L/14 features of FD-DINOv2 (Stein et al. 2023; Karras et al. 2024)."""
+"""DINOv2 ViT-L/14 features of FD-DINOv2 (Stein et al. 2023, arXiv 2306.04675; Karras et al. 2024, arXiv 2312.02696)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pixelflow.errors import UserError
 from pixelflow.losses.frozen import IMAGENET_MEAN, IMAGENET_STD
 from pixelflow.metrics.features import Features, FrozenFeatures, load_into, load_tensors
 
 SIDE, PATCH = 224, 14
 OFFSET = 0.1
-"""Added to the number of patches a side before their ratio is taken, as the released DINOv2 does."""
+"""The released DINOv2 adds it to the number of patches per side when it computes the ratio of the sides."""
 
 
 class DinoV2Features(FrozenFeatures):
-    """The normalised class token of the last block. file: of Meta's release. model_name: the same network in timm."""
+    """The normalised class token of the last block.
+
+    Args:
+        file: File of Meta's release in the assets folder; None for seeded random weights.
+        model_name: Name of the network in timm.
+        num_features: Width of the network.
+    """
 
     short = "dinov2"
     num_spatial = 0
@@ -40,16 +47,17 @@ class DinoV2Features(FrozenFeatures):
 
         model = timm.create_model(self.name, pretrained=False, num_classes=0, img_size=SIDE)
         if (width := model.num_features) != self.num_features:
-            raise ValueError(f"num_features={self.num_features}, but {self.name} has {width}")
+            raise UserError(f"num_features={self.num_features}, but {self.name} has {width}")
         if path is not None:
             tensors = load_tensors(path)
-            tensors.pop("mask_token", None)  # of its training alone
+            tensors.pop("mask_token", None)  # It is used in training only.
             if "pos_embed" in tensors:
                 tensors["pos_embed"] = resample_positions(tensors["pos_embed"], SIDE // PATCH)
             load_into(model, tensors, path, self.name)
         return _Prepared(model)
 
     def __call__(self, images: Tensor) -> Features:
+        """Returns the features of images (B, 1 or 3, H, W) uint8."""
         return Features(pool=self._run(images), logits=None)
 
 
@@ -65,9 +73,16 @@ class _Prepared(nn.Module):
 
 
 def resize(images: Tensor, side: int = SIDE) -> Tensor:
-    """(B, 3, H, W) uint8 -> (B, 3, side, side) float32 of whole numbers in 0..255, as Pillow's bicubic gives them.
+    """Resizes images as Pillow's bicubic filter does.
 
-    Pillow goes along the rows first and rounds in between, which at hard edges makes a difference.
+    Pillow resizes along the rows first and rounds the intermediate result, which makes a difference at hard edges.
+
+    Args:
+        images: (B, 3, H, W) uint8.
+        side: Side of the result in pixels.
+
+    Returns:
+        (B, 3, side, side) float32 with integer values in 0..255.
     """
     x = images.float()
     for size in ((x.shape[-2], side), (side, side)):
@@ -77,8 +92,17 @@ def resize(images: Tensor, side: int = SIDE) -> Tensor:
 
 
 def resample_positions(table: Tensor, side: int) -> Tensor:
-    """(1, 1 + n^2, W) -> (1, 1 + side^2, W): the patches' positions, bicubic without antialiasing, with the release's
-    offset; the class token's stays."""
+    """Resamples position embeddings to another number of patches per side, as the released DINOv2 does.
+
+    The interpolation is bicubic without antialiasing. The embedding of the class token does not change.
+
+    Args:
+        table: (1, 1 + n^2, W).
+        side: Patches per side of the result.
+
+    Returns:
+        (1, 1 + side^2, W).
+    """
     before = round((table.shape[1] - 1) ** 0.5)
     if before == side:
         return table

@@ -1,6 +1,6 @@
-"""One pass over generated images, every feature metric at the end.
+"""All feature metrics of generated images, from one pass over the images.
 
-Names carry the extractor (`fd_digits`, `kid_digits`); only Inception's distance is called `fid`.
+The names of the metrics include the extractor (`fd_digits`, `kid_digits`); only Inception's distance is called `fid`.
 
 Shape legend: B images of a batch, N all of them, C channels, H and W pixels, D features, K classes, S spatial features.
 """
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pixelflow.errors import UserError
 from pixelflow.metrics.features import FeatureExtractor
 from pixelflow.metrics.fid_infinity import frechet_at_infinity
 from pixelflow.metrics.frechet import GaussianStatistics, frechet_distance
@@ -36,12 +37,22 @@ METRICS = (
 class Evaluator:
     """Collects the features of samples and compares them with a reference.
 
-    features: the extractor. reference: made with the same extractor. metrics: some of METRICS; by default the
-    extractor's. k: neighbours of precision and recall. kid_subset_size, kid_num_subsets, seed: see `kernel_distance`.
-    split_size: of the Inception score.
-    What it computes does not depend on the order, the batches or the parts in which images came; the Inception score
-    goes by their numbers.
-    Raises ValueError where the reference was made with another extractor, or lacks what a metric needs.
+    The results do not depend on the order of the images, on the batches, or on the processes that measured them. The
+    splits of the Inception score follow the numbers of the images.
+
+    Args:
+        features: The extractor, with its weights loaded.
+        reference: A reference that was made with the same extractor.
+        metrics: Names from METRICS; by default those of the extractor.
+        k: Neighbours of precision and recall.
+        kid_subset_size: See `pixelflow.metrics.kid.kernel_distance`.
+        kid_num_subsets: See `pixelflow.metrics.kid.kernel_distance`.
+        split_size: Samples per split of the Inception score.
+        seed: Seed of the subsets of the kernel distance and of the distance at infinity.
+
+    Raises:
+        ValueError: A metric is unknown.
+        UserError: The reference was made with another extractor, or it lacks what a metric needs.
     """
 
     def __init__(
@@ -61,9 +72,9 @@ class Evaluator:
         if unknown := set(self.metrics) - set(METRICS):
             raise ValueError(f"metrics={sorted(unknown)} are none of {', '.join(METRICS)}")
         if reference.pool is None and (lacking := {"kid", "precision_recall"} & set(self.metrics)):
-            raise ValueError(f"reference {reference.name!r} has statistics but no images: {sorted(lacking)} need them")
+            raise UserError(f"reference {reference.name!r} has statistics but no images: {sorted(lacking)} need them")
         if reference.spatial is None and "spatial_frechet" in self.metrics:
-            raise ValueError(f"reference {reference.name!r} has no mu_s and sigma_s: sFID needs them")
+            raise UserError(f"reference {reference.name!r} has no mu_s and sigma_s: sFID needs them")
         self.features, self.reference, self.k, self.seed = features, reference, k, seed
         self.kid_subset_size, self.kid_num_subsets, self.split_size = kid_subset_size, kid_num_subsets, split_size
         self.num_labelled = self.num_correct = 0
@@ -74,13 +85,20 @@ class Evaluator:
 
     @property
     def num_samples(self) -> int:
+        """The number of images so far."""
         return sum(map(len, self._ids))
 
     def update(self, images: Tensor, labels: Tensor | None = None, ids: Sequence[int] | None = None) -> None:
-        """images: (B, C, H, W) uint8. labels: (B,) what each was asked to show, or None. ids: their numbers; by
-        default they go on from the last.
+        """Extracts and stores the features of a batch.
 
-        Raises ValueError for images of another type, non-finite features and labels that name no class.
+        Args:
+            images: (B, C, H, W) uint8.
+            labels: (B,) classes with which the images were sampled, or None.
+            ids: Numbers of the images; by default they continue those of the previous batch.
+
+        Raises:
+            ValueError: The images are not uint8, a feature is not finite, or a label is not a class.
+            UserError: The reference has another resolution.
         """
         if len(images):
             self.reference.check_resolution(images.shape[-1])
@@ -106,7 +124,11 @@ class Evaluator:
         self.num_correct += int((logits.argmax(dim=1) == labels.to(logits.device)).sum())
 
     def merge(self, other: Evaluator) -> None:
-        """Takes in the samples of another evaluator. Raises ValueError unless it has the same reference."""
+        """Adds the samples of another evaluator.
+
+        Raises:
+            ValueError: It has another reference or other metrics.
+        """
         ours, theirs = self.reference, other.reference
         same = torch.equal(ours.statistics.mean, theirs.statistics.mean)
         if ours.extractor != theirs.extractor or self.metrics != other.metrics or not same:
@@ -117,7 +139,7 @@ class Evaluator:
         self.add_state(other.state())
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the samples left behind, for `add_state`; empty without samples."""
+        """Returns the stored features and counts, for `add_state`; empty without samples."""
         if not self._ids:
             return {}
         state = {"ids": torch.cat(self._ids), "pool": torch.cat(self._pool)}
@@ -129,7 +151,7 @@ class Evaluator:
         return state
 
     def add_state(self, state: Mapping[str, Tensor]) -> None:
-        """Takes in what another evaluator of the same metrics has seen."""
+        """Adds the state of another evaluator with the same metrics."""
         if not state:
             return
         self._ids.append(state["ids"])
@@ -143,16 +165,20 @@ class Evaluator:
             self._spatial.merge(GaussianStatistics.from_state(spatial))
 
     def clear(self) -> None:
-        """Forget the samples."""
+        """Discards all samples."""
         self._ids, self._pool, self._logits, self.num_labelled, self.num_correct = [], [], [], 0, 0
         self._spatial = GaussianStatistics(num_features=self.features.num_spatial)
 
     def compute(self) -> dict[str, float]:
-        """By name: fid, sfid, inception_score, kid, kid_std and kid_se, fid_infinity, precision, recall (with another
-        extractor fd_*, kid_* and so on, * its short name), num_samples, and accuracy, the share of samples whose
-        predicted class is their label, where all of them came with labels.
+        """Returns the metrics of all samples by name.
 
-        Raises ValueError for no more than k samples or references.
+        The names are fid, sfid, inception_score, fid_infinity, kid, kid_std, kid_se, precision, recall, num_samples and
+        accuracy. With an extractor other than Inception, fid, fid_infinity and kid are fd_*, fd_infinity_* and kid_*,
+        where * is the extractor's short name. The accuracy is the fraction of samples whose predicted class is their
+        label; it is given only if all samples have labels.
+
+        Raises:
+            UserError: There are at most k samples or reference images.
         """
         self._check_counts()
         pool, wanted = in_canonical_order(torch.cat(self._pool)), self.metrics
@@ -185,10 +211,10 @@ class Evaluator:
             counted.append(("reference images", len(self.reference.pool)))
         for what, count in counted:
             if count <= self.k:
-                raise ValueError(f"{count} {what} are too few: precision and recall need at least {self.k + 1}")
+                raise UserError(f"{count} {what} are too few: precision and recall need at least {self.k + 1}")
 
     def _name(self, name: str) -> str:
-        """fid -> fd_digits, for another extractor than Inception."""
+        """The name of a metric with the extractor's suffix: `fid` becomes `fd_digits`."""
         short = self.features.short
         return f"{name.replace('fid', 'fd')}_{short}" if short else name
 
@@ -210,7 +236,7 @@ class Evaluator:
         return metrics
 
     def record(self) -> dict[str, Any]:
-        """What a reader must know about the numbers, beside how the images were made."""
+        """Returns the extractor, its weights and preprocessing, and the reference, for the evaluation's record."""
         reference = self.reference
         return {
             "features": self.features.name,

@@ -1,4 +1,4 @@
-"""Feature extractors: what the metrics see of an image.
+"""Feature extractors, which map images to the features that the metrics compare.
 
 Shape legend: B images, C channels, H and W pixels, D features, K classes, S spatial features.
 """
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pixelflow.assets import missing_line, sha256
+from pixelflow.errors import UserError
 from pixelflow.metrics.digits_classifier import NUM_FEATURES, load_digits_classifier
 
 TORCH_FIDELITY_NAME = "pixelflow-digits"
@@ -22,9 +23,12 @@ TORCH_FIDELITY_NAME = "pixelflow-digits"
 
 @dataclass(frozen=True)
 class Features:
-    """pool: (B, D) float32. logits: (B, K) float32, or None for an extractor that names no classes.
+    """The features of a batch of images.
 
-    spatial: (B, S) float32 of a layer that still knows where things are, or None.
+    Args:
+        pool: (B, D) float32, averaged over the positions of the image.
+        logits: (B, K) float32; None for an extractor that does not classify.
+        spatial: (B, S) float32 of a layer that retains positions; None for an extractor without one.
     """
 
     pool: Tensor
@@ -33,11 +37,16 @@ class Features:
 
 
 class FeatureExtractor(Protocol):
-    """name: stored beside every number. short: suffix of metric names; none for Inception, whose distance is the FID.
+    """The interface of a feature extractor.
 
-    num_features: D. num_spatial: S, or 0. preprocessing: from uint8 images to what the network sees, in words.
-    metrics: what is measured with it unless asked otherwise (`evaluator.METRICS`).
-    fingerprint: of the name and the weights' file; features are kept under it.
+    Attributes:
+        name: Name in the records of evaluations.
+        short: Suffix of the names of metrics; empty for Inception, whose Fréchet distance is the FID.
+        num_features: D.
+        num_spatial: S, or 0.
+        preprocessing: Description of the steps from uint8 images to the network's input.
+        metrics: Default metrics, from `pixelflow.metrics.evaluator.METRICS`.
+        fingerprint: Identifies the name and the weights; stored features are found by it.
     """
 
     name: str
@@ -49,23 +58,34 @@ class FeatureExtractor(Protocol):
     fingerprint: str
 
     def needs(self) -> list[str]:
-        """The files that it reads from the assets folder."""
+        """Returns the files that it reads from the assets folder."""
         ...
 
     def load(self, folder: Path, device: torch.device | str) -> None:
-        """Comes before the first call. Raises ValueError for a file that is missing or holds something else."""
+        """Loads the weights from the assets folder; it must be called before the first batch.
+
+        Raises:
+            UserError: A file is missing, or its content is not what the network needs.
+        """
         ...
 
     def __call__(self, images: Tensor) -> Features:
-        """images: (B, C, H, W) uint8. Raises ValueError for any other form."""
+        """Returns the features of images (B, C, H, W) uint8.
+
+        Raises:
+            ValueError: The images have another form.
+        """
         ...
 
 
 class DigitsFeatures:
-    """Features and logits of the shipped digits classifier.
+    """Features and logits of the digits classifier, for images (B, C, H, H) uint8 with C = 1 or 3 and H in 8..64.
 
-    Takes (B, C, H, H) uint8, C 1 or 3, H in 8..64 and raises ValueError for any other form. It computes in float64
-    and rounds: neither batch size, device, autocast nor TF32 shows in the result, and the network is small enough.
+    It computes in float64 and rounds to float32, so that the result does not depend on the batch size, the device,
+    autocast or TF32. The network is small enough for that.
+
+    Args:
+        device: Device of the network.
     """
 
     name = fingerprint = "digits-cnn"
@@ -80,23 +100,29 @@ class DigitsFeatures:
         self.model = load_digits_classifier().to(self.device)
 
     def needs(self) -> list[str]:
+        """Returns no files, because the weights are part of the package."""
         return []
 
     def load(self, folder: Path, device: torch.device | str) -> None:
+        """Moves the network to a device."""
         self.device = torch.device(device)
         self.model = self.model.to(self.device)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Features:
+        """Returns the features of images; see `FeatureExtractor`."""
         pool, logits = self.model(images.to(self.device))
         return Features(pool=pool.float(), logits=logits.float())
 
 
 class FrozenFeatures:
-    """An extractor whose weights lie in the assets folder, read as plain tensors and never unpickled.
+    """Base class of extractors whose weights are in the assets folder.
 
-    file: of the weights; None for seeded random weights, for tests and benchmarks.
-    It computes in float32 without TF32 and without autocast, whatever the training around it does.
+    The weights are read as tensors only and are never unpickled. The network computes in float32 without TF32 and
+    without autocast, even within a training that uses them.
+
+    Args:
+        file: File of the weights; None for seeded random weights, for tests and benchmarks.
     """
 
     name: str
@@ -107,15 +133,21 @@ class FrozenFeatures:
         self.fingerprint = self.name
 
     def needs(self) -> list[str]:
+        """Returns the files that it reads from the assets folder."""
         return [] if self.file is None else [self.file]
 
     def load(self, folder: Path, device: torch.device | str) -> None:
+        """Loads the weights from the assets folder, once, and moves the network to a device.
+
+        Raises:
+            UserError: A file is missing, or its content is not what the network needs.
+        """
         self.device = torch.device(device)
         if self.model is None:
             if lines := [line for file in self.needs() if (line := missing_line(folder, file))]:
-                raise ValueError("; ".join(lines))
+                raise UserError("; ".join(lines))
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)  # of random weights; those of a file overwrite them
+                torch.manual_seed(0)  # For random weights; those of a file overwrite them.
                 self.model = self._build(None if self.file is None else folder / self.file)
             weights = "random" if self.file is None else sha256(folder / self.file)[:16]
             self.fingerprint = f"{self.name}-{weights}"
@@ -125,7 +157,7 @@ class FrozenFeatures:
         raise NotImplementedError
 
     def _run(self, images: Tensor) -> Any:
-        assert self.model is not None, "load() comes first"
+        assert self.model is not None, "call load() first"
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
             raise ValueError(
                 f"images must be uint8 (B, 1 or 3, H, W), got {images.dtype} {tuple(images.shape)}; "
@@ -138,7 +170,7 @@ class FrozenFeatures:
 
 @contextmanager
 def _exact(device: torch.device) -> Iterator[None]:
-    """float32 as it is: TF32 would move features by 1e-3."""
+    """Disables TF32, which would change features by 1e-3."""
     if device.type != "cuda":
         yield
         return
@@ -152,29 +184,43 @@ def _exact(device: torch.device) -> Iterator[None]:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """A state dict from a .pth file, as plain tensors. Raises ValueError for a file that holds anything else."""
+    """Returns the state dict in a .pth file, which is read as tensors only.
+
+    Raises:
+        UserError: The file cannot be read, or it contains anything else.
+    """
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zipfile, pickle and torch raise half a dozen kinds
+    except Exception as error:  # zipfile, pickle and torch raise exceptions of many types.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path} is not a file of plain tensors: {reason[:120]}") from None
+        raise UserError(f"{path} is not a file of plain tensors: {reason[:120]}") from None
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise ValueError(f"{path} is not a file of plain tensors: a state dict is expected")
+        raise UserError(f"{path} is not a file of plain tensors: a state dict is expected")
     return tensors
 
 
 def load_into(model: nn.Module, tensors: dict[str, Tensor], path: Path, what: str) -> None:
-    """Raises ValueError, naming the file, where the tensors are not those of the model."""
+    """Loads tensors into a model.
+
+    Args:
+        model: The model.
+        tensors: Its state dict.
+        path: The file of the tensors, for the message.
+        what: Name of the model, for the message.
+
+    Raises:
+        UserError: The names or shapes of the tensors are not those of the model.
+    """
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ValueError(f"{path} holds no weights of {what}: {str(error).splitlines()[1].strip()[:160]}") from None
+        raise UserError(f"{path} holds no weights of {what}: {str(error).splitlines()[1].strip()[:160]}") from None
 
 
 def register_with_torch_fidelity() -> None:
-    """Makes `torch_fidelity.calculate_metrics(feature_extractor="pixelflow-digits", ...)` work.
+    """Registers the digits classifier as torch-fidelity's feature extractor "pixelflow-digits".
 
-    The layers are "pool" and "logits". Imports torch-fidelity, which takes seconds; calling it twice does no harm.
+    Its layers are "pool" and "logits". Importing torch-fidelity takes seconds. Repeated calls have no effect.
     """
     from torch_fidelity import register_feature_extractor
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase

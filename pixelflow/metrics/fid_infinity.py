@@ -1,7 +1,10 @@
-"""A Fréchet distance without its bias from few samples (Chong & Forsyth 2020).
+"""The Fréchet distance without the bias of a finite number of samples (Chong & Forsyth 2020, arXiv 1911.07023).
 
-The distance of N samples is, to first order, that of infinitely many plus a constant / N: a line through the distances
-of growing parts of the samples, read off at 1/N = 0.
+The bias of a distance is proportional to 1/N to first order in the number N of samples:
+
+    d_N = d_infinity + c / N
+
+A straight line in 1/N is fitted to the distances of subsets of increasing size, and its value at 1/N = 0 is d_infinity.
 """
 
 from __future__ import annotations
@@ -13,14 +16,22 @@ from torch import Tensor
 from pixelflow.metrics.frechet import FrechetTo, GaussianStatistics, Statistics
 
 POINTS = 15
+"""The number of subsets, as in the paper."""
 SMALLEST = 5000
-"""Of the parts, as in the paper; with fewer than twice as many samples, half of them."""
+"""The size of the smallest subset, as in the paper; half of the samples if there are fewer than twice as many."""
 
 
 def frechet_at_infinity(pool: Tensor, reference: Statistics, *, points: int = POINTS, seed: int = 0) -> float:
-    """pool: (N, D) of the samples, in an order that means nothing. The parts are drawn by `seed`.
+    """Returns the Fréchet distance, extrapolated to infinitely many samples.
 
-    Raises ValueError for fewer than 4 samples.
+    Args:
+        pool: (N, D) features of the samples, in an order that does not depend on their content.
+        reference: Statistics of the reference.
+        points: Number of subsets.
+        seed: Seed of the subsets.
+
+    Raises:
+        ValueError: There are fewer than 4 samples.
     """
     if len(pool) < 4:
         raise ValueError(f"a distance at infinity needs at least 4 samples, got {len(pool)}")

@@ -1,8 +1,9 @@
-"""Fréchet distance between two sets of features, each taken as a Gaussian (Dowson & Landau 1982; Heusel et al. 2017).
+"""Fréchet distance between two sets of features, each described by a Gaussian.
 
     d = |mu_a - mu_b|^2 + tr(sigma_a + sigma_b - 2 (sigma_a sigma_b)^(1/2))
 
-It is an FID only on features of the 2015 Inception; elsewhere name it after its features.
+The formula is that of Dowson & Landau 1982, equation 4, and of Heusel et al. 2017 (arXiv 1706.08500), equation 6. The
+distance is called FID only for features of the Inception network of 2015; otherwise its name includes the features.
 
 Shape legend: B samples of a batch, D features.
 """
@@ -18,14 +19,19 @@ import torch
 from torch import Tensor
 
 BLOCK = 1024
-"""Rows that are taken in together; fewer wait for more, so that small batches cost no more than large ones."""
+"""Rows that are processed together. Smaller batches are collected first, so that they cost no more than large ones."""
 
 
 @dataclass(frozen=True)
 class StoredStatistics:
-    """mean: (D,) and covariance: (D, D), N-1, float64: of features that are not at hand, as in the ADM suite's .npz.
+    """Statistics of features that are not available themselves, such as those in an .npz of the ADM suite.
 
-    Raises ValueError where they do not fit each other or hold NaN or infinity.
+    Args:
+        mean: (D,) float64.
+        covariance: (D, D) float64, normalised by N-1.
+
+    Raises:
+        ValueError: The shapes do not fit each other, or a value is not finite.
     """
 
     mean: Tensor
@@ -40,14 +46,18 @@ class StoredStatistics:
 
     @property
     def num_features(self) -> int:
+        """The number of features, D."""
         return len(self.mean)
 
 
 class GaussianStatistics:
     """Mean and covariance (N-1) of a stream of features, in float64 on the CPU.
 
-    Blocks and parts are combined by their means and scatters (Chan, Golub & LeVeque 1983), so batch size
-    and order change nothing beyond rounding, and no large sums cancel.
+    Blocks are combined by their means and scatter matrices (Chan, Golub & LeVeque 1983), which avoids the cancellation
+    of large sums. The batch size and the order change the result by rounding only.
+
+    Args:
+        num_features: D.
     """
 
     def __init__(self, *, num_features: int) -> None:
@@ -58,7 +68,11 @@ class GaussianStatistics:
         self._waiting: list[Tensor] = []
 
     def update(self, features: Tensor) -> None:
-        """features: (B, D), any floating type. Raises ValueError for another width and for NaN or infinity."""
+        """Adds features (B, D) of any floating type.
+
+        Raises:
+            ValueError: They have another width, or a value is not finite.
+        """
         if features.ndim != 2 or features.shape[1] != self.num_features:
             raise ValueError(f"features of shape {tuple(features.shape)}: expected (B, {self.num_features})")
         require_finite(features)
@@ -69,7 +83,11 @@ class GaussianStatistics:
             self._take_in()
 
     def merge(self, other: GaussianStatistics) -> None:
-        """Takes in what another one has seen. Raises ValueError where the widths differ."""
+        """Adds the features of other statistics.
+
+        Raises:
+            ValueError: They have another width.
+        """
         if other.num_features != self.num_features:
             raise ValueError(f"cannot merge statistics of {other.num_features} and {self.num_features} features")
         self._take_in()
@@ -78,12 +96,13 @@ class GaussianStatistics:
             self._combine(other._count, other._mean, other._scatter)
 
     def state(self) -> dict[str, Tensor]:
-        """For `from_state`: count, mean and scatter."""
+        """Returns the count, the mean and the scatter matrix, for `from_state`."""
         self._take_in()
         return {"count": torch.tensor(self._count), "mean": self._mean, "scatter": self._scatter}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> GaussianStatistics:
+        """Returns the statistics with the given state."""
         statistics = cls(num_features=len(state["mean"]))
         statistics._count = int(state["count"])
         statistics._mean, statistics._scatter = state["mean"], state["scatter"]
@@ -109,29 +128,35 @@ class GaussianStatistics:
 
     @property
     def count(self) -> int:
+        """The number of rows so far, N."""
         return self._count + sum(map(len, self._waiting))
 
     @property
     def mean(self) -> Tensor:
-        """(D,) float64."""
+        """The mean, (D,) float64."""
         self._take_in()
         return self._mean
 
     @property
     def covariance(self) -> Tensor:
-        """(D, D) float64. Raises ValueError for fewer than two samples."""
+        """The covariance, (D, D) float64.
+
+        Raises:
+            ValueError: There are fewer than two samples.
+        """
         self._take_in()
         if self._count < 2:
             raise ValueError(f"a covariance needs at least 2 samples, got {self._count}")
         return self._scatter / (self._count - 1)
 
     def save(self, path: Path | str) -> None:
-        """Writes an .npz with mu, sigma (the names of the ADM suite) and count."""
+        """Writes an .npz with `mu` and `sigma`, as in the ADM suite, and `count`."""
         with open(path, "wb") as file:
             np.savez(file, mu=self.mean.numpy(), sigma=self.covariance.numpy(), count=np.int64(self.count))
 
     @classmethod
     def load(cls, path: Path | str) -> GaussianStatistics:
+        """Returns the statistics that `save` wrote."""
         with np.load(path) as file:
             mean, covariance = torch.from_numpy(file["mu"]), torch.from_numpy(file["sigma"])
             statistics = cls(num_features=len(mean))
@@ -143,17 +168,29 @@ Statistics = GaussianStatistics | StoredStatistics
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
-    """The squared Fréchet distance; 0 for equal statistics, the same both ways round.
+    """Returns the squared Fréchet distance, which is symmetric and 0 for equal statistics.
 
-    tr (sigma_a sigma_b)^(1/2) is the sum of the roots of the eigenvalues of r sigma_b r^T, with r a root of sigma_a:
-    symmetric, so an eigen-decomposition serves and singular covariances do no harm.
-    Raises ValueError for different widths and for fewer than two samples on either side.
+    With r r^T = sigma_b, tr (sigma_a sigma_b)^(1/2) is the sum of the square roots of the eigenvalues of r^T sigma_a r.
+    This matrix is symmetric, so that its eigenvalues are stable even if a covariance is singular.
+
+    Raises:
+        ValueError: The widths differ, or one side has fewer than two samples.
+
+    Example:
+        >>> a = StoredStatistics(torch.zeros(2).double(), torch.eye(2).double())
+        >>> b = StoredStatistics(torch.tensor([3.0, 4.0]).double(), 4 * torch.eye(2).double())
+        >>> frechet_distance(a, b)  # 3^2 + 4^2 + 2 (1 - 2)^2
+        27.0
     """
     return FrechetTo(b)(a)
 
 
 class FrechetTo:
-    """`frechet_distance` to one set of statistics, whose covariance is decomposed once."""
+    """The function `frechet_distance` to a fixed reference, whose covariance is decomposed only once.
+
+    Args:
+        reference: Statistics of the reference.
+    """
 
     def __init__(self, reference: Statistics) -> None:
         self.reference = reference
@@ -164,6 +201,7 @@ class FrechetTo:
         self._root = vectors[:, kept] * values[kept].sqrt()
 
     def __call__(self, samples: Statistics) -> float:
+        """Returns the squared Fréchet distance of samples to the reference; see `frechet_distance`."""
         if samples.num_features != self.reference.num_features:
             raise ValueError(
                 f"cannot compare statistics of {samples.num_features} and {self.reference.num_features} features"
@@ -176,10 +214,10 @@ class FrechetTo:
 
 
 def _above_rounding(values: Tensor) -> Tensor:
-    """Which eigenvalues are more than rounding; the limit is that of a matrix's numerical rank.
+    """A mask of the eigenvalues that are larger than rounding errors, by the usual limit of a matrix's numerical rank.
 
-    Those of a singular covariance that ought to be 0 come out near 1e-16 of the largest, and 2000 roots of such would
-    show in the eighth digit.
+    The zero eigenvalues of a singular covariance are computed as about 1e-16 of the largest one. The sum of 2000 of
+    their square roots would change the eighth digit of a distance.
     """
     if len(values) == 0:
         return torch.zeros(0, dtype=torch.bool)
@@ -187,7 +225,11 @@ def _above_rounding(values: Tensor) -> Tensor:
 
 
 def require_finite(features: Tensor) -> None:
-    """Raises ValueError naming the first row of features (B, D) that holds NaN or infinity."""
+    """Checks that all features (B, D) are finite.
+
+    Raises:
+        ValueError: A row holds NaN or infinity; the message names the first one.
+    """
     bad = ~torch.isfinite(features).all(dim=1)
     if bad.any():
         raise ValueError(

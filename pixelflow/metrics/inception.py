@@ -1,7 +1,7 @@
-"""Inception of 2015-12-05, the network that FID, sFID and the Inception score are defined on.
+"""The Inception network of 2015-12-05, with whose features FID, sFID and the Inception score are defined.
 
-The blocks, and the resize of TensorFlow 1 before them, are torch-fidelity's; its own extractor gives no spatial layer,
-and reads its weights by unpickling them.
+The blocks and the preceding resize of TensorFlow 1 are those of torch-fidelity. Its own extractor has no spatial layer
+and unpickles its weights.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from pixelflow.metrics.features import Features, FrozenFeatures, load_into, load
 
 
 class InceptionFeatures(FrozenFeatures):
-    """pool (B, 2048), logits (B, 1008) without the final bias, spatial (B, 2023), in one pass.
+    """Features of Inception: pool (B, 2048), logits (B, 1008) without the final bias, and spatial (B, 2023).
 
-    file: `weights-inception-2015-12-05-6726825d.pth` of torch-fidelity.
+    Args:
+        file: torch-fidelity's file of the weights in the assets folder; None for seeded random weights.
     """
 
     name = "inception-2015-12-05"
@@ -31,7 +32,7 @@ class InceptionFeatures(FrozenFeatures):
         super().__init__(file=file)
 
     def _build(self, path: Path | None) -> nn.Module:
-        from pixelflow.metrics.inception_network import Inception  # seconds
+        from pixelflow.metrics.inception_network import Inception  # The import takes seconds.
 
         model = Inception()
         if path is not None:
@@ -39,12 +40,13 @@ class InceptionFeatures(FrozenFeatures):
         return model
 
     def __call__(self, images: Tensor) -> Features:
+        """Returns the features of images (B, 1 or 3, H, W) uint8."""
         pool, spatial, logits = self._run(images)
         return Features(pool=pool, logits=logits, spatial=spatial)
 
 
 def save_random_weights(path: Path, *, seed: int = 0) -> None:
-    """A file in the form of torch-fidelity's, of seeded random weights that keep activations of ordinary size."""
+    """Writes a file in torch-fidelity's format with seeded random weights, which keep the scale of the activations."""
     from pixelflow.metrics.inception_network import Inception
 
     model = Inception()

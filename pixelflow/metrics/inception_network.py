@@ -1,4 +1,4 @@
-"""The network of `inception`: torch-fidelity's blocks, put together for three outputs. Importing it takes seconds."""
+"""The Inception network of `inception`, built from torch-fidelity's blocks. Importing this module takes seconds."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d
 SIDE = 299
 NUM_CLASSES = 1008
 SPATIAL_CHANNELS = 7
-"""Of the 192 of Mixed_6d's 1x1 branch; on its map of 17x17 they make 2023 numbers (Nash et al. 2021)."""
+"""Channels of Mixed_6d's 1x1 branch, of 192, that sFID uses: 7 x 17 x 17 = 2023 features (Nash et al. 2021)."""
 
 
 class Inception(nn.Module):
-    """The names are those of torch-fidelity's file."""
+    """Inception with three outputs. The names of its parts are those in torch-fidelity's file."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,14 +37,14 @@ class Inception(nn.Module):
         self.fc = nn.Linear(2048, NUM_CLASSES)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, 3, H, W) uint8 -> (B, 2048), (B, 2023), (B, 1008)."""
+        """Returns the pool (B, 2048), spatial (B, 2023) and logits (B, 1008) of images (B, 3, H, W) uint8."""
         x = resize(images.float(), size=(SIDE, SIDE), align_corners=False)
         x = (x - 128) / 128
         x = self.pool(self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x))))
         x = self.pool(self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x)))
         x = self.Mixed_6a(self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x))))
         x = self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(x)))
-        # The block's output begins with its 1x1 branch. The suite flattens (row, col, channel).
+        # The block's output begins with its 1x1 branch. The ADM suite flattens (row, column, channel).
         spatial = x[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
         x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(self.Mixed_6e(x))))
         pool = x.mean(dim=(2, 3))

@@ -1,4 +1,4 @@
-"""Inception score (Salimans et al. 2016) as the ADM suite computes it."""
+"""Inception score (Salimans et al. 2016, arXiv 1606.03498, section 4), as the ADM suite computes it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,30 @@ from torch import Tensor
 
 
 def inception_score(probabilities: Tensor, *, split_size: int = 5000) -> float:
-    """exp(mean KL(p(y|x) || p(y))) of consecutive splits in file order, averaged; a short last split counts as one.
+    """Returns the Inception score, averaged over consecutive splits of the samples.
 
-    probabilities: (N, K), each row summing to 1; for the published numbers the softmax of Inception's logits
-    **without** its final bias. Raises ValueError for no samples, rows that are no distribution, or split_size < 1.
+        IS = exp(E_x KL(p(y|x) || p(y)))
+
+    The marginal p(y) is the mean of p(y|x) over the split. The last split may be shorter; it has the same weight.
+
+    Args:
+        probabilities: (N, K) class probabilities p(y|x). The published numbers use the softmax of Inception's logits
+            **without** the final bias.
+        split_size: Samples per split.
+
+    Raises:
+        ValueError: There are no samples, a row is not a distribution, or `split_size` is below 1.
+
+    Example:
+        >>> round(inception_score(torch.eye(4)), 6)
+        4.0
     """
     if split_size < 1:
         raise ValueError(f"split_size={split_size} must be at least 1")
     if len(probabilities) == 0:
         raise ValueError("an inception score needs at least one sample")
     p = probabilities.double()
-    # Written so that NaN fails as well.
+    # This form of the comparison rejects NaN as well.
     if not ((p >= 0).all() and ((p.sum(dim=1) - 1).abs() < 1e-3).all()):
         raise ValueError("probabilities must be non-negative with rows that sum to 1: give the softmax of the logits")
     scores = []

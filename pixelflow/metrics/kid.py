@@ -1,4 +1,6 @@
-"""Kernel distance (Binkowski et al. 2018): unbiased MMD^2 with the polynomial kernel (x.y/D + 1)^3.
+"""Kernel distance, KID on features of Inception (Bińkowski et al. 2018, arXiv 1801.01401, section 4).
+
+    KID = MMD^2 with the polynomial kernel k(x, y) = (x.y / D + 1)^3
 
 Shape legend: N samples, M references, D features.
 """
@@ -13,13 +15,21 @@ from torch import Tensor
 def kernel_distance(
     features: Tensor, reference: Tensor, *, subset_size: int = 1000, num_subsets: int = 100, seed: int = 0
 ) -> tuple[float, float]:
-    """Mean and standard deviation (not N-1) over random subsets; it may fall slightly below 0.
+    """Returns the mean and the standard deviation of the squared MMD over random subsets.
 
-    The mean's standard error, over the draw of the subsets, is the deviation / sqrt(num_subsets - 1).
+    The estimate is unbiased and can therefore be slightly negative. The standard deviation is normalised by the number
+    of subsets, so that the standard error of the mean is deviation / sqrt(num_subsets - 1). The subsets are those of
+    torch-fidelity for the same seed.
 
-    features: (N, D). reference: (M, D). subset_size: at most; a smaller set is used whole, which keeps the estimate
-    unbiased. The subsets are drawn as torch-fidelity draws them, so equal seeds give its numbers.
-    Raises ValueError for fewer than two samples in a subset or for different widths.
+    Args:
+        features: (N, D) features of the samples.
+        reference: (M, D) features of the reference.
+        subset_size: Samples per subset; a smaller set is used as a whole.
+        num_subsets: Number of subsets.
+        seed: Seed of the subsets.
+
+    Raises:
+        ValueError: The widths differ, or a subset would have fewer than two samples.
     """
     if features.shape[1] != reference.shape[1]:
         raise ValueError(f"cannot compare features of widths {features.shape[1]} and {reference.shape[1]}")
@@ -37,11 +47,11 @@ def kernel_distance(
 
 
 def squared_mmd(x: Tensor, y: Tensor) -> float:
-    """Unbiased MMD^2 of x (N, D) and y (M, D) (Gretton et al. 2012, equation 3)."""
+    """Returns the unbiased squared MMD of x (N, D) and y (M, D) (Gretton et al. 2012, equation 3)."""
 
     def within(z: Tensor) -> Tensor:
         values = _kernel(z, z)
-        # A sample's kernel with itself would bias the mean.
+        # The kernel of a sample with itself would bias the mean.
         return (values.sum() - values.trace()) / (len(z) * (len(z) - 1))
 
     return (within(x) + within(y) - 2 * _kernel(x, y).mean()).item()

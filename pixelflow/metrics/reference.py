@@ -1,4 +1,4 @@
-"""What samples are compared with: statistics, and features of images, of the same network.
+"""References that samples are compared with: statistics and features of real images.
 
 Shape legend: N images, D features, S spatial features.
 """
@@ -15,21 +15,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pixelflow.errors import UserError
 from pixelflow.metrics.features import FeatureExtractor
 from pixelflow.metrics.frechet import GaussianStatistics, Statistics, StoredStatistics, require_finite
 
 KEPT = 10_000
-"""Images whose features serve precision, recall and KID, evenly spaced: as many as the ADM suite's references hold."""
+"""Maximum number of images whose features are kept for precision, recall and KID, as in the ADM suite."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What samples are compared with.
+    """Statistics and features of the images that samples are compared with.
 
-    name: goes into the record, such as "digits train, 16 px, 1500 images". extractor, preprocessing: of the network.
-    statistics: of pool features. spatial: of the spatial layer, or None. pool: (N, D) float32 on the CPU, in an order
-    that does not depend on that of the images, or None where only statistics are known. resolution: of the images,
-    None if unknown. num_images: behind the statistics, None if unknown. content: hash of the images or the file.
+    Args:
+        name: Name in the records of evaluations, such as "digits train, 16 px, 1500 images".
+        extractor: Name of the feature extractor.
+        statistics: Statistics of the pool features.
+        pool: (N, D) float32 on the CPU, in an order that does not depend on that of the images; None if only statistics
+            are known.
+        spatial: Statistics of the spatial features; None without them.
+        preprocessing: Preprocessing of the extractor; None if unknown.
+        resolution: Side of the images in pixels; None if unknown.
+        num_images: Number of images of the statistics; None if unknown.
+        content: Hash of the images or of the file.
     """
 
     name: str
@@ -52,9 +60,17 @@ class Reference:
         total: int | None = None,
         content: str = "",
     ) -> Reference:
-        """batches: (B, C, H, W) uint8 each; total: how many images they hold, if more than KEPT.
+        """Returns the reference of a set of images.
 
-        Raises ValueError for other types, no images or non-finite features.
+        Args:
+            extractor: The feature extractor, with its weights loaded.
+            batches: Batches (B, C, H, W) uint8.
+            name: See the class.
+            total: Number of images in all batches. It is needed if there are more than KEPT.
+            content: See the class.
+
+        Raises:
+            ValueError: There are no images, they are not uint8, or a feature is not finite.
         """
         statistics = GaussianStatistics(num_features=extractor.num_features)
         spatial = GaussianStatistics(num_features=extractor.num_spatial) if extractor.num_spatial else None
@@ -65,7 +81,7 @@ class Reference:
             statistics.update(features.pool)
             if spatial is not None and features.spatial is not None:
                 spatial.update(features.spatial)
-            # Image i is kept where i * KEPT / total passes a whole number.
+            # Image i is kept if i * KEPT / total reaches a new integer.
             kept = [row for row in range(len(images)) if int((seen + row) / stride) > int((seen + row - 1) / stride)
                     or seen + row == 0]  # fmt: skip
             pools.append(features.pool.cpu()[kept])
@@ -78,29 +94,37 @@ class Reference:
         )  # fmt: skip
 
     def check(self, extractor: FeatureExtractor) -> None:
-        """Raises ValueError where it was made with another network or another preprocessing."""
+        """Checks that the reference was made with this extractor.
+
+        Raises:
+            UserError: It was made with another network or another preprocessing.
+        """
         if self.extractor != extractor.name or self.statistics.num_features != extractor.num_features:
-            raise ValueError(
+            raise UserError(
                 f"reference {self.name!r} holds {self.statistics.num_features} features of {self.extractor!r}, "
-                f"but samples would be measured with {extractor.name!r} ({extractor.num_features}): "
-                "make the reference anew, or use the metrics it is for"
+                f"but the samples are measured with {extractor.name!r} ({extractor.num_features}): "
+                "make the reference again, or use the metrics of its network"
             )
         if self.preprocessing not in (None, extractor.preprocessing):
-            raise ValueError(
-                f"reference {self.name!r} was preprocessed otherwise ({self.preprocessing}; "
-                f"samples: {extractor.preprocessing}): make the reference anew"
+            raise UserError(
+                f"reference {self.name!r} was preprocessed differently ({self.preprocessing}; "
+                f"samples: {extractor.preprocessing}): make the reference again"
             )
 
     def check_resolution(self, side: int) -> None:
-        """Raises ValueError for samples of another side in pixels, where that of the reference is known."""
+        """Checks that samples have the resolution of the reference, if that is known.
+
+        Raises:
+            UserError: The samples have another side in pixels.
+        """
         if self.resolution not in (None, side):
-            raise ValueError(
+            raise UserError(
                 f"the samples have {side} px, reference {self.name!r} has {self.resolution} px: "
                 "their features are not comparable; use a reference of the samples' resolution"
             )
 
     def save(self, path: Path) -> None:
-        """An .npz with the names of the ADM suite (mu, sigma, mu_s, sigma_s), written aside and renamed."""
+        """Writes an .npz with the keys of the ADM suite (mu, sigma, mu_s, sigma_s)."""
         arrays: dict[str, Any] = {"mu": self.statistics.mean.numpy(), "sigma": self.statistics.covariance.numpy()}
         if self.spatial is not None:
             arrays |= {"mu_s": self.spatial.mean.numpy(), "sigma_s": self.spatial.covariance.numpy()}
@@ -118,26 +142,27 @@ class Reference:
             aside.unlink(missing_ok=True)
 
     def with_images_of(self, other: Reference) -> Reference:
-        """These statistics, and the images' features of `other`: what the ADM suite's .npz holds."""
+        """Returns a reference with these statistics and the features of `other`, as the ADM suite combines the two."""
         return replace(self, pool=other.pool, resolution=other.resolution)
 
 
 INCEPTION = "inception-2015-12-05"
-"""What the ADM suite's files hold statistics of; they do not say so themselves."""
+"""The extractor of the ADM suite's statistics, which their files do not name."""
 
 
 def read_statistics(path: Path) -> Reference | None:
-    """The statistics stored in an .npz, ours or the ADM suite's; None for one that holds images alone.
+    """Returns the statistics in an .npz of `Reference.save` or of the ADM suite; None if it only holds images.
 
-    Raises ValueError for a file that cannot be read or whose statistics do not fit each other.
+    Raises:
+        UserError: The file cannot be read, or its statistics are not valid.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
             if "mu" not in archive or "sigma" not in archive:
                 return None
             arrays = {name: archive[name] for name in archive.files if name not in ("arr_0", "arr_1")}
-    except Exception as error:  # zipfile and numpy raise half a dozen kinds
-        raise ValueError(f"{path} cannot be read as an .npz: {error}") from None
+    except Exception as error:  # zipfile and numpy raise exceptions of many types.
+        raise UserError(f"{path} cannot be read as an .npz: {error}") from None
     facts: dict[str, Any] = {
         key: arrays[key].item() for key in ("name", "extractor", "preprocessing", "content") if key in arrays
     }
@@ -146,7 +171,7 @@ def read_statistics(path: Path) -> Reference | None:
         spatial = _stored(arrays["mu_s"], arrays["sigma_s"]) if "mu_s" in arrays and "sigma_s" in arrays else None
         statistics = _stored(arrays["mu"], arrays["sigma"])
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {error}") from None
     pool = torch.from_numpy(arrays["pool"]) if "pool" in arrays else None
     facts = {"name": path.name, "extractor": INCEPTION} | facts
     return Reference(statistics=statistics, spatial=spatial, pool=pool, **facts)
@@ -157,7 +182,11 @@ def _stored(mean: np.ndarray, covariance: np.ndarray) -> StoredStatistics:
 
 
 def extract(extractor: FeatureExtractor, images: Tensor) -> Any:
-    """The extractor's Features. Raises ValueError for images that are not uint8 and features that are not finite."""
+    """Returns the features of images.
+
+    Raises:
+        ValueError: The images are not (B, C, H, W) uint8, or a feature is not finite.
+    """
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise ValueError(
             f"images must be uint8 (B, C, H, W), got {images.dtype} {tuple(images.shape)}; "
@@ -171,8 +200,11 @@ def extract(extractor: FeatureExtractor, images: Tensor) -> Any:
 
 
 def in_canonical_order(pool: Tensor) -> Tensor:
-    """pool (N, D) sorted by a weighted sum of each row: subsets are drawn by position, and images may come in any
-    order. The weights are unequal, as plain sums of pixels or counts tie."""
+    """Returns features (N, D), sorted by a weighted sum of each row.
+
+    Subsets are drawn by position, and the sorting makes them independent of the order of the images. The weights
+    differ between the columns because plain sums of pixels or counts are often equal.
+    """
     weights = 2 + torch.arange(pool.shape[1], dtype=torch.float64).cos()
     keys = [(part.double() * weights).sum(dim=1) for part in pool.split(4096)]
     return pool[torch.cat(keys).argsort(stable=True)]

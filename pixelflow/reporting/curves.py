@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from pixelflow.metrics.catalogue import known_metrics
+from pixelflow.metrics.catalogue import described
 from pixelflow.reporting.canvas import MARKS, SERIES_COLORS, new_figure, save_figure, tidy_axes
 from pixelflow.reporting.runs import Run
 
@@ -27,8 +27,8 @@ def guidance_curve(runs: Sequence[Run], path: Path, *, key: str = "guidance.scal
     Raises:
         ValueError: No run has both a value of the key and a distance.
     """
-    distances = [metric for metric in known_metrics() if metric.distance]
-    shown = next((metric for metric in distances if any(metric.key in run.metrics for run in runs)), None)
+    measured = described(name for run in runs for name in run.metrics)
+    shown = next((metric for metric in measured if metric.distance), None)
     metric = shown.key if shown else ""
     lines: dict[str, list[tuple[float, float]]] = {}
     for run in runs:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from pixelflow.errors import UserError
-from pixelflow.metrics.catalogue import FULL_SAMPLE_COUNT, MetricInfo, known_metrics
+from pixelflow.metrics.catalogue import FULL_SAMPLE_COUNT, MetricInfo, describe, described, known_metrics
 from pixelflow.reporting import notes
 from pixelflow.reporting.axes import (
     DEFAULT_IGNORE,
@@ -93,13 +93,13 @@ def paper_rows(paper: Iterable[Mapping[str, Any]]) -> list[PaperRow]:
         UserError: A row lacks one of these keys, or one of its metrics is not in the catalogue or not a number.
     """
     rows = []
-    known = [column.key for column in known_metrics()]
     for number, entry in enumerate(paper):
         lacking = [key for key in ("label", "source", "metrics") if not entry.get(key)]
         if lacking:
             raise UserError(f"paper[{number}] has no `{lacking[0]}`; a quoted row needs label, source and metrics")
         for key, value in entry["metrics"].items():
-            if key not in known:
+            if describe(key) is None:
+                known = [column.key for column in known_metrics()]
                 raise UserError(f"paper[{number}].metrics.{key} is not a known metric; known are {', '.join(known)}")
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise UserError(f"paper[{number}].metrics.{key}={value!r} is not a number")
@@ -118,7 +118,7 @@ def _rows(settings: Sequence[Setting], keys: Sequence[str]) -> tuple[Row, ...]:
     rows = []
     for setting, values in zip(settings, zip(*shown, strict=True), strict=True):
         cells = {}
-        for column in known_metrics():
+        for column in described(name for run in setting.runs for name in run.metrics):
             numbers = tuple(run.metrics[column.key] for run in setting.runs if column.key in run.metrics)
             if numbers:
                 cells[column.key] = Cell(numbers)
@@ -129,10 +129,9 @@ def _rows(settings: Sequence[Setting], keys: Sequence[str]) -> tuple[Row, ...]:
 def _columns(rows: Sequence[Row], paper: Sequence[PaperRow]) -> tuple[MetricInfo, ...]:
     """The metrics that any row has, with the sample count in the label where it is below the usual one."""
     columns = []
-    for column in known_metrics():
+    measures = [*(key for row in rows for key in row.cells), *(key for row in paper for key in row.metrics)]
+    for column in described(measures):
         measured = [row for row in rows if column.key in row.cells]
-        if not measured and not any(column.key in row.metrics for row in paper):
-            continue
         counts = {run.record.get("num_samples") for row in measured for run in row.runs}
         known = sorted(count for count in counts if isinstance(count, int))
         if column.biased and known and known[0] < FULL_SAMPLE_COUNT:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pixelflow.metrics.catalogue import main_distance
 from pixelflow.sweeps import slurm
 from pixelflow.sweeps.batch import RESULT
 from pixelflow.sweeps.manifest import Sweep
@@ -101,4 +102,4 @@ def objective(state: RunState, evaluation: str | None) -> Any:
     if evaluation is None:
         return history(folder / FILE_NAME)["loss"][-1][1]
     metrics = json.loads((folder / evaluation).read_text(encoding="utf-8"))["metrics"]
-    return next(value for name, value in metrics.items() if name.startswith(("fd_", "fid")))
+    return main_distance(metrics)

@@ -123,7 +123,7 @@ def test_the_adm_suites_file(tmp_path: Path) -> None:
 def test_what_differs_is_refused(reference: Reference) -> None:
     for changed, message in (
         ({"extractor": "dinov2"}, r"holds 48 features of 'dinov2'.*measured with 'inception"),
-        ({"preprocessing": "another resize"}, r"was preprocessed otherwise \(another resize"),
+        ({"preprocessing": "another resize"}, r"was preprocessed differently \(another resize"),
     ):
         with pytest.raises(ValueError, match=message):
             Evaluator(features=Pixels(), reference=replace(reference, **changed))  # type: ignore[arg-type]

@@ -227,6 +227,13 @@ def test_what_differs_without_a_column_is_named(make_run: Callable[..., Run]) ->
     assert not any("rows (k) differ" in note for note in notes)
 
 
+def test_the_distance_of_an_own_extractor_has_a_column(make_run: Callable[..., Run]) -> None:
+    runs = [make_run({"k": k}, 0, {"fd_mine": 5.0 - k, "recall": 0.5, "other": 1.0}) for k in (1, 2)]
+    table = build_table(runs)
+    assert [column.header for column in table.columns] == ["recall ↑", "FD (mine) ↓"]
+    assert cells_of(table, 3) == ["4.00", "**3.00**"]
+
+
 def test_nothing_finished_is_an_error_with_the_reasons(sweep: list[Run]) -> None:
     with pytest.raises(ValueError, match=r"none of 1 runs .* \(kick-8_2: failed, the loss is nan at step 7\)"):
         build_table(sweep[-1:])
