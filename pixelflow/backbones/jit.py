@@ -121,7 +121,8 @@ class JiT(nn.Module):
     """Class-conditional JiT.
 
     Args:
-        image_size: Side of the images in pixels, divisible by patch_size.
+        image_size: Resolution of the position table in pixels, divisible by patch_size; the model then serves this
+            resolution only. None for no table: positions come from RoPE alone and any resolution is accepted.
         patch_size: Side of a patch in pixels.
         width: D, divisible by 4 * num_heads.
         depth: Number of blocks.
@@ -133,8 +134,6 @@ class JiT(nn.Module):
         in_context_len: Number of class tokens that are put before the tokens of each image.
         in_context_start: The first block that receives the class tokens.
         proj_drop: Dropout probability in the middle half of the blocks.
-        position_table: Whether to add the fixed position table, which restricts the model to image_size. Without it,
-            positions come from RoPE only and any resolution is accepted.
 
     Raises:
         ValueError: The sizes do not fit each other.
@@ -148,7 +147,7 @@ class JiT(nn.Module):
     def __init__(
         self,
         *,
-        image_size: int,
+        image_size: int | None,
         patch_size: int,
         width: int,
         depth: int,
@@ -160,19 +159,18 @@ class JiT(nn.Module):
         in_context_len: int = 32,
         in_context_start: int = 8,
         proj_drop: float = 0.0,
-        position_table: bool = True,
     ) -> None:
         super().__init__()
         _check(image_size, patch_size, width, num_heads, depth, in_context_len, in_context_start, proj_drop)
         self.patch_size, self.in_channels, self.num_classes = patch_size, in_channels, num_classes
         self.width, self.depth = width, depth
-        self.fixed_resolution = image_size if position_table else None
+        self.fixed_resolution = image_size
         self.in_context_len, self.in_context_start = in_context_len, in_context_start
         self.rope = Rope2D(head_dim=width // num_heads, row_first=True)
         self.x_embedder = BottleneckPatchEmbed(
             patch_size=patch_size, in_channels=in_channels, width=width, bottleneck_dim=bottleneck_dim
         )
-        if position_table:
+        if image_size is not None:
             side = image_size // patch_size
             self.register_buffer("pos_embed", grid_sincos(side, side, width)[None])
         if in_context_len:
@@ -217,7 +215,7 @@ class JiT(nn.Module):
             if x.shape[-2:] != (self.fixed_resolution, self.fixed_resolution):
                 raise ValueError(
                     f"images of {x.shape[-2]}x{x.shape[-1]} pixels, but this JiT is fixed to {self.fixed_resolution}: "
-                    "use one stage, or position_table=False"
+                    "use one stage, or image_size=None"
                 )
         return layout.join([part + self.pos_embed for part in layout.split(tokens)])
 
@@ -270,7 +268,7 @@ class JiT(nn.Module):
 
 
 def _check(
-    image_size: int,
+    image_size: int | None,
     patch_size: int,
     width: int,
     num_heads: int,
@@ -279,7 +277,7 @@ def _check(
     in_context_start: int,
     proj_drop: float,
 ) -> None:
-    if image_size % patch_size:
+    if image_size is not None and image_size % patch_size:
         raise ValueError(f"patch_size={patch_size} must divide image_size={image_size}")
     if width % (4 * num_heads):
         raise ValueError(

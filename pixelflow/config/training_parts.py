@@ -18,11 +18,11 @@ from pixelflow.reporting.figures import image_grid
 from pixelflow.runs.context import Run
 from pixelflow.sampling.sampler import to_uint8
 from pixelflow.signals import stop_signal
-from pixelflow.training.build import build_network
 from pixelflow.training.checkpoint import CheckpointStore
 from pixelflow.training.costs import device_rate, step_costs
 from pixelflow.training.draw import FlowParts
 from pixelflow.training.meter import Meter
+from pixelflow.training.networks import build_network
 from pixelflow.training.settings import TrainerSettings
 from pixelflow.training.state import TrainingState
 from pixelflow.training.trainer import Trainer, TrainerHooks

@@ -168,7 +168,7 @@ def _check_parts(config: Config) -> None:
             f"use at most cascade.num_stages={most}, or a smaller patch"
         )
     if backbone.fixed_resolution is not None and cascade.num_stages > 1:
-        free = ", or backbone.position_table=false" if "position_table" in config["backbone"] else ""
+        free = ", or backbone.image_size=null" if "image_size" in config["backbone"] else ""
         raise UserError(
             f"cascade.num_stages={cascade.num_stages} needs a backbone for several resolutions, "
             f"but this one is fixed to {backbone.fixed_resolution} pixels: use cascade=single{free}"

@@ -8,7 +8,7 @@ from pixelflow.config.job import Config, Job
 
 def run(config: Config, options: DataBenchmarkOptions, overrides: list[str]) -> None:
     """Writes `options.output` and prints it."""
-    from pixelflow.benchmarks.loading import run as work  # torch: seconds
+    from pixelflow.benchmarks.data_loading import run as work  # torch: seconds
 
     work(options)
 

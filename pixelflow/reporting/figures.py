@@ -15,7 +15,7 @@ from torch import Tensor
 from pixelflow.files import write_aside
 from pixelflow.metrics.catalogue import MetricInfo
 from pixelflow.reporting.canvas import COLOR, FAINT, new_figure, save_figure, tidy_axes
-from pixelflow.reporting.records import Table
+from pixelflow.reporting.rows import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

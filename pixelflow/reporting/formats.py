@@ -13,7 +13,7 @@ from typing import TypeVar
 from pixelflow.files import write_text
 from pixelflow.metrics.catalogue import MetricInfo
 from pixelflow.reporting.axes import MISSING, spell
-from pixelflow.reporting.records import PaperRow, Row, Table
+from pixelflow.reporting.rows import PaperRow, Row, Table
 
 T = TypeVar("T")
 LATEX = {

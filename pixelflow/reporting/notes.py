@@ -8,7 +8,7 @@ from typing import Any
 
 from pixelflow.metrics.catalogue import MetricInfo
 from pixelflow.reporting.axes import axis_values, differing_keys, spell
-from pixelflow.reporting.records import PaperRow, Row
+from pixelflow.reporting.rows import PaperRow, Row
 from pixelflow.reporting.runs import Run
 from pixelflow.runs.flat import flatten
 

@@ -25,7 +25,7 @@ from pixelflow.reporting.axes import (
     natural,
     spell,
 )
-from pixelflow.reporting.records import Cell, PaperRow, Row, Table
+from pixelflow.reporting.rows import Cell, PaperRow, Row, Table
 from pixelflow.reporting.runs import Run
 from pixelflow.runs.flat import flatten
 

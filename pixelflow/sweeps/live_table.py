@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
-    from pixelflow.reporting.records import Table
+    from pixelflow.reporting.rows import Table
 
 
 class SweepTable(Callback):

@@ -76,7 +76,7 @@ def test_context_tokens_carry_the_class_and_are_not_turned() -> None:
 
 @torch.no_grad()
 def test_without_the_table_a_pack_equals_separate_forwards() -> None:
-    model = tiny(position_table=False)
+    model = tiny(image_size=None)
     assert model.fixed_resolution is None and "pos_embed" not in model.state_dict()
     parts = [inputs(3, 4), inputs(2, 8)]
     timestep = torch.cat([t for _, t, _ in parts])
@@ -92,9 +92,7 @@ def test_without_the_table_a_pack_equals_separate_forwards() -> None:
 def test_the_table_ties_it_to_one_resolution() -> None:
     model = tiny()
     assert model.fixed_resolution == 8
-    with pytest.raises(
-        ValueError, match=r"4x4 pixels, but this JiT is fixed to 8: use one stage, or position_table=False"
-    ):
+    with pytest.raises(ValueError, match=r"4x4 pixels, but this JiT is fixed to 8: use one stage, or image_size=None"):
         model(*inputs(side=4))
 
 

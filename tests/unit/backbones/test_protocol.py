@@ -19,7 +19,10 @@ from pixelflow.sampling import Sampler
 from pixelflow.solvers import Euler
 from pixelflow.training.activation_checkpointing import checkpoint_blocks
 from pixelflow.training.checkpoint import CheckpointStore
+from pixelflow.training.distributed import Network
+from pixelflow.training.draw import FlowParts
 from pixelflow.training.ema import EMA
+from pixelflow.training.state import TrainingState
 from pixelflow.training.trainer import Trainer, TrainerSettings
 from pixelflow.types import Backbone, BackboneOutput, Condition
 from tests.unit.losses.stand_ins import PatchEncoder
@@ -66,21 +69,23 @@ CASCADE = Cascade(image_size=8, num_stages=2, max_timestep=ConvNet.max_timestep)
 def make_trainer(folder: Path, backbone: nn.Module, objective: Objective) -> Trainer:
     images = torch.randint(0, 256, (8, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return Trainer(
-        backbone=backbone,
-        cascade=CASCADE,
-        timesteps=UniformTimesteps(),
-        prediction=VelocityPrediction(),
-        conditioning=ClassLabel(num_classes=NUM_CLASSES),
-        objective=objective,
-        optimizer=torch.optim.AdamW(backbone.parameters(), lr=1e-2),
-        ema=EMA(decay=0.9),
+        state=TrainingState(
+            network=Network(backbone),
+            optimizer=torch.optim.AdamW(backbone.parameters(), lr=1e-2),
+            objective=objective,
+            ema=EMA(decay=0.9),
+        ),
+        flow=FlowParts(
+            cascade=CASCADE,
+            timesteps=UniformTimesteps(),
+            prediction=VelocityPrediction(),
+            conditioning=ClassLabel(num_classes=NUM_CLASSES),
+        ),
         loader=MemoryLoader(images=images, labels=torch.arange(8) % NUM_CLASSES, batch_size=4, seed=1),
         checkpoints=CheckpointStore(folder),
         settings=TrainerSettings(max_steps=2, batch_size=4, save_every=0, log_every=1, device="cpu"),
         seed=7,
-        device=torch.device("cpu"),
         config={},
-        log=lambda metrics, step: None,
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from pixelflow.metrics.catalogue import known_metrics
 from pixelflow.reporting.formats import csv_text, latex, markdown, write_table
-from pixelflow.reporting.records import Table
+from pixelflow.reporting.rows import Table
 from pixelflow.reporting.runs import Run
 from pixelflow.reporting.table import build_table
 

@@ -32,8 +32,8 @@ def make_trainer(folder: Path, *, init: int = 0, log: Any = None, **settings: An
     """JiT with dropout on two stages of random images, PixelGen's objective with the adaptive weight due every step."""
     torch.manual_seed(init)
     backbone = JiT(
-        image_size=8, patch_size=2, width=16, depth=4, num_heads=2, num_classes=5, in_channels=1, in_context_len=2,
-        in_context_start=1, proj_drop=0.2, position_table=False,
+        image_size=None, patch_size=2, width=16, depth=4, num_heads=2, num_classes=5, in_channels=1, in_context_len=2,
+        in_context_start=1, proj_drop=0.2,
     )  # fmt: skip
     for parameter in backbone.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
