@@ -3,21 +3,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS ?= dev
-# Two processes, each with whole files: most tests are one thread, and many wait for processes of their own.
+# Two processes, each of which runs whole files: most tests use one thread, and many wait for processes that they start.
 PARALLEL ?= -n 2 --dist loadfile
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help:
 	@echo "make quickstart  set up .venv, then train, sample and evaluate the digits cascade (python run.py)"
-	@echo "make test        the suite of a newcomer, at most 10 minutes on 2 cores"
+	@echo "make test        the tests that need no special hardware, at most 10 minutes on 2 cores"
 	@echo "make test-all    the same and everything marked slow, slurm, browser or gpu (skipped where it cannot run)"
 	@echo "make lint        ruff, import-linter (the layers of the design), mypy"
 	@echo "make docs        the documentation with its API reference, into build/site"
 	@echo "make constraints resolve constraints.txt anew from pyproject.toml"
 	@echo "make clean       remove .venv and caches (runs/ stays)"
 
-# uv installs from its cache by hard links, in seconds; pip is the way where uv cannot be had.
+# uv installs from its cache by hard links, in seconds; pip is used where uv cannot be installed.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@if command -v uv >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --constraint constraints.txt uv; then \
@@ -42,7 +42,7 @@ test: install
 test-all: test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbmake --nbmake-timeout=900 docs/tour.ipynb
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -rs -m "(slow or browser or gpu) and not slurm"
-	$(BIN)/python -m pytest -rs -m slurm   # one cluster, and one test at a time
+	$(BIN)/python -m pytest -rs -m slurm   # they share one cluster, so one test runs at a time
 
 .PHONY: lint
 lint: install
