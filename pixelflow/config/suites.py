@@ -1,4 +1,4 @@
-"""What config.metrics asks for: extractors, references, and everything they need before the first image."""
+"""Builds the metrics that a config describes, and checks that everything they need exists."""
 
 from __future__ import annotations
 
@@ -8,79 +8,89 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
+from torch import Tensor
 
 from pixelflow.assets import COMMAND, missing_line
-from pixelflow.config.build import Config, assets_root
-from pixelflow.config.references import load_reference, reference_path
+from pixelflow.config.build import assets_root
+from pixelflow.config.job import Config
 from pixelflow.errors import UserError
-from pixelflow.metrics.clip import ClipScore, read_prompts
+from pixelflow.metrics import references, suite
+from pixelflow.metrics.clip import read_prompts
 from pixelflow.metrics.evaluator import Evaluator
 from pixelflow.metrics.features import FeatureExtractor
-from pixelflow.metrics.suite import Suite
+from pixelflow.metrics.reference import Reference
+from pixelflow.metrics.suite import WITH_FEATURES, Suite
 
 LEAST = 10
-"""Images below which no number is worth the name; the papers take 50,000."""
-WITH_FEATURES = ("kid", "fid_infinity")
-"""What `metrics.also` may name that needs no network of its own."""
+"""Smallest number of images that is measured. Published numbers need 50,000."""
 
 
 def require_metrics(config: Config, count: int) -> None:
-    """Raise ValueError naming everything that measuring `count` images needs and that is not there."""
+    """Checks that images can be measured.
+
+    Args:
+        config: A resolved config.
+        count: Number of images.
+
+    Raises:
+        UserError: There are too few images, or a file or prompts are missing.
+    """
     metrics = config["metrics"]
     if count < LEAST:
-        raise ValueError(f"{count} images are too few to be measured: at least {LEAST}; published numbers take 50,000")
-    path, root = reference_path(config), assets_root(config)
-    files = needed_files(config)
-    lines = [line for file in files if (line := missing_line(root, file))]
-    if lines:
-        raise ValueError(
+        raise UserError(f"{count} images are too few to be measured: at least {LEAST}; published numbers take 50,000")
+    path, root = _reference_path(config), assets_root(config)
+    if lines := [line for file in needed_files(config) if (line := missing_line(root, file))]:
+        raise UserError(
             "; ".join(lines[:2])
             + (f"; and {len(lines) - 2} more" if len(lines) > 2 else "")
             + f"; `{COMMAND} metrics=...`, with the options of this command, fetches what has an "
             f"address (assets.root={config['assets']['root']})"
         )
     if path is not None and not path.exists():
-        raise ValueError(f"metrics.reference={metrics['reference']}: {path} does not exist")
+        raise UserError(f"metrics.reference={metrics['reference']}: {path} does not exist")
     if "clip_score" in metrics["also"] and (there := len(_prompts(config))) < count:
-        raise ValueError(f"metrics.prompts={metrics['prompts']} holds {there} prompts for {count} images")
+        raise UserError(f"metrics.prompts={metrics['prompts']} holds {there} prompts for {count} images")
 
 
 def needed_files(config: Config) -> list[str]:
-    """The files in the assets folder that the metrics read."""
-    files = [file for node in _extractor_nodes(config) for file in instantiate(node).needs()]
-    path, root = reference_path(config), assets_root(config)
+    """Returns the files in the assets folder that the metrics read."""
+    nodes = [config["metrics"]["features"], *(node for node in _additional(config).values() if node is not None)]
+    files = [file for node in nodes for file in instantiate(node).needs()]
+    path, root = _reference_path(config), assets_root(config)
     if path is not None and path.parent == root:
         files.append(path.name)
     return list(dict.fromkeys(files))
 
 
 def build_suite(config: Config, device: torch.device) -> Suite:
-    """Raises ValueError where a file is missing or a reference does not fit."""
-    metrics, also = config["metrics"], config["metrics"]["also"]
-    features = _loaded(config, metrics["features"], device)
-    wanted = [*features.metrics, *(name for name in WITH_FEATURES if name in also and name not in features.metrics)]
-    first = Evaluator(features=features, reference=load_reference(config, features), metrics=wanted)
-    more: list[Evaluator | ClipScore] = []
-    for name in also:
-        if name in WITH_FEATURES:
-            continue
-        extractor = _loaded(config, metrics["extractors"][name], device)
-        if name == "clip_score":
-            more.append(ClipScore(encoder=extractor, prompts=_prompts(config)))
-        else:
-            more.append(Evaluator(features=extractor, reference=load_reference(config, extractor)))
-    return Suite(first, more)
+    """Builds all metrics of a config.
+
+    Args:
+        config: A resolved config.
+        device: Device of the feature networks.
+
+    Raises:
+        UserError: The weights of a feature network are missing or damaged, or a reference cannot be read or does not
+            fit its network.
+    """
+    return suite.build_suite(
+        _loaded(config, config["metrics"]["features"], device),
+        {name: None if node is None else _loaded(config, node, device) for name, node in _additional(config).items()},
+        reference=lambda extractor: _reference(config, extractor),
+        prompts=lambda: _prompts(config),
+    )
 
 
 def build_evaluator(config: Config, device: torch.device) -> Evaluator:
-    """The main evaluator alone, for jobs that compare one number."""
+    """Builds the main evaluator alone, for jobs that compare one number; see `build_suite`."""
     features = _loaded(config, config["metrics"]["features"], device)
-    return Evaluator(features=features, reference=load_reference(config, features))
+    return Evaluator(features=features, reference=_reference(config, features))
 
 
-def _extractor_nodes(config: Config) -> list[Any]:
+def _additional(config: Config) -> dict[str, Mapping[str, Any] | None]:
+    """Returns the extractors of the additional metrics, or None for a metric of the main extractor."""
     metrics = config["metrics"]
-    return [metrics["features"], *(metrics["extractors"][n] for n in metrics["also"] if n not in WITH_FEATURES)]
+    return {name: None if name in WITH_FEATURES else metrics["extractors"][name] for name in metrics["also"]}
 
 
 def _loaded(config: Config, node: Mapping[str, Any], device: torch.device) -> Any:
@@ -89,11 +99,26 @@ def _loaded(config: Config, node: Mapping[str, Any], device: torch.device) -> An
     return extractor
 
 
+def _reference_path(config: Config) -> Path | None:
+    try:
+        return references.reference_path(config["metrics"]["reference"], assets_root(config))
+    except UserError as error:
+        raise UserError(f"metrics.{error}") from None
+
+
+def _reference(config: Config, extractor: FeatureExtractor) -> Reference:
+    def split_images(split: str) -> tuple[str, Tensor]:
+        data = instantiate(config["data"])
+        return data.spec.name, data.images(split)[0]
+
+    return references.load_reference(
+        config["metrics"]["reference"], extractor, assets=assets_root(config), split_images=split_images
+    )
+
+
 def _prompts(config: Config) -> list[str]:
     if config["metrics"]["prompts"] is None:
-        raise ValueError(
-            "metrics.also=[clip_score] needs metrics.prompts=FILE, one prompt a line, in the images' order"
-        )
+        raise UserError("metrics.also=[clip_score] needs metrics.prompts=FILE, one prompt a line, in the images' order")
     try:
         return read_prompts(Path(config["metrics"]["prompts"]).expanduser())
     except UserError as error:

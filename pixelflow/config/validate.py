@@ -11,9 +11,9 @@ import torch
 from pixelflow.config.build import Config, pick_device, sampler_settings
 from pixelflow.config.job import Job
 from pixelflow.config.schema import build, check_group, check_type, with_key
-from pixelflow.config.suites import WITH_FEATURES
 from pixelflow.config.validate_training import check_training
 from pixelflow.errors import UserError
+from pixelflow.metrics.suite import WITH_FEATURES
 from pixelflow.sampling.produce import parse_classes
 from pixelflow.sampling.speed import speed_up
 from pixelflow.training.weights import check_name

@@ -65,7 +65,8 @@ class Rope2D(nn.Module):
         """Returns the table, (prefix + height * width, head_dim, 2); the first `prefix` tokens are not rotated."""
         key = (height, width, prefix, device)
         if key not in self._tables:
-            table = rope_table(height, width, self.head_dim, theta=self.theta, row_first=self.row_first)
-            still = torch.tensor([1.0, 0.0]).expand(prefix, self.head_dim, 2)
-            self._tables[key] = torch.cat([still, table]).to(device)
+            with torch.inference_mode(False):  # a table that sampling makes serves training as well
+                table = rope_table(height, width, self.head_dim, theta=self.theta, row_first=self.row_first)
+                still = torch.tensor([1.0, 0.0]).expand(prefix, self.head_dim, 2)
+                self._tables[key] = torch.cat([still, table]).to(device)
         return self._tables[key]
