@@ -1,4 +1,4 @@
-"""How the parity tests compare: max|a-b| / max|b|, as the goldens' tolerances are meant."""
+"""The comparison of the parity tests: the error is max|a-b| / max|b|, as in the tolerances of the golden cases."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def assert_close(actual: Tensor, expected: Tensor, tolerance: float, name: str =
 
 
 def assert_all_close(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float) -> None:
-    """Every tensor of `actual` against the one of the same name."""
+    """Compares every tensor of `actual` with the expected one of the same name."""
     assert actual, "nothing to compare"
     for name, value in actual.items():
         assert_close(value, expected[name], tolerance, name)

@@ -22,7 +22,7 @@ MISSING = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What this machine cannot run is skipped with its reason."""
+    """Skips the tests that this machine cannot run, with the reason."""
     for item in items:
         for mark, reason in MISSING.items():
             if reason is not None and item.get_closest_marker(mark):

@@ -10,7 +10,7 @@ from pixelflow.backbones import PixelFlow
 
 
 def tiny_pixelflow(*, seed: int = 0, zero_init: bool = False, **settings: Any) -> PixelFlow:
-    """Random everywhere: what starts at zero (modulation, output, biases) is drawn too, unless zero_init."""
+    """All weights are random, also those that start at zero (modulation, output, biases), unless zero_init."""
     defaults = {"patch_size": 2, "depth": 2, "num_heads": 2, "head_dim": 8, "num_classes": 5, "in_channels": 1}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

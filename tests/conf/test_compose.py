@@ -90,7 +90,7 @@ def test_arm_of_a_recipe(recipe: str, arm: str) -> None:
 
 
 def test_the_arms_of_pixelgen_losses_add_one_loss_each() -> None:
-    """flow matching; + REPA; + LPIPS; + P-DINO; + gate. What has no weight is not even built."""
+    """flow matching; + REPA; + LPIPS; + P-DINO; + gate. A term without a weight is not built."""
     wanted = [
         ("flow_matching", ["flow_matching"], 0.0), ("repa", ["flow_matching", "repa"], 0.0),
         ("lpips", ["flow_matching", "repa", "lpips"], 0.0),

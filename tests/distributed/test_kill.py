@@ -1,4 +1,4 @@
-"""kill -9 at twenty random moments of a run, saves included: nothing shows in the end."""
+"""A run that is killed (kill -9) at twenty random moments, also while it saves, ends as an undisturbed one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def work(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_twenty_kills_leave_no_trace(tmp_path: Path) -> None:
+def test_twenty_kills_do_not_change_the_result(tmp_path: Path) -> None:
     # A fork has everything imported, and dies like any other process.
     context = multiprocessing.get_context("fork")
     (tmp_path / "straight").mkdir()
@@ -62,7 +62,7 @@ def test_twenty_kills_leave_no_trace(tmp_path: Path) -> None:
     assert last.exitcode == 0
 
     def logged(folder: Path) -> dict[int, set[str]]:
-        """Every line whole; a step that was repeated says the same again."""
+        """Returns the complete lines of the log by step; a repeated step has several."""
         found: dict[int, set[str]] = {}
         for line in (folder / "losses.txt").read_text().splitlines():
             if len(line.split()) == 3:  # not cut off by the kill

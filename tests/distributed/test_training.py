@@ -1,4 +1,4 @@
-"""Two processes of a training run over gloo, against one."""
+"""Compares training in two processes (gloo) with training in one."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def assert_close_snapshots(a: Path, b: Path) -> None:
 
 
 def test_hybrid_sharding_of_four(alone: tuple[Path, Ended], tmp_path: Path) -> None:
-    """Two copies of the weights, each cut in two."""
+    """Two copies of the weights, each divided among two processes."""
     four = run(tmp_path, processes=4, parallel="fsdp", shard_size=2, timeout=240)
     assert losses(four) == pytest.approx(losses(alone[1]), rel=1e-5)
     assert [m["grad_norm"] for m in four.logged.values()] == pytest.approx(
@@ -120,7 +120,7 @@ def test_hybrid_sharding_of_four(alone: tuple[Path, Ended], tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_another_number_of_processes_goes_on(
+def test_a_run_continues_with_another_number_of_processes(
     first: int, then: int, parallel: str, alone: tuple[Path, Ended], tmp_path: Path
 ) -> None:
     """With the same samples in the same order: the losses of each step are those of the run that never stopped."""

@@ -1,4 +1,4 @@
-"""One process of a tiny training run: `python -m tests.distributed.worker FOLDER '{"max_steps": 4, ...}'`.
+"""Runs one process of a tiny training run: `python -m tests.distributed.worker FOLDER '{"max_steps": 4, ...}'`.
 
 With RANK and WORLD_SIZE in the environment it is one of several. Prints the logged metrics as JSON lines (rank 0), and
 exits as run.py does.
@@ -40,7 +40,7 @@ CPU = torch.device("cpu")
 
 
 class Faulty:
-    """A loader that does something to one process at one step."""
+    """A loader that hangs, fails or is killed at given steps."""
 
     def __init__(self, loader: MemoryLoader, faults: dict[int, str]) -> None:
         self.loader, self.faults = loader, faults

@@ -36,7 +36,7 @@ def test_a_gpu_gives_what_the_cpu_gives(bf16: bool) -> None:
         assert (ours - theirs).abs().max() <= (0.05 if bf16 else 5e-3) * theirs.abs().max()
 
 
-def test_filling_keeps_a_compiled_encoder_from_recompiling() -> None:
+def test_padding_prevents_recompilation_of_an_encoder() -> None:
     """Any number of passing images of 16 makes at most four shapes."""
     encoder, counter = DinoV2(**TINY), CompileCounter()  # type: ignore[arg-type]
     encoder.load(Path(), "cuda")

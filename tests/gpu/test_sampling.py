@@ -1,4 +1,4 @@
-"""Sampling on a CUDA device: the same images as on a CPU, nothing waits inside a stage, and the speed asked for."""
+"""Sampling on a CUDA device: the same images as on a CPU, no waiting inside a stage, and the required speed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_same_images_as_on_the_cpu() -> None:
 
 
 @pytest.mark.parametrize("kind", [Euler, Heun, AdamsBashforth])
-def test_nothing_waits_for_the_device_inside_a_stage(kind: Any) -> None:
+def test_the_host_does_not_wait_for_the_device_inside_a_stage(kind: Any) -> None:
     solver = kind(num_steps=4, num_stages=3)
     sampler = make_sampler(gpu_model(), GUIDANCE, device="cuda", solver=solver)
     draw(sampler, [0, 1])  # tables are made at the first call
@@ -63,7 +63,7 @@ def test_cuda_graphs_replay_the_same_numbers() -> None:
     assert (draw(bf16, [0, 1]).x - draw(plain, [0, 1]).x).abs().max() > 0
 
 
-def test_images_leave_without_stopping_the_device() -> None:
+def test_images_are_copied_without_stopping_the_device() -> None:
     images = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8, device="cuda")
     kept: list[torch.Tensor] = []
     with AsideWriter(lambda ids, batch: kept.append(batch)) as writer:
@@ -88,7 +88,7 @@ def test_attention_kernels_at_head_dim_72() -> None:
     ids=["euler30", "adams15"],
 )
 def test_xl_at_256_is_as_fast_as_asked_for_on_an_h200(solver: Solver, seconds: float) -> None:
-    """Noise and uint8 output included; random weights cost what trained ones do."""
+    """The time includes noise and uint8 output; random and trained weights cost the same."""
     if "H200" not in torch.cuda.get_device_name():
         pytest.skip("the limit is that of an H200")
     device, ids = torch.device("cuda"), list(range(50))

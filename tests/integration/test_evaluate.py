@@ -1,4 +1,4 @@
-"""job=evaluate as a user calls it: without files, interrupted, shared among processes, on images of all kinds."""
+"""job=evaluate as a user calls it: without files, interrupted, divided among processes, on images of all kinds."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_two_processes_give_the_same_number(checkpoint: Path, straight: dict, tm
 
 
 @pytest.mark.slow
-def test_a_stopped_evaluation_goes_on(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_stopped_evaluation_continues(checkpoint: Path, tmp_path: Path) -> None:
     mine = copy_of(checkpoint, tmp_path)
     slow = ["sampler.fixed_batch=8", "solver.num_steps=60"]
     command = [sys.executable, str(ROOT / "run.py"), "job=evaluate", f"checkpoint={mine}", *SMALL, *slow]

@@ -1,4 +1,4 @@
-"""PixelGen's parts through the config: the recipes of issue-sized models shrunk to the digits, trained for real."""
+"""PixelGen's parts through the config: recipes of small models are trained on the digits."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def trainer_of(tmp_path: Path, log: list[dict[str, float]], *overrides: str) -> 
 
 @pytest.mark.parametrize("arm", ["x", "velocity"])
 def test_a_cascade_trains_with_perceptual_losses(arm: str, tmp_path: Path) -> None:
-    """PixelFlow's backbone on three stages: every stage feels LPIPS and P-DINO, and the loss falls."""
+    """PixelFlow's backbone on three stages: LPIPS and P-DINO apply to every stage, and the loss falls."""
     log: list[dict[str, float]] = []
     recipe = ["experiments=cascade_perceptual", f"experiments/cascade_perceptual@_global_={arm}"]
     small = ["backbone=pixelflow_tiny", "backbone.depth=2", "cascade.num_stages=3", "trainer.max_steps=30"]
@@ -56,8 +56,8 @@ def mean(log: list[dict[str, Any]], name: str) -> float:
     return sum(metrics[name] for metrics in log) / len(log)
 
 
-def test_every_stage_feels_the_perceptual_losses(tmp_path: Path) -> None:
-    """By gradient: with flow matching off, the predictions of all three stages are pulled."""
+def test_perceptual_losses_have_a_gradient_at_every_stage(tmp_path: Path) -> None:
+    """Without flow matching, the predictions of all three stages have a gradient."""
     recipe = ["experiments=cascade_perceptual", "backbone=pixelflow_tiny", "backbone.depth=1", "cascade.num_stages=3"]
     more = ["objective.terms.flow_matching.weight=0", "trainer.batch_size=24"]  # some of every stage pass the gate
     trainer = trainer_of(tmp_path, [], *recipe, *more)

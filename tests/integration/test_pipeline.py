@@ -1,4 +1,4 @@
-"""run.py and evaluate.py as a user calls them: one tiny run of the whole pipeline, and what can happen to it."""
+"""run.py and evaluate.py as a user calls them: one tiny run of the whole pipeline, its errors and its interruptions."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return Finished(cwd, folder, done.stdout)
 
 
-def test_everything_is_there(finished: Finished) -> None:
+def test_every_file_of_a_run_exists(finished: Finished) -> None:
     for name in (
         "config.yaml", "provenance.json", "status.json", "metrics.jsonl", "log.txt", "figures/samples.png",
         "figures/loss.png", "checkpoints/step_00000006/state.json", "checkpoints/step_00000004/model.safetensors",
@@ -81,7 +81,7 @@ def test_samples_are_balanced_and_in_the_adm_form(finished: Finished) -> None:
         assert np.bincount(archive["arr_1"]).tolist() == [2] * 10
 
 
-def test_the_same_command_again_says_that_it_is_there(finished: Finished) -> None:
+def test_the_same_command_again_reports_the_finished_run(finished: Finished) -> None:
     before = {p: p.stat().st_mtime_ns for p in finished.folder.rglob("*") if p.is_file()}
     again = call(*TINY, cwd=finished.cwd)
     assert again.returncode == 0
@@ -179,7 +179,7 @@ def test_table_of_an_experiment(finished: Finished, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_unreachable_mlflow_server_stops_nothing(tmp_path: Path) -> None:
+def test_an_unreachable_mlflow_server_does_not_stop_the_run(tmp_path: Path) -> None:
     done = call(*TINY, "tracking.uri=http://127.0.0.1:9", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("127.0.0.1:9") in (1, 2)  # one warning, and one line about what is unsent
@@ -241,7 +241,7 @@ def test_a_sweep_ends_with_one_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_failing_run_of_a_sweep_leaves_the_others(tmp_path: Path) -> None:
+def test_a_failing_run_of_a_sweep_does_not_affect_the_others(tmp_path: Path) -> None:
     done = call("-m", *TINY, "backbone.patch_size=3,4", "tracking=none", cwd=tmp_path)
     assert done.returncode != 0
     assert "backbone.patch_size=3 does not divide" in done.stderr

@@ -1,4 +1,4 @@
-"""job=sample as a user calls it: killed, shared among processes, on a full disk, with damaged output."""
+"""job=sample as a user calls it: killed, divided among processes, on a full disk, with damaged output."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copy_of(checkpoint: Path, folder: Path) -> Path:
-    """The checkpoint alone in a run folder of its own, so that its samples start from nothing."""
+    """Copies only the checkpoint to another run folder, which has no samples yet."""
     shutil.copytree(checkpoint, folder / "checkpoints" / checkpoint.name)
     return folder / "checkpoints" / checkpoint.name
 
@@ -58,7 +58,7 @@ def arrays(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def straight(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one process makes in one go, in fixed groups of 8."""
+    """The samples that one process makes without interruption, in fixed groups of 8."""
     return sample(copy_of(checkpoint, tmp_path_factory.mktemp("straight")), "sampler.fixed_batch=8")
 
 
@@ -84,7 +84,7 @@ def test_two_processes_make_the_same_images(checkpoint: Path, straight: Path, tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_stopped_job_goes_on(number: signal.Signals, checkpoint: Path, straight: Path, tmp_path: Path) -> None:
+def test_a_stopped_job_continues(number: signal.Signals, checkpoint: Path, straight: Path, tmp_path: Path) -> None:
     mine = copy_of(checkpoint, tmp_path)
     # Many small steps: the job must still be at it when the first images are there.
     slow = ["sampler.fixed_batch=8", "solver.num_steps=40"]
@@ -110,7 +110,7 @@ def test_a_stopped_job_goes_on(number: signal.Signals, checkpoint: Path, straigh
 
 
 @pytest.mark.slow
-def test_png_folder_and_what_happens_to_a_damaged_one(checkpoint: Path, straight: Path, tmp_path: Path) -> None:
+def test_png_folder_and_repair_of_a_damaged_one(checkpoint: Path, straight: Path, tmp_path: Path) -> None:
     mine = copy_of(checkpoint, tmp_path)
     settings = ["sampler.format=png", "sampler.fixed_batch=8", "sampler.trajectories=2"]
     folder = sample(mine, *settings)
@@ -131,7 +131,7 @@ def test_png_folder_and_what_happens_to_a_damaged_one(checkpoint: Path, straight
 
 @pytest.mark.slow
 def test_a_disk_that_fills_up(checkpoint: Path, straight: Path, tmp_path: Path) -> None:
-    """A limit on the size of files stands for it: the images fit, the .npz of 50 kB does not."""
+    """A limit on the size of files simulates it: the images fit, the .npz of 50 kB does not."""
     mine = copy_of(checkpoint, tmp_path)
     arguments = ["job=sample", f"checkpoint={mine}", *SMALL, "sampler.fixed_batch=8"]
     done = call(*arguments, limit=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)))
@@ -155,7 +155,7 @@ def test_shards_and_classes(checkpoint: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_mistakes_are_found_first(checkpoint: Path, tmp_path: Path) -> None:
+def test_mistakes_are_reported_before_anything_is_written(checkpoint: Path, tmp_path: Path) -> None:
     mine = copy_of(checkpoint, tmp_path)
     for setting, message in {
         "sampler.classes=3-12": "sampler.classes=3-12 must name classes in 0..9",

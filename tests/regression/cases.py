@@ -1,4 +1,4 @@
-"""What is collected, case by case: losses and weights of training, sampled images, metrics, and an ablation table.
+"""The numbers of each case: losses and weights of training, sampled images, metrics, and an ablation table.
 
 A case gives its numbers by kind. The kinds differ in how another machine's numbers are compared (see compare.py):
 
@@ -41,7 +41,7 @@ SHARES = ("precision", "recall", "accuracy")
 
 
 def ablation(folder: Path) -> Path:
-    """The quickstart with one and with two stages, trained, sampled, evaluated and set beside each other once."""
+    """The quickstart with one and with two stages, trained, sampled, evaluated and compared in a table, once."""
     place = folder / "ablation"
     if not list(place.glob("**/table.md")):
         settings = ("experiment=ablation", "cascade.num_stages=1,2", "sampler.num_samples=100")
@@ -55,7 +55,7 @@ def quickstart(num_stages: int, folder: Path) -> Values:
 
 
 def train(name: str, overrides: tuple[str, ...], processes: int, folder: Path) -> Values:
-    """Training of a run of its own."""
+    """Training of a separate run."""
     call("job=train", *ALL, *TRAINING, *overrides, cwd=folder / name, processes=processes)
     return training(folder / name)
 

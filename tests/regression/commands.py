@@ -1,4 +1,4 @@
-"""How the regression cases call pixelflow: by its command line alone, and by the files that it writes.
+"""Calls pixelflow for the regression cases through its command line, and reads the files that it writes.
 
 Nothing is imported from pixelflow, so that modules can move without a change here. Files are found by pattern, because
 the name of a run's folder is no number either.
@@ -56,7 +56,7 @@ def written(folder: Path, pattern: str, *arguments: str, **options: Any) -> Path
 
 
 def run_of(folder: Path, num_stages: int) -> Path:
-    """The folder of the run with so many stages, in the runs of a sweep."""
+    """Returns the folder of the run with this number of stages, among the runs of a sweep."""
     for config in sorted(folder.glob("**/config.yaml")):
         if yaml.safe_load(config.read_text())["cascade"]["num_stages"] == num_stages:
             return config.parent

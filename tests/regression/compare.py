@@ -43,7 +43,7 @@ class Comparison:
 
 
 def machine() -> dict[str, str]:
-    """What the last bits depend on."""
+    """Returns the properties of the machine on which the last bits of a result depend."""
     return {
         "torch": torch.__version__,
         "numpy": np.__version__,

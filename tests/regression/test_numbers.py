@@ -20,7 +20,7 @@ IMAGES = {"exact": {"labels": [0, 1]}, "grey_levels": {"mean": [20.0, 30.0]}, "s
 
 @pytest.fixture(scope="session")
 def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the cases put their runs, some of which several cases read."""
+    """The folder of the runs of all cases; several cases read some of them."""
     return tmp_path_factory.mktemp("numbers")
 
 

@@ -73,8 +73,8 @@ def test_a_download_is_whole_recorded_and_verified(server: tuple[str, type[Handl
     assert fetch(asset(url), tmp_path) == "verified" and len(handler.ranges) == 1
 
 
-def test_a_broken_download_goes_on(server: tuple[str, type[Handler]], tmp_path: Path) -> None:
-    """Cut by the server twice, then from what an earlier process left behind."""
+def test_an_interrupted_download_continues(server: tuple[str, type[Handler]], tmp_path: Path) -> None:
+    """The server interrupts it twice; then it continues the partial file of an earlier process."""
     url, handler = server
     handler.cut += [3_000_000, 7_000_000]
     assert fetch(asset(url), tmp_path) == "fetched"

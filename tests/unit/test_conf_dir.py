@@ -1,4 +1,4 @@
-"""Where the config groups lie."""
+"""Tests that the config groups are found."""
 
 from __future__ import annotations
 

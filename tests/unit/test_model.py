@@ -26,7 +26,7 @@ SIZE: dict[str, Any] = {"image_size": 16, "num_stages": 2, "num_classes": 10, "c
 
 
 def lively(model: Model) -> Model:
-    """Random weights also where a network starts at zero, so that images depend on everything."""
+    """Makes all weights random, also those that start at zero, so that images depend on every input."""
     generator = torch.Generator().manual_seed(0)
     for parameter in model.backbone.parameters():
         if parameter.eq(0).all():

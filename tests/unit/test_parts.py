@@ -1,4 +1,4 @@
-"""What a stored config may build, and what it may not."""
+"""Tests which parts a stored config can build."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CASCADE = {"_target_": "pixelflow.flow.Cascade", "image_size": 16, "num_stages":
 
 @pytest.fixture
 def mylib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A user's module that leaves a mark when it is imported."""
+    """A user's module that writes a file when it is imported."""
     (tmp_path / "mylib.py").write_text(
         "from os import system\n"
         "from pathlib import Path\n"

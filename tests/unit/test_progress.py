@@ -30,7 +30,7 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     return time
 
 
-def test_plain_lines_where_there_is_no_terminal(time: Time) -> None:
+def test_plain_lines_without_a_terminal(time: Time) -> None:
     stream = io.StringIO()
     progress = Progress(total=100, stream=stream)
     for _ in range(100):

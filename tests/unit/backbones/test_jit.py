@@ -11,7 +11,7 @@ from pixelflow.types import Condition
 
 
 def tiny(*, seed: int = 0, zero_init: bool = False, **settings: Any) -> JiT:
-    """Random everywhere, also where it would start at zero."""
+    """All weights are random, also those that start at zero."""
     defaults = {
         "image_size": 8, "patch_size": 2, "width": 16, "depth": 3, "num_heads": 2, "num_classes": 5, "in_channels": 1,
         "in_context_len": 2, "in_context_start": 1,
@@ -61,7 +61,7 @@ def test_features_are_the_image_tokens_that_enter_a_block() -> None:
 
 
 @torch.no_grad()
-def test_context_tokens_carry_the_class_and_are_not_turned() -> None:
+def test_context_tokens_contain_the_class_and_are_not_rotated() -> None:
     model = tiny(depth=2, in_context_start=0)
     entered: list[Tensor] = []
     model.blocks[0].register_forward_pre_hook(lambda _, arguments: entered.append(arguments[0]))
@@ -89,7 +89,7 @@ def test_without_the_table_a_pack_equals_separate_forwards() -> None:
         torch.testing.assert_close(packed.features[2][i], alone.features[2], atol=1e-5, rtol=0)
 
 
-def test_the_table_ties_it_to_one_resolution() -> None:
+def test_the_position_table_requires_one_resolution() -> None:
     model = tiny()
     assert model.fixed_resolution == 8
     with pytest.raises(ValueError, match=r"4x4 pixels, but this JiT is fixed to 8: use one stage, or image_size=None"):
@@ -97,7 +97,7 @@ def test_the_table_ties_it_to_one_resolution() -> None:
 
 
 @torch.no_grad()
-def test_the_table_tells_positions_apart() -> None:
+def test_the_position_table_distinguishes_positions() -> None:
     """Without it, and without rotation, a shuffled image would give the shuffled output."""
     x, t, condition = inputs()
     model = tiny()

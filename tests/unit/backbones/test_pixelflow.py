@@ -64,7 +64,7 @@ def test_a_pack_equals_separate_forwards() -> None:
 
 
 @torch.no_grad()
-def test_images_of_a_pack_do_not_see_one_another() -> None:
+def test_images_of_a_pack_do_not_affect_one_another() -> None:
     model = tiny_pixelflow()
     images, timestep, condition = pack()
     before = model(images, timestep, condition).output

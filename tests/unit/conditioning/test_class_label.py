@@ -9,7 +9,7 @@ from pixelflow.types import Batch, Condition
 LABELS = Condition(torch.tensor([3, 1, 4, 1, 5]))
 
 
-def test_encode_hands_on_the_labels() -> None:
+def test_encode_returns_the_labels() -> None:
     batch = Batch(torch.zeros(5, 1, 4, 4), LABELS, torch.arange(5))
     assert torch.equal(ClassLabel(num_classes=10).encode(batch).class_label, LABELS.class_label)
 

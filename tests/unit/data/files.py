@@ -24,7 +24,7 @@ def encoded(image: Image.Image, format: str = "JPEG", **settings: object) -> byt
 
 
 def image_folder(root: Path, *, count: int, classes: int = 2, split: str = "train", plain: bool = True) -> Path:
-    """`root/<split>/c<label>/<i>.jpg`. plain: image i is grey i, so that it can be told after any crop."""
+    """`root/<split>/c<label>/<i>.jpg`. plain: image i is grey i, so that it can be identified after any crop."""
     for i in range(count):
         folder = root / split / f"c{i % classes}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -34,5 +34,5 @@ def image_folder(root: Path, *, count: int, classes: int = 2, split: str = "trai
 
 
 def grey_of(x: object) -> list[int]:
-    """Which images of `image_folder` a batch holds. x: (B, C, R, R) in [-1, 1]."""
+    """Returns which images of `image_folder` a batch contains. x: (B, C, R, R) in [-1, 1]."""
     return ((x.mean(dim=(1, 2, 3)) + 1) * 127.5).round().int().tolist()  # type: ignore[attr-defined]

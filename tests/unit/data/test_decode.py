@@ -23,7 +23,7 @@ def close(a: np.ndarray, b: Image.Image, mean: float = 1.0) -> bool:
 
 
 def rotated_jpeg(orientation: int) -> tuple[bytes, Image.Image]:
-    """A JPEG whose EXIF asks for a rotation, and what a viewer shows."""
+    """A JPEG whose EXIF header requires a rotation, and its upright pixels."""
     image = picture(0, 40, 64)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -81,7 +81,7 @@ def test_reduced_only_where_half_is_enough() -> None:
 
 
 def bomb() -> bytes:
-    """A PNG of 40,000 x 40,000 pixels in some bytes; decoding it would take 1.6 GB."""
+    """A PNG of 40,000 x 40,000 pixels in a few bytes; decoding it would take 1.6 GB."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return len(content).to_bytes(4, "big") + name + content + zlib.crc32(name + content).to_bytes(4, "big")
@@ -91,7 +91,7 @@ def bomb() -> bytes:
 
 
 def huge_jpeg() -> bytes:
-    """A JPEG whose header speaks of 40,000 x 40,000 pixels."""
+    """A JPEG whose header states 40,000 x 40,000 pixels."""
     data = bytearray(encoded(picture(5)))
     frame = data.index(b"\xff\xc0")
     data[frame + 5 : frame + 9] = (40_000).to_bytes(2, "big") * 2
@@ -123,7 +123,7 @@ def test_broken(name: str) -> None:
     assert len(str(caught.value)) < 300
 
 
-def test_what_follows_the_picture_does_no_harm() -> None:
+def test_bytes_after_the_image_are_ignored() -> None:
     end = GOOD.rindex(b"\xff\xd9")
     padded = GOOD[:end] + b"junkjunk" + GOOD[end:]
     assert np.array_equal(got(padded), got(GOOD))

@@ -9,7 +9,7 @@ from pixelflow.metrics.digits_classifier import digits_split, draw_at, load_digi
 
 @pytest.mark.parametrize("image_size", [8, 16, 64])
 def test_the_split_is_that_of_the_classifier_of_the_metrics(image_size: int) -> None:
-    """Otherwise the metrics would judge by digits that training has seen, or the other way round."""
+    """Otherwise the held-out digits of one would be training digits of the other."""
     images, labels = load_digits()
     for split, index in zip(("train", "held_out"), digits_split(labels), strict=True):
         got_images, got_labels = Digits(image_size=image_size).images(split)  # type: ignore[arg-type]

@@ -22,12 +22,12 @@ TOTAL, BROKEN = 2000, 200
 
 
 def pixels(i: int) -> np.ndarray:
-    """A grey image that can be told from all others after any crop: its three channels count in base 13."""
+    """A grey image that can be identified after any crop: its three channels count in base 13."""
     return np.broadcast_to(np.uint8([i % 13 * 19, i // 13 % 13 * 19, i // 169 * 19]), (18, 18, 3))
 
 
 def good(i: int) -> bytes:
-    """Every kind of file that must be converted rightly."""
+    """Every kind of file that must be converted correctly."""
     image = Image.fromarray(np.ascontiguousarray(pixels(i)))
     kinds: list[Callable[[], bytes]] = [
         lambda: encoded(image, quality=100, subsampling=0),
@@ -117,7 +117,7 @@ def test_too_many_are_refused(folder: tuple[Path, dict[str, str]], tmp_path: Pat
     assert (tmp_path / "bad_samples.jsonl").exists()
 
 
-def test_nothing_but_broken_files(tmp_path: Path) -> None:
+def test_a_folder_of_broken_files_only(tmp_path: Path) -> None:
     (tmp_path / "c0").mkdir()
     for i in range(3):
         (tmp_path / "c0" / f"{i}.jpg").write_bytes(b"?")
@@ -132,7 +132,7 @@ def test_a_damaged_list_of_an_earlier_start_is_named(tmp_path: Path) -> None:
         DirtyReport(folder=tmp_path, max_share=0)
 
 
-def test_what_is_left_out_on_purpose_is_no_damage() -> None:
+def test_filtered_samples_do_not_count_as_damaged() -> None:
     report = DirtyReport(folder=None, max_share=0)
     report.add(drawn=1, found=[Found(0, "a", "too small", "", True)])
     with pytest.raises(DirtyData, match="1 of 2 samples"):

@@ -1,4 +1,4 @@
-"""The contract of a data source: shared options in one record, and a source of a user's own."""
+"""The contract of a data source: shared options in one record, and a user-defined source."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Greys(ImageData):
         return MemorySource(level[:, None, None, None].expand(-1, 3, 4, 4), level.long() % 2, name="grey level")
 
 
-def test_a_source_of_ones_own_gives_shuffled_batches_and_references() -> None:
+def test_a_user_defined_source_gives_shuffled_batches_and_references() -> None:
     data = Greys(reading=Reading(workers=0), reference_images=3)
     batches = list(itertools.islice(data.loader(batch_size=3, seed=0), 2))
     levels = torch.cat([((b.x[:, 0, 0, 0] + 1) * 127.5).round().long() for b in batches])
@@ -70,7 +70,7 @@ def test_shared_options_reach_the_record_and_are_checked_there(source: type[Imag
         source(unknown=1)  # type: ignore[call-arg]
 
 
-def test_images_with_captions_are_no_kind_of_classified_shards() -> None:
+def test_image_text_has_no_classes_and_is_not_a_webdataset() -> None:
     assert not issubclass(ImageText, WebDataset)
     assert ImageText().spec.num_classes == 1
     with pytest.raises(ValueError, match="num_classes=3 must be 1"):

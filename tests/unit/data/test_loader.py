@@ -42,7 +42,7 @@ def take(loader: StreamLoader, batches: int) -> list[torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def sequence(root: Path) -> torch.Tensor:
-    """Nine batches, three epochs, read plainly: what every other way must give, bit for bit."""
+    """Nine batches (three epochs) read in this process, which every other configuration must reproduce bit for bit."""
     return torch.stack(take(loader(root), 9))
 
 
@@ -110,7 +110,7 @@ def test_a_killed_worker_is_replaced_without_loss(root: Path, sequence: torch.Te
     one.close()
 
 
-def test_a_worker_that_dies_again_and_again_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_dies_repeatedly_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = loader(root, workers=1, retries=1)
     monkeypatch.setattr(type(one.maker.source), "read", lambda self, index: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(
@@ -119,7 +119,7 @@ def test_a_worker_that_dies_again_and_again_is_named(root: Path, monkeypatch: py
         next(iter(one))
 
 
-def test_a_worker_that_stands_still_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stalled_worker_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import time
 
     one = loader(root, workers=1, retries=1, stall_seconds=0.3)

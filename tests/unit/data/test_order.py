@@ -24,7 +24,7 @@ def test_every_epoch_is_another_permutation(window: int) -> None:
 
 
 @pytest.mark.parametrize("window", [0, 2])
-def test_a_position_says_it_all(window: int) -> None:
+def test_a_position_alone_determines_the_sample(window: int) -> None:
     whole = epochs(EpochOrder(sizes=SIZES, seed=3, window=window)).flatten()
     jumping = EpochOrder(sizes=SIZES, seed=3, window=window)
     for position in np.random.default_rng(0).permutation(len(whole)):

@@ -115,7 +115,7 @@ def test_a_shard_that_was_damaged_since_is_written_again(root: Path, tmp_path: P
     assert contents(tmp_path) == first
 
 
-def test_it_refuses_to_mix(root: Path, tmp_path: Path) -> None:
+def test_a_folder_of_other_data_or_settings_is_refused(root: Path, tmp_path: Path) -> None:
     run(root, tmp_path / "out")
     with pytest.raises(ValueError, match="was begun with size 18, now 16; choose another folder"):
         run(root, tmp_path / "out", size=16)

@@ -24,7 +24,7 @@ def test_all_kinds_shapes_and_colours_occur() -> None:
         assert max(counted.values()) < 3 * min(counted.values())
 
 
-def test_things_lie_in_the_image_apart_from_each_other() -> None:
+def test_shapes_lie_inside_the_image_and_do_not_overlap() -> None:
     for scene in SCENES:
         for i, a in enumerate(scene.things):
             assert min(a.box) >= 0 and max(a.box) <= 1
@@ -33,7 +33,7 @@ def test_things_lie_in_the_image_apart_from_each_other() -> None:
                 assert apart > a.radius + b.radius
 
 
-def test_captions_tell_the_truth() -> None:
+def test_captions_match_the_scene() -> None:
     for scene in SCENES:
         first, words = scene.things[0], scene.caption.split()
         assert first.shape in scene.caption
@@ -62,7 +62,7 @@ def test_relations_hold_by_a_margin(relation: str, axis: str, sign: int) -> None
 
 
 def alone(shape: str, texture: str = "plain", size: int = 200) -> np.ndarray:
-    """Where the shape is, in an image of its own with radius 0.4."""
+    """Returns the mask of a shape of radius 0.4 that is drawn alone."""
     scene = Scene("single", (Thing(shape, "black", texture, 0.5, 0.5, 0.4),), "", (250, 250, 250))
     return render(scene, size).mean(axis=-1) < 128
 

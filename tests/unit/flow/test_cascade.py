@@ -197,7 +197,7 @@ def test_the_timestep_of_one_stage_is_tau_itself_for_a_backbone_that_reads_0_to_
     assert torch.equal(cascade.timestep(0, taus).float(), taus)
 
 
-def test_max_timestep_scales_what_every_stage_is_told() -> None:
+def test_max_timestep_scales_the_timesteps_of_every_stage() -> None:
     tau = torch.rand(20, dtype=torch.float64)
     small, large = (Cascade(image_size=8, num_stages=3, max_timestep=m) for m in (1.0, 1000.0))
     for stage in range(3):

@@ -33,12 +33,12 @@ def test_any_number_of_stages_rises_to_the_scale(num_stages: int) -> None:
         assert scales[0] == 1  # exactly: the null pass of the coarsest stage is left out
 
 
-def test_in_between_the_table_is_read_linearly() -> None:
+def test_other_numbers_of_stages_interpolate_the_table_linearly() -> None:
     assert stage_weights(3) == pytest.approx([0, (1 / 6 + 2 / 3) / 2, 1])
     assert stage_weights(7)[::2] == pytest.approx(stage_weights(4))
 
 
-def test_weights_of_ones_own() -> None:
+def test_given_weights_replace_the_table() -> None:
     guidance = StageWiseGuidance(scale=3.0, num_stages=2, weights=[1.0, 0.5])
     assert [guidance.scale(stage, 0.0) for stage in range(2)] == [3.0, 2.0]
 
@@ -49,7 +49,7 @@ def test_a_table_of_the_wrong_length_is_refused(num_stages: int) -> None:
         StageWiseGuidance(scale=2.4, num_stages=num_stages, weights=[0, 0, 1, 1])
 
 
-def test_interval_leaves_out_its_low_end_and_has_its_high_end() -> None:
+def test_interval_excludes_its_low_end_and_includes_its_high_end() -> None:
     guidance = IntervalGuidance(scale=2.25, low=0.1, high=0.9)
     scales = {tau: guidance.scale(0, tau) for tau in (0.0, 0.1, 0.1000001, 0.5, 0.9, 0.9000001, 1.0)}
     assert [tau for tau, scale in scales.items() if scale == 2.25] == [0.1000001, 0.5, 0.9]
@@ -57,12 +57,12 @@ def test_interval_leaves_out_its_low_end_and_has_its_high_end() -> None:
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.5, 0.5), (0.9, 0.1), (-0.1, 0.5), (0.5, 1.1)])
-def test_an_empty_or_outlying_interval_is_refused(low: float, high: float) -> None:
+def test_an_empty_interval_or_one_outside_0_to_1_is_refused(low: float, high: float) -> None:
     with pytest.raises(ValueError, match=f"low={low}, high={high}"):
         IntervalGuidance(scale=2.0, low=low, high=high)
 
 
-def test_an_open_interval_leaves_out_both_ends() -> None:
+def test_an_open_interval_excludes_both_ends() -> None:
     guidance = IntervalGuidance(scale=2.25, low=0.1, high=0.9, include_high=False)
     assert [guidance.scale(0, tau) for tau in (0.1, 0.5, 0.8999999, 0.9)] == [1.0, 2.25, 2.25, 1.0]
 

@@ -21,7 +21,7 @@ def sample_of(num_stages: int, stage: int, most_tau: float = 0.8) -> FlowSample:
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize(("num_stages", "stage"), STAGES)
-def test_a_perfect_network_is_read_as_the_truth(num_stages: int, stage: int, prediction: Prediction) -> None:
+def test_a_perfect_network_gives_the_true_values(num_stages: int, stage: int, prediction: Prediction) -> None:
     sample = sample_of(num_stages, stage)
     predicted = Predicted(prediction.target(sample), sample, prediction)
     torch.testing.assert_close(predicted.velocity, sample.velocity, atol=1e-9, rtol=0)
@@ -30,7 +30,7 @@ def test_a_perfect_network_is_read_as_the_truth(num_stages: int, stage: int, pre
 
 
 @pytest.mark.parametrize(("num_stages", "stage"), STAGES)
-def test_what_is_predicted_is_passed_on_as_it_is(num_stages: int, stage: int) -> None:
+def test_the_predicted_quantity_is_returned_unchanged(num_stages: int, stage: int) -> None:
     sample = sample_of(num_stages, stage)
     raw = torch.randn_like(sample.x)
     assert Predicted(raw, sample, VelocityPrediction()).velocity is raw
@@ -38,7 +38,7 @@ def test_what_is_predicted_is_passed_on_as_it_is(num_stages: int, stage: int) ->
 
 
 @pytest.mark.parametrize(("num_stages", "stage"), STAGES)
-def test_one_kind_of_network_can_be_read_as_the_other(num_stages: int, stage: int) -> None:
+def test_each_kind_of_prediction_can_be_converted_to_the_other(num_stages: int, stage: int) -> None:
     """The velocity that an x-network implies, given to a velocity-network, implies the same x."""
     sample = sample_of(num_stages, stage)
     raw = torch.randn_like(sample.x)
@@ -46,7 +46,7 @@ def test_one_kind_of_network_can_be_read_as_the_other(num_stages: int, stage: in
     torch.testing.assert_close(Predicted(velocity, sample, VelocityPrediction()).x_pred, raw, atol=1e-9, rtol=0)
 
 
-def test_both_velocities_of_an_x_network_meet_the_same_clamp() -> None:
+def test_both_velocities_of_x_prediction_use_the_same_clamp() -> None:
     """At tau = 1 a perfect output must cost nothing, although the clamped velocity is not the path's."""
     sample = sample_of(2, 1, most_tau=1.0)
     predicted = Predicted(sample.x, sample, XPrediction())

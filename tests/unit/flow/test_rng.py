@@ -54,7 +54,7 @@ def test_different_keys_give_different_numbers() -> None:
                 assert len(shared) == 0, f"{a} and {b} share numbers"
 
 
-def test_seed_and_purpose_do_not_run_into_each_other() -> None:
+def test_seed_and_purpose_are_separate_in_the_key() -> None:
     a, b = KeyedRandom(1).uniform("1/noise", [0]), KeyedRandom(11).uniform("/noise", [0])
     assert not torch.equal(a, b)
 
@@ -88,7 +88,7 @@ def test_uniform_is_uniform() -> None:
     assert (counts - 2000).abs().max() < 5 * math.sqrt(2000)
 
 
-def test_threads_draw_what_one_thread_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     random, ids = KeyedRandom(0), range(40, 90)
     serial = random.normal("noise", ids, SHAPE)
     monkeypatch.setattr(rng, "THREADED_SIZE", 0)

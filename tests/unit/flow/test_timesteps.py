@@ -39,7 +39,7 @@ def test_the_uniform_grid_has_equal_steps() -> None:
     assert time_grid(4, grid="uniform").tolist() == [0, 0.25, 0.5, 0.75, 1]
 
 
-def test_shift_spends_more_steps_near_the_noise() -> None:
+def test_shift_places_more_steps_near_the_noise() -> None:
     tau = time_grid(2, grid="uniform", shift=3.0)
     assert tau[1].item() == pytest.approx(0.5 / (3 - 2 * 0.5))
     assert time_grid(10, shift=3.0)[5] < time_grid(10)[5]
@@ -70,6 +70,6 @@ def test_shift_and_clamp() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"std": 0.0}, {"shift": 0.0}, {"low": 0.5, "high": 0.5}, {"high": 1.5}])
-def test_logit_normal_refuses(settings: dict[str, float]) -> None:
+def test_invalid_arguments_of_logit_normal_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(settings))}="):
         LogitNormalTimesteps(**settings)

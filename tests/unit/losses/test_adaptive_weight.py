@@ -41,7 +41,7 @@ def test_a_step_without_passing_images_changes_nothing() -> None:
     assert adaptive.value.item() == 1
 
 
-def test_when_it_is_due() -> None:
+def test_steps_of_the_measurements() -> None:
     adaptive = AdaptiveWeight(terms=["a"], start_step=100, every=50)
     assert [step for step in range(0, 260) if adaptive.due(step)] == [100, 150, 200, 250]
 

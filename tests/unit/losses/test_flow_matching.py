@@ -24,7 +24,7 @@ def test_one_mean_square_per_image() -> None:
     torch.testing.assert_close(got, torch.stack(expected))
 
 
-def test_an_image_weighs_the_same_at_every_resolution() -> None:
+def test_an_image_has_the_same_weight_at_every_resolution() -> None:
     for stage in (0, 1):
         sample = sample_of(stage)
         predicted = Predicted(sample.velocity + 2, sample, VelocityPrediction())
@@ -44,7 +44,7 @@ def test_an_image_prediction_is_compared_as_velocity() -> None:
     torch.testing.assert_close(FlowMatching()(sample, predicted, BATCH), expected.square().mean(dim=(1, 2, 3)))
 
 
-def test_a_perfect_image_costs_nothing_at_the_end_of_the_path() -> None:
+def test_a_perfect_image_has_zero_loss_at_the_end_of_the_path() -> None:
     sample = sample_of(1, tau=1.0)
     assert FlowMatching()(sample, Predicted(sample.x, sample, XPrediction()), BATCH).eq(0).all()
 

@@ -40,7 +40,7 @@ def test_the_encoder_gives_one_feature_per_patch(encoder: DinoV2) -> None:
     torch.testing.assert_close(encoder(images())[:1], encoder(images()[:1]), atol=1e-4, rtol=0)
 
 
-def test_the_encoder_sees_normalised_images_in_0_to_1(encoder: DinoV2) -> None:
+def test_the_encoder_receives_images_normalised_from_0_to_1(encoder: DinoV2) -> None:
     """Against timm's own forward on images prepared by hand."""
     assert encoder.model is not None
     x = images() / 2 + 0.5

@@ -133,7 +133,7 @@ def test_shared_features_are_those_of_the_right_image() -> None:
 
 
 @pytest.mark.parametrize("passing", range(1, 9))
-def test_filling_leaves_few_shapes(passing: int) -> None:
+def test_padding_leaves_few_shapes(passing: int) -> None:
     encoder = PatchEncoder()
     objective = Objective(terms={"a": p_dino()}, encoders={"patches": encoder}, pad_to=4)
     predicted, batch = predict([0.5] * passing + [0.1] * (9 - passing), [1] * 9)

@@ -89,7 +89,7 @@ def test_the_guard_of_the_test_above_works() -> None:
 
 
 @pytest.mark.parametrize("terms", [{}, {"off": Forbidden()}, {"a": FlowMatching(weight=0.0), "off": Forbidden()}])
-def test_nothing_to_learn_from_is_refused(terms: dict[str, FlowMatching | Forbidden]) -> None:
+def test_an_objective_without_terms_is_refused(terms: dict[str, FlowMatching | Forbidden]) -> None:
     with pytest.raises(ValueError, match="at least one loss needs a weight other than 0"):
         Objective(terms=terms)
 

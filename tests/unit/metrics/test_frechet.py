@@ -63,7 +63,7 @@ def test_float32_features_are_summed_in_float64() -> None:
     np.testing.assert_allclose(got.covariance, expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())
 
 
-def test_saved_statistics_come_back_and_go_on(tmp_path: Path) -> None:
+def test_saved_statistics_can_be_loaded_and_continued(tmp_path: Path) -> None:
     x = draw(40)
     statistics(x[:25]).save(tmp_path / "statistics.npz")
     with np.load(tmp_path / "statistics.npz") as file:

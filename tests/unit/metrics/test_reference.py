@@ -145,7 +145,7 @@ def test_a_large_reference_keeps_evenly_spaced_images(monkeypatch: pytest.Monkey
         assert made.statistics.mean.tolist() == pytest.approx(Pixels()(drawn).pool.double().mean(dim=0).tolist())
 
 
-def test_fid_infinity_takes_the_bias_away() -> None:
+def test_fid_infinity_removes_the_bias() -> None:
     """Two equal Gaussians: the distance of 200 samples is far from 0, that at infinity near it."""
     generator = torch.Generator().manual_seed(0)
     reference = GaussianStatistics(num_features=16)

@@ -1,4 +1,4 @@
-"""torch-fidelity as an independent implementation, and our extractor inside it."""
+"""Compares with torch-fidelity, an independent implementation, with our extractor inside it."""
 
 from __future__ import annotations
 

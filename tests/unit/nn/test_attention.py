@@ -25,7 +25,7 @@ def attention(bias: bool = True) -> tuple[SelfAttention, Rope2D]:
 
 
 def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
-    """Over the whole width."""
+    """RMS norm over the whole width."""
     return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight
 
 
@@ -64,7 +64,7 @@ def test_every_image_of_a_pack_by_hand(bias: bool) -> None:
 
 @pytest.mark.parametrize("image", range(5))
 @torch.no_grad()
-def test_images_of_a_pack_do_not_see_one_another(image: int) -> None:
+def test_images_of_a_pack_do_not_affect_one_another(image: int) -> None:
     module, rope = attention()
     owner = torch.tensor([0] * 4 + [1] * 4 + [2] * 16 + [3] * 8 + [4] * 8)
     x = torch.randn(NUM_TOKENS, WIDTH)

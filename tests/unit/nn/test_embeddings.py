@@ -20,7 +20,7 @@ def test_sinusoid_against_its_formula(max_period: float) -> None:
         torch.testing.assert_close(row, torch.tensor(expected), atol=2e-4, rtol=0)
 
 
-def test_sinusoid_is_float32_whatever_comes_in() -> None:
+def test_sinusoid_is_float32_for_any_input_type() -> None:
     for dtype in (torch.int64, torch.float64, torch.float16):
         assert torch.equal(sinusoid(torch.tensor([3, 4], dtype=dtype)), sinusoid(torch.tensor([3.0, 4.0])))
 

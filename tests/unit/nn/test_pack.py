@@ -6,7 +6,7 @@ import torch
 from pixelflow.nn.pack import Layout
 
 
-def test_groups_stand_one_behind_the_other() -> None:
+def test_groups_are_consecutive() -> None:
     layout = Layout.of([torch.zeros(3, 1, 4, 4), torch.zeros(1, 1, 8, 4), torch.zeros(2, 1, 16, 16)], patch_size=2)
     assert [(g.images, g.tokens) for g in layout] == [
         (slice(0, 3), slice(0, 12)),
@@ -36,7 +36,7 @@ def test_split_copies_nothing() -> None:
     assert tokens[12].eq(1).all()
 
 
-def test_per_image_values_meet_all_tokens_of_their_image() -> None:
+def test_per_image_values_apply_to_all_tokens_of_their_image() -> None:
     layout = Layout.of([torch.zeros(2, 1, 4, 4), torch.zeros(1, 1, 4, 8)], patch_size=2)
     tokens, scale, shift = torch.randn(16, 3), torch.randn(3, 3), torch.randn(3, 3)
     got = layout.per_image(lambda x, a, b: x * a + b, tokens, scale, shift)

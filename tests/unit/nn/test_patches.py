@@ -32,7 +32,7 @@ def test_unpatchify_undoes_patchify_up_to_the_order_inside_a_patch() -> None:
     assert torch.equal(unpatchify(patches, P, 2, 3), X)
 
 
-def test_patch_embedding_is_the_convolution_that_its_weights_say() -> None:
+def test_patch_embedding_equals_the_convolution_of_its_weights() -> None:
     embed = PatchEmbed(patch_size=P, in_channels=3, width=8)
     expected = embed.proj(X).flatten(2).transpose(1, 2).flatten(0, 1)
     torch.testing.assert_close(embed(patchify(X, P).flatten(0, 1)), expected)

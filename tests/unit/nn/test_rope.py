@@ -9,7 +9,7 @@ HEIGHT, WIDTH, HEAD_DIM = 3, 5, 8
 
 
 def rotate_as_complex_numbers(x: torch.Tensor, theta: float = 10000.0) -> torch.Tensor:
-    """(b, L, heads, head_dim), pairs read as complex numbers and turned by their angle."""
+    """(b, L, heads, head_dim), pairs are complex numbers that are rotated by their angle."""
     half = HEAD_DIM // 2
     angles = torch.zeros(HEIGHT * WIDTH, HEAD_DIM // 2, dtype=torch.float64)
     for token in range(HEIGHT * WIDTH):
@@ -30,8 +30,8 @@ def test_rotation_is_complex_multiplication(theta: float) -> None:
     torch.testing.assert_close(got.double(), rotate_as_complex_numbers(x, theta), atol=1e-6, rtol=0)
 
 
-def test_attention_sees_only_the_difference_of_positions() -> None:
-    """The point of a rotary embedding: q.k is the same for any pair of tokens at the same distance."""
+def test_attention_depends_only_on_the_difference_of_positions() -> None:
+    """The defining property of a rotary embedding: q.k is the same for any pair of tokens at the same distance."""
     table = rope_table(HEIGHT, WIDTH, HEAD_DIM)
     q, k = torch.randn(2, 1, 1, 1, HEAD_DIM).expand(2, 1, HEIGHT * WIDTH, 1, HEAD_DIM)
     scores = (rotate(q, table)[0, :, 0] @ rotate(k, table)[0, :, 0].T).view(HEIGHT, WIDTH, HEIGHT, WIDTH)
@@ -40,7 +40,7 @@ def test_attention_sees_only_the_difference_of_positions() -> None:
     assert not torch.allclose(scores[0, 0, 1, 2], scores[0, 0, 2, 1])
 
 
-def test_the_first_token_is_not_turned() -> None:
+def test_the_first_token_is_not_rotated() -> None:
     x = torch.randn(1, HEIGHT * WIDTH, 1, HEAD_DIM)
     assert torch.equal(rotate(x, rope_table(HEIGHT, WIDTH, HEAD_DIM))[:, 0], x[:, 0])
 
@@ -59,7 +59,7 @@ def test_tables_are_made_once_by_resolution() -> None:
 
 
 @pytest.mark.parametrize("head_dim", [6, 7, 10])
-def test_a_head_that_two_axes_cannot_share_is_refused(head_dim: int) -> None:
+def test_a_head_dimension_not_divisible_by_four_is_refused(head_dim: int) -> None:
     with pytest.raises(ValueError, match=f"head_dim={head_dim} must be divisible by 4"):
         Rope2D(head_dim=head_dim)
 
@@ -70,7 +70,7 @@ def test_row_first_swaps_the_axes() -> None:
     assert not torch.equal(row, column)
 
 
-def test_tokens_before_the_image_are_not_turned() -> None:
+def test_tokens_before_the_image_are_not_rotated() -> None:
     table = Rope2D(head_dim=HEAD_DIM)(HEIGHT, WIDTH, torch.device("cpu"), prefix=3)
     x = torch.randn(1, 3 + HEIGHT * WIDTH, 1, HEAD_DIM)
     turned = rotate(x, table)

@@ -53,7 +53,7 @@ def test_uneven_grid_by_hand() -> None:
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_exact_for_a_constant_velocity(shift: float) -> None:
-    """A network that knew the path would need one step, on any grid."""
+    """The velocity is constant along a straight path, so one step is exact on any grid."""
     velocity = torch.randn(2, 3, 4, 4, dtype=torch.float64)
     for num_steps in (1, 7):
         solver = Euler(num_steps=num_steps, num_stages=1, shift=shift)

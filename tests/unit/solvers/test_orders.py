@@ -1,4 +1,4 @@
-"""Every solver on equations with known answers: its order of convergence, and independent implementations."""
+"""Tests every solver on equations with known solutions, by order of convergence and independent implementations."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def shifted(n: int) -> Tensor:
 
 
 def graded(n: int) -> Tensor:
-    """Short first steps, where a multistep method that starts from nothing is of lower order; a short last step."""
+    """Short first steps, where a multistep method without history has a lower order, and a short last step."""
     tau = torch.linspace(0, 1, n + 1, dtype=torch.float64)
     return 1 - (1 - tau**3) ** 2
 
@@ -87,7 +87,7 @@ def test_adams_of_order_4_started_by_euler_stays_at_order_2_on_equal_steps() -> 
 
 
 def test_heun_ends_with_a_step_of_euler() -> None:
-    """So it is of order 2 on the reference grid, whose last step is 0.001, and its last evaluation is before 1."""
+    """It keeps order 2 on the reference grid, whose last step is 0.001, and its last evaluation is before 1."""
     velocity = Decay()
     _, nfe = Heun(num_steps=3, num_stages=1).integrate(velocity, X0, torch.tensor([0, 0.1, 0.5, 1.0]))
     assert velocity.taus == pytest.approx([0, 0.1, 0.1, 0.5, 0.5])
