@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pixelflow.conf_dir import option_files
 from pixelflow.config.job import Job
-from pixelflow.config.schema import option_names
+from pixelflow.config.schema import build, option_names
 from pixelflow.config.search_path import config_folders
 from pixelflow.config.validate import GROUPS, validate
 from pixelflow.errors import UserError
@@ -103,8 +103,33 @@ def checkpoint_config(path: str) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint={path}: state.json is damaged or holds no config") from None
 
 
+def _complete(stored: DictConfig, config: DictConfig) -> dict[str, Any]:
+    """Adds the sections that the config of a model which was built, and not trained, does not hold.
+
+    Of its data only the sizes are known. They replace those of the command's data, and are returned.
+    """
+    data = dict(stored.get("data") or {})
+    sizes = {} if "_target_" in data else data
+    for section in config:
+        if section not in stored or (section == "data" and sizes):
+            stored[section] = _raw(config[section])
+    stored["data"].update(sizes)
+    if sizes:
+        try:
+            build(OmegaConf.to_container(stored, resolve=True), "data")  # type: ignore[arg-type]
+        except UserError as error:
+            raise UserError(f"{error}; the checkpoint names no data: choose some of its sizes, data=NAME") from None
+    return sizes
+
+
+def _raw(node: Any) -> Any:
+    """Returns a node unresolved, so that ${cascade.num_stages} and the like refer to the checkpoint's values."""
+    return OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
+
+
 def _with_checkpoint(config: DictConfig, overrides: list[str], job: Job) -> DictConfig:
     merged = OmegaConf.create(checkpoint_config(config.checkpoint))
+    sizes = _complete(merged, config)
     for section in ("sampler", "metrics"):
         for key, default in config[section].items():  # those that came up after the checkpoint was written
             name = f"{section}.{key}"
@@ -115,12 +140,11 @@ def _with_checkpoint(config: DictConfig, overrides: list[str], job: Job) -> Dict
         section = key.split(".")[0]
         if section == "experiments" and not job.makes_run_folder:
             continue  # a recipe for what is done with a checkpoint, such as a search, trains nothing
+        if section == "data" and sizes and key.removeprefix("data.") not in sizes:
+            continue  # the data of the command were taken
         if section in FIXED_BY_TRAINING and key not in (*MACHINE_KEYS, *EVALUATION_KEYS):
             raise UserError(f"{override.input_line}: {section} is fixed by the checkpoint; leave this override out")
         changed.append(key)
     for key in changed:
-        # Unresolved, so that ${cascade.num_stages} and the like meet the checkpoint's values.
-        node = OmegaConf.select(config, key)
-        raw = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
-        OmegaConf.update(merged, key, raw, merge=False, force_add=True)
+        OmegaConf.update(merged, key, _raw(OmegaConf.select(config, key)), merge=False, force_add=True)
     return merged

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from pixelflow.model import Model
 from pixelflow.solvers import Heun
 from pixelflow.training.checkpoint import CheckpointStore
 
+OUTSIDE = Path(__file__).resolve().parents[1] / "outside"
 SIZE: dict[str, Any] = {"image_size": 16, "num_stages": 2, "num_classes": 10, "channels": 1, "depth": 2}
 
 
@@ -207,6 +209,55 @@ def test_a_config_with_foreign_code_is_refused(model: Model, tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"os.system is not one of .* trust=\['os'\]"):
         pixelflow.load(tmp_path)
     assert not (tmp_path / "mark").exists()
+
+
+def test_a_users_own_parts_need_trust(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it nothing of the user's package is imported; with it sampling uses its schedule and its backbone."""
+    package, mark = tmp_path / "mylib", tmp_path / "imported"
+    shutil.copytree(OUTSIDE / "mylib", package, ignore=shutil.ignore_patterns("__pycache__"))
+    with open(package / "__init__.py", "a", encoding="utf-8") as file:
+        file.write(f"\nopen({str(mark)!r}, 'w').close()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mylib"]:
+        monkeypatch.delitem(sys.modules, name)
+    stored(model, tmp_path / "run", 1, guidance={"_target_": "mylib.RisingGuidance", "most": 3.0})
+    for trust in ([], ["mylib2"], ["my"]):
+        with pytest.raises(UserError, match=r"mylib.RisingGuidance is not one of .* trust=\['mylib'\]"):
+            pixelflow.load(tmp_path / "run", trust=trust)
+    assert not mark.exists() and "mylib" not in sys.modules
+    loaded = pixelflow.load(tmp_path / "run", trust=["mylib"], device="cpu")
+    assert mark.exists() and loaded.guidance.scale(0, 0.5) == 2.0
+    images = loaded.sample([3, 7], num_steps=2)
+    assert np.array_equal(images, model.sample([3, 7], num_steps=2, guidance=loaded.guidance))
+    assert not np.array_equal(images, model.sample([3, 7], num_steps=2))
+
+    from mylib import ConvNet
+
+    own = model.recipe.config | {"backbone": {"_target_": "mylib.ConvNet", "in_channels": 1, "num_classes": 10}}
+    weights = {"ema": ConvNet(in_channels=1, num_classes=10).state_dict()}
+    CheckpointStore(tmp_path / "own" / "checkpoints").save(1, weights, {"config": own})
+    network = pixelflow.load(tmp_path / "own", trust=["mylib"], device="cpu")
+    assert isinstance(network.backbone, ConvNet) and network.sample([3, 7], num_steps=2).shape == (2, 16, 16, 1)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [SIZE, {"backbone": "jit_tiny", "image_size": 16, "num_classes": 10, "channels": 1, "depth": 3, "prediction": "x"}],
+    ids=["pixelflow", "jit"],
+)
+def test_gradients_after_sampling_are_those_before(settings: dict[str, Any]) -> None:
+    """Sampling runs in inference mode; tensors that a network keeps from it must not reach autograd."""
+
+    def gradients(sampled: bool) -> list[torch.Tensor]:
+        model = lively(pixelflow.build(**settings))
+        if sampled:
+            model.sample([1, 2], num_steps=1)
+        x = torch.linspace(-1, 1, 512).view(2, 1, 16, 16)
+        model.velocity(x, 0.3, stage=model.num_stages - 1, labels=[1, 2]).square().mean().backward()
+        return [parameter.grad for parameter in model.backbone.parameters() if parameter.grad is not None]
+
+    before, after = gradients(False), gradients(True)
+    assert len(before) == len(after) > 10 and all(map(torch.equal, before, after))
 
 
 def test_the_public_names() -> None:

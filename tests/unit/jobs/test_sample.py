@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 import pixelflow
 from pixelflow.config.build import build_model
+from pixelflow.errors import UserError
 from pixelflow.jobs.shared.make_samples import sample
 from pixelflow.training.checkpoint import CheckpointStore
 from tests.conf.test_compose import composed
@@ -50,3 +52,26 @@ def test_the_job_and_the_library_give_the_same_images_bit_for_bit(tmp_path: Path
         assert images.std() > 1 and images.shape == (23, 16, 16, 1)
         assert np.array_equal(images.repeat(3, axis=-1), expected)
         assert labels.tolist() == [i % 10 for i in range(23)]
+
+
+def test_a_saved_model_that_was_never_trained(tmp_path: Path) -> None:
+    """Its config has no trainer, no metrics and no source of data; the job takes those of the command."""
+    model = pixelflow.build(image_size=16, num_stages=2, num_classes=10, channels=1, depth=2)
+    checkpoint = model.save(tmp_path / "checkpoints" / "mine")
+    config = composed("job=sample", f"checkpoint={checkpoint}", "sampler.num_samples=12", "solver.num_steps=2")
+    assert config["backbone"] == model.recipe.config["backbone"] and config["cascade"]["num_stages"] == 2
+    with np.load(sample(config, str(checkpoint)) / "images.npz") as archive:
+        images = archive["arr_0"]
+    assert np.array_equal(images, model.sample(num_images=12, num_steps=2).repeat(3, axis=-1))
+
+
+def test_sizes_of_a_saved_model_that_the_data_do_not_have(tmp_path: Path) -> None:
+    model = pixelflow.build(image_size=32, num_stages=2, num_classes=100, depth=2)
+    call = ["job=sample", f"checkpoint={model.save(tmp_path / 'mine')}"]
+    folder = ["data=imagefolder", f"data.root={tmp_path}"]
+    with pytest.raises(UserError, match=r"data\.num_classes=100 must be 10 .* data=NAME"):
+        composed(*call)
+    with pytest.raises(UserError, match=r"data\.num_classes=10: data is fixed by the checkpoint"):
+        composed(*call, *folder, "data.num_classes=10")
+    config = composed(*call, *folder)
+    assert (config["data"]["image_size"], config["data"]["num_classes"]) == (32, 100)
