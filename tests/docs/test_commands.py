@@ -12,6 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from pixelflow.cli import prepare_hydra
 from tests.docs.commands import PAGES, ROOT, Command, commands
 
 README = [command for command in commands(ROOT / "README.md") if command.words[0] == "python"]
@@ -39,6 +40,7 @@ def test_a_command_of_the_readme_runs(command: Command, tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", COMPOSED, ids=str)
 def test_a_command_composes(command: Command) -> None:
     name = "evaluate" if "evaluate.py" in command.words else "run"
+    prepare_hydra()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         compose(name, [first_choice(override) for override in command.overrides])
 
