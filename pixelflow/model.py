@@ -55,7 +55,7 @@ class Model:
         backbone: The network.
         cascade: The resolutions, and the part of the flow that each covers.
         prediction: What the network's output means.
-        conditioning: Gives the null condition.
+        conditioning: Gives the null condition and the number of classes.
         channels: Channels of the images.
         solver: Solver that `sample` uses unless another is given.
         guidance: Guidance that `sample` uses unless another is given.

@@ -1,4 +1,4 @@
-"""Sampler settings side by side on one checkpoint, the same noise for all.
+"""Compares sampler settings on one checkpoint, with the same noise for all.
 
 For each setting it reports the error against a fine solution of the same flow, the distance to the reference images,
 and the cost.
@@ -46,7 +46,18 @@ MEASURED_TOGETHER = 500
 def compare_settings(
     config: Config, job: Job, *, settings: list[dict[str, Any]], output: str, overrides: list[str]
 ) -> None:
-    """Writes `<output>/quality.{json,md,png}` and prints the table."""
+    """Compares settings, writes `<output>/quality.{json,md,png}` and prints the table.
+
+    Args:
+        config: A resolved config with a checkpoint.
+        job: Declaration of the job that the config of each setting must be valid for.
+        settings: Solver, and arguments of the solver or the sampler, of each setting; see `with_setting`.
+        output: Folder of the files.
+        overrides: Overrides of the command, for the record.
+
+    Raises:
+        UserError: A setting is not valid.
+    """
     configs = [with_setting(config, setting) for setting in settings]
     for each in configs:
         validate(each, job)
@@ -95,7 +106,7 @@ class Drawn:
 
 
 def draw(sampler: Sampler, images: SampleSet, batch_size: int) -> Drawn:
-    """Draws a set of images and keeps them as they leave the solver."""
+    """Draws a set of images and returns them as the solver leaves them."""
     parts, passes, start = [], 0.0, time.perf_counter()
     for ids in torch.arange(images.num_samples).split(batch_size):
         noise = sampler.keyed_noise(ids.tolist(), images.seed)

@@ -1,6 +1,7 @@
-"""job=benchmark: what sampling costs on this machine, in seconds, evaluations, utilisation and memory.
+"""Measures the cost of sampling on this machine: seconds, evaluations, utilisation and memory (job=benchmark).
 
-The configured guidance and one that guides always run side by side, batch by batch, so that both see the same machine.
+Batches with the configured guidance alternate with batches that are guided at every evaluation, so that other work on
+the machine affects both alike.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ def sampling(config: Config, options: BenchmarkOptions, device: torch.device) ->
 
 
 def _warm_up(sampler: Sampler, images: int, guidances: list[Any]) -> None:
-    """Every shape once: compiled blocks, CUDA graphs and tables are made here."""
+    """Runs every shape once, which compiles blocks, captures CUDA graphs and fills tables."""
     solver = sampler.solver
     sampler.solver = Euler(num_steps=2, num_stages=sampler.cascade.num_stages)
     for guidance in guidances:
@@ -157,7 +158,7 @@ def _one_batch(sampler: Sampler, images: int, size: int) -> Measured:
 
 
 def _row(measured: Measured, flops: list[int], rate: float, images: int) -> dict[str, Any]:
-    """Per image. Utilisation: the model's operations in the stages over what the matrix rate allows."""
+    """Returns the costs per image. Utilisation is the rate of the model's operations over the matrix rate."""
     costs = measured.costs
     stages = [
         {
@@ -188,7 +189,7 @@ def _row(measured: Measured, flops: list[int], rate: float, images: int) -> dict
 def _attention(
     config: Config, backbone: torch.nn.Module, images: int, device: torch.device
 ) -> list[dict[str, Any]] | None:
-    """On a GPU: milliseconds of each attention kernel at each stage's length."""
+    """Returns the milliseconds of each attention kernel at each stage's length; None without a GPU or attention."""
     modules = attention_modules(backbone)
     if device.type != "cuda" or not modules:
         return None
@@ -204,7 +205,7 @@ def _attention(
 
 
 def to_markdown(result: dict[str, Any]) -> str:
-    """A line for each stage of each variant, and its sum."""
+    """Returns the table: one line for each stage of each variant, and one for their sum."""
     head = ["guidance", "pixels", "seconds per image", "evaluations", "forward passes", "TFLOP", "utilisation"]
     lines = [f"# Sampling on {result['machine']}", "", f"`{result['command']}`", ""]
     lines += ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]

@@ -23,9 +23,13 @@ class _Graph:
 
 
 class GraphedBackbone(nn.Module):
-    """Replays the forward passes of small images as CUDA graphs: there the launch of kernels costs more than they do.
+    """Replays the forward passes of small images, where launching kernels takes longer than running them.
 
-    resolutions: which image sides are replayed; others pass through. One graph is kept for each shape of a batch.
+    One graph is captured for each shape of a batch.
+
+    Args:
+        backbone: The backbone.
+        resolutions: Image sides whose forward passes are replayed; others are computed as usual.
     """
 
     def __init__(self, backbone: nn.Module, *, resolutions: Sequence[int]) -> None:
@@ -35,6 +39,7 @@ class GraphedBackbone(nn.Module):
         self._graphs: dict[tuple[torch.Size, bool], _Graph] = {}
 
     def start_trajectory(self) -> None:
+        """Resets the features that the backbone keeps between evaluations, if it keeps any."""
         if hasattr(self.backbone, "start_trajectory"):
             self.backbone.start_trajectory()  # type: ignore[operator]
 
@@ -65,7 +70,7 @@ class GraphedBackbone(nn.Module):
 
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # capture must not meet first-use allocations
+        with torch.cuda.stream(side):  # allocations of the first use must not happen during the capture
             for _ in range(2):
                 forward()
         torch.cuda.current_stream().wait_stream(side)

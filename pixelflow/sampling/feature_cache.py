@@ -1,7 +1,7 @@
-"""Fewer blocks per evaluation: what the middle of the network adds changes slowly along a trajectory.
+"""Caches what the middle blocks of a network add to their input, which changes slowly along a trajectory.
 
-In the spirit of DeepCache (arXiv 2312.00858) and Delta-DiT (arXiv 2406.01125), in the last stage, where most of the
-time goes.
+The idea is that of DeepCache (arXiv 2312.00858) and Delta-DiT (arXiv 2406.01125). It is applied in the last stage,
+which takes most of the time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ from pixelflow.types import BackboneOutput, Condition
 
 
 class CachedSpan(nn.Module):
-    """Consecutive blocks as one; with `reuse`, what they added last time is added again instead."""
+    """Consecutive blocks as one block. If `reuse` is set, it adds the difference of the previous call instead.
+
+    Args:
+        blocks: The blocks.
+    """
 
     def __init__(self, blocks: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -25,6 +29,7 @@ class CachedSpan(nn.Module):
         self._added: Tensor | None = None
 
     def forward(self, x: Tensor, *args: Any) -> Tensor:
+        """Returns the tokens after the blocks, of the shape of `x`; `args` are passed to each block."""
         if self.reuse and self._added is not None and self._added.shape == x.shape:
             return x + self._added
         h = x
@@ -34,16 +39,23 @@ class CachedSpan(nn.Module):
         return h
 
     def forget(self) -> None:
+        """Discards the difference of the previous call."""
         self._added = None
 
 
 class FeatureCache(nn.Module):
     """A PixelFlow backbone whose middle half of blocks is computed at every `every`-th evaluation only.
 
-    It shares the weights of `backbone` and leaves it as it is. resolution: of the last stage, in pixels; others are
-    computed in full. A call with another number of images is computed in full, too. `start_trajectory` forgets
-    what the trajectory before left.
-    Raises ValueError for every < 2, or a backbone that is not a plain sequence of at least four transformer_blocks.
+    It shares the weights of `backbone`, which it does not change. A call with another number of images than the
+    previous one computes all blocks.
+
+    Args:
+        backbone: A backbone with a sequence `transformer_blocks`.
+        every: Evaluations between two that compute the middle blocks, at least 2.
+        resolution: Side of the last stage's images in pixels; other resolutions compute all blocks.
+
+    Raises:
+        ValueError: `every` is below 2, or the backbone has fewer than four blocks.
     """
 
     def __init__(self, backbone: nn.Module, *, every: int, resolution: int) -> None:
@@ -62,13 +74,16 @@ class FeatureCache(nn.Module):
 
     @property
     def patch_size(self) -> int:
+        """Patch size of the backbone."""
         return self.backbone.patch_size  # type: ignore[return-value]
 
     @property
     def fixed_resolution(self) -> int | None:
+        """The only resolution that the backbone supports, or None."""
         return self.backbone.fixed_resolution  # type: ignore[return-value]
 
     def start_trajectory(self) -> None:
+        """Discards the features of the previous trajectory."""
         self._calls = 0
         self.span.forget()
 

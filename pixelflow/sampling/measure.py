@@ -1,8 +1,4 @@
-"""What sampling costs: seconds, forward passes and floating-point operations of each stage.
-
-Floating-point operations are the model's own: matrix products of the tokens that there are, counted on a copy
-without memory, so padding and recomputation show as a loss.
-"""
+"""Measures the cost of sampling a batch: seconds, velocity evaluations and forward passes of each stage."""
 
 from __future__ import annotations
 
@@ -21,7 +17,14 @@ from pixelflow.types import Backbone, BackboneOutput, Condition
 
 @dataclass
 class StageCost:
-    """Of one stage. seconds: of a batch, in the solver. passes: forward passes per image. nfe: evaluations."""
+    """The cost of one stage.
+
+    Args:
+        resolution: Side of the stage's images.
+        seconds: Seconds of the batch in the solver.
+        nfe: Velocity evaluations.
+        passes: Forward passes per image.
+    """
 
     resolution: int
     seconds: float = 0.0
@@ -31,7 +34,15 @@ class StageCost:
 
 @dataclass
 class Costs:
-    """Of one batch. noise, renoise: seconds outside the stages. images: (B, C, R, R), not clamped."""
+    """The cost of one batch.
+
+    Args:
+        images: The images, (B, C, R, R), not clamped.
+        stages: Costs of the stages.
+        noise: Seconds of drawing noise.
+        renoise: Seconds between the stages, without those of drawing noise.
+        total: Seconds of the whole batch.
+    """
 
     images: Tensor
     stages: list[StageCost]
@@ -41,11 +52,16 @@ class Costs:
 
     @property
     def passes(self) -> float:
+        """Forward passes per image, over all stages."""
         return sum(stage.passes for stage in self.stages)
 
 
 class CountingBackbone:
-    """Passes calls on and counts images by resolution."""
+    """Calls a backbone, and counts the calls and their images by resolution.
+
+    Args:
+        backbone: The backbone.
+    """
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
@@ -54,13 +70,15 @@ class CountingBackbone:
         self.images: dict[int, int] = defaultdict(int)
 
     def start_trajectory(self) -> None:
+        """Resets the features that the backbone keeps between evaluations, if it keeps any."""
         if hasattr(self.backbone, "start_trajectory"):
             self.backbone.start_trajectory()
 
     def __call__(
         self, x_t: Tensor | Sequence[Tensor], timestep: Tensor, condition: Condition, features: Sequence[int] = ()
     ) -> BackboneOutput:
-        assert isinstance(x_t, Tensor), "a sampler's batches are of one resolution"
+        """Returns the output of the backbone; see `Backbone`."""
+        assert isinstance(x_t, Tensor), "the batches of a sampler have one resolution"
         self.calls[x_t.shape[-1]] += 1
         self.images[x_t.shape[-1]] += len(x_t)
         return self.backbone(x_t, timestep, condition, features)
@@ -68,7 +86,7 @@ class CountingBackbone:
 
 @dataclass
 class _Clock:
-    """Notes when each stage began and ended; waits for the device there and nowhere else."""
+    """Records the begin and the end of each stage. Only there it synchronises with the device."""
 
     device: torch.device
     begins: list[float] = field(default_factory=list)
@@ -87,7 +105,13 @@ class _Clock:
 
 
 def measure_batch(sampler: Sampler, condition: Condition, noise: StageNoise) -> Costs:
-    """One batch through the sampler, stage by stage."""
+    """Draws one batch and measures each stage.
+
+    Args:
+        sampler: Draws the batch.
+        condition: Conditions of B images.
+        noise: Gives the noise of each stage, (B, C, h, w).
+    """
     clock, counting = _Clock(sampler.device), CountingBackbone(sampler.backbone)
     noise_seconds = 0.0
 

@@ -1,6 +1,6 @@
-"""The three forms of output: a folder of PNGs, an .npz as the ADM suite reads it, WebDataset shards.
+"""The three forms of output: a folder of PNGs, an .npz of the ADM suite, WebDataset shards.
 
-Each is made from an `ImageStore`, knows which images it still lacks, and is whole or not there.
+Each is made from the files of an `ImageStore`. Files are written under a temporary name and renamed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,17 @@ from pixelflow.sampling.store import ImageStore, png_is_whole
 
 Format = Literal["npz", "png", "shards"]
 READ_AT_ONCE = 256
-"""Images in memory while the .npz is written."""
+"""Images that are read together while the .npz is written."""
 
 
 class PngOutput:
-    """`folder/images/00000012.png`. labels: (N,) int64, the class of every image. size: side in pixels."""
+    """Writes one PNG for each image, `folder/images/00000012.png`.
+
+    Args:
+        folder: Folder of the output.
+        labels: Classes of all images, (N,) int64.
+        size: Side of the images in pixels.
+    """
 
     def __init__(self, folder: Path, *, labels: Tensor, size: int) -> None:
         self.folder, self.labels = Path(folder), labels
@@ -34,21 +40,21 @@ class PngOutput:
 
     @property
     def path(self) -> Path:
-        """What a user looks for."""
+        """Path of the finished output."""
         return self.store.folder
 
     def missing(self) -> list[int]:
-        """Numbers of the images that are still to be made. Damaged and half-written output is removed."""
+        """Returns the numbers of the images that are missing. Damaged and unfinished files are removed."""
         for aside in self.folder.glob(".*.tmp"):
             aside.unlink()
         return self.store.missing(range(len(self.labels)))
 
     def finish(self) -> None:
-        """Brings the output into its final form, after nothing is missing."""
+        """Brings the output into its final form. No image may be missing."""
 
     @contextmanager
     def reporting_errors(self) -> Iterator[None]:
-        """Raises an error of writing inside the block as WorkFailed, with the number of images that are kept."""
+        """Turns an OSError of the block into a WorkFailed that states the number of images that are kept."""
         try:
             yield
         except OSError as error:
@@ -60,13 +66,15 @@ class PngOutput:
 
 
 class NpzOutput(PngOutput):
-    """`folder/images.npz`: `arr_0` uint8 (N, R, R, 3) and `arr_1` int64 (N,), the labels."""
+    """Writes `folder/images.npz` with `arr_0` uint8 (N, R, R, 3) and `arr_1` int64 (N,), the labels."""
 
     @property
     def path(self) -> Path:
+        """Path of the file."""
         return self.folder / "images.npz"
 
     def missing(self) -> list[int]:
+        """Returns the numbers of the images that are missing; none if the file is complete."""
         if self.path.exists():
             if self._is_whole():
                 return []
@@ -74,6 +82,7 @@ class NpzOutput(PngOutput):
         return super().missing()
 
     def finish(self) -> None:
+        """Writes the file and removes the PNGs."""
         if not self.path.exists():
             shape = (len(self.labels), self.store.size, self.store.size, 3)
             # numpy.savez would need all images in memory; an .npz is a zip of .npy files.
@@ -95,14 +104,18 @@ class NpzOutput(PngOutput):
                     return False
             with np.load(self.path, allow_pickle=False) as arrays:
                 return bool(np.array_equal(arrays["arr_1"], self.labels.numpy()))
-        except Exception:  # zipfile and numpy raise half a dozen kinds for damaged files
+        except Exception:  # zipfile and numpy raise exceptions of many types for damaged files
             return False
 
 
 class ShardOutput(PngOutput):
-    """`folder/shard_00003.tar`, WebDataset: `<number>.png` and `<number>.cls` for each image.
+    """WebDataset shards, `folder/shard_00003.tar`, with `<number>.png` and `<number>.cls` for each image.
 
-    per_shard: images in a shard; the last may have fewer.
+    Args:
+        folder: Folder of the output.
+        labels: Classes of all images, (N,) int64.
+        size: Side of the images in pixels.
+        per_shard: Images in a shard; the last one may have fewer.
     """
 
     def __init__(self, folder: Path, *, labels: Tensor, size: int, per_shard: int) -> None:
@@ -111,6 +124,7 @@ class ShardOutput(PngOutput):
 
     @property
     def path(self) -> Path:
+        """The shards as a brace pattern, `folder/shard_{00000..00003}.tar`."""
         return self.folder / f"shard_{{00000..{len(self._shards()) - 1:05d}}}.tar"
 
     def _shards(self) -> dict[Path, range]:
@@ -122,6 +136,7 @@ class ShardOutput(PngOutput):
         }
 
     def missing(self) -> list[int]:
+        """Returns the numbers of the images that are neither in a complete shard nor stored as a PNG."""
         wanted: list[int] = []
         for path, ids in self._shards().items():
             if path.exists() and not self._is_whole(path, ids):
@@ -131,6 +146,7 @@ class ShardOutput(PngOutput):
         return self.store.missing(wanted)
 
     def finish(self) -> None:
+        """Writes the shards that are missing and removes the PNGs."""
         from webdataset import TarWriter
 
         for path, ids in self._shards().items():
@@ -156,13 +172,21 @@ class ShardOutput(PngOutput):
                     if not good:
                         return False
                     expected.discard(member.name)
-        except Exception:  # a damaged tar raises half a dozen kinds
+        except Exception:  # a damaged tar raises exceptions of many types
             return False
         return not expected
 
 
 def make_output(form: Format, folder: Path, *, labels: Tensor, size: int, per_shard: int) -> PngOutput:
-    """labels: (N,) int64. size: side of the images. per_shard: of "shards" alone."""
+    """Returns the output of a form.
+
+    Args:
+        form: "png", "npz" or "shards".
+        folder: Folder of the output.
+        labels: Classes of all images, (N,) int64.
+        size: Side of the images in pixels.
+        per_shard: Images in a shard; used by "shards" only.
+    """
     if form == "shards":
         return ShardOutput(folder, labels=labels, size=size, per_shard=per_shard)
     return (NpzOutput if form == "npz" else PngOutput)(folder, labels=labels, size=size)

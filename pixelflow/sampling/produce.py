@@ -1,6 +1,6 @@
-"""The loop that draws many images: which classes, which batches, which share of each process.
+"""Draws many images: their classes, their batches, and the share of each process.
 
-Sample i is the same image whatever the batch size, the process or the restart that draws it.
+Sample i is the same image for every batch size, number of processes and restart.
 """
 
 from __future__ import annotations

@@ -151,10 +151,17 @@ def _parts(count: int, size: int) -> list[slice]:
 class _StageVelocity:
     """The guided velocity of one stage (a `VelocityFn`).
 
-    Where tau is one number, nothing here synchronises with the device or copies to it: times reach it as constants of
-    fill kernels.
+    If tau is one number, nothing here synchronises with the device or copies to it: times are constants of fill
+    kernels.
 
-    guidable: (B,) on the CPU, the images that may need a null pass. passes: forward passes of single images so far.
+    Args:
+        sampler: Gives the backbone, the guidance and the flow.
+        stage: Number of the stage.
+        condition: Conditions of B images.
+        null: B null conditions.
+        guidable: (B,) bool on the CPU: whether an image may need a pass with the null condition.
+        observe: Called with every state, or None.
+        passes: Forward passes of single images so far.
     """
 
     sampler: Sampler

@@ -19,14 +19,19 @@ from pixelflow.signals import stop_signal
 class Work(Protocol):
     """Works on some images. It calls `on_batch` after each batch and ends early when `stop` returns true."""
 
-    def __call__(
-        self, sample_ids: Sequence[int], *, on_batch: Callable[[int], None], stop: Callable[[], bool]
-    ) -> Made: ...
+    def __call__(self, sample_ids: Sequence[int], *, on_batch: Callable[[int], None], stop: Callable[[], bool]) -> Made:
+        """Works on the images `sample_ids` and returns their number and costs."""
+        ...
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What all processes did together, and whether any of them was asked to stop."""
+    """The result of all processes together.
+
+    Args:
+        made: Number and costs of the images.
+        stopped: Whether any process was asked to stop.
+    """
 
     made: Made
     stopped: bool

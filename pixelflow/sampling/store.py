@@ -1,7 +1,7 @@
-"""Images on disk while they are being made: one PNG each, whole or not there.
+"""Stores images as they are drawn, one PNG each, so that an interrupted job continues with the missing ones.
 
-What a job writes survives any end of it: a file is written aside and renamed, and what is found on a restart is
-checked before it counts. PNG keeps every bit, so the other forms of output are made from it (see `outputs`).
+A file is written under a temporary name and renamed, and the files of an earlier start are checked. PNG is lossless,
+so the other forms of output are made from these files (see `outputs`).
 """
 
 from __future__ import annotations
@@ -20,20 +20,26 @@ from torch import Tensor
 from pixelflow.files import written_aside
 
 THREADS = min(16, os.cpu_count() or 1)
-"""Of encoding and checking; zlib lets go of the interpreter's lock."""
+"""Threads that encode and check images; zlib releases the global interpreter lock."""
 
 
 class ImageStore:
-    """Images by number, `folder/00000012.png`, RGB. size: side of the images in pixels."""
+    """RGB images by number, `folder/00000012.png`.
+
+    Args:
+        folder: Folder of the images; it need not exist.
+        size: Side of the images in pixels.
+    """
 
     def __init__(self, folder: Path, *, size: int) -> None:
         self.folder, self.size = Path(folder), size
 
     def path(self, sample_id: int) -> Path:
+        """Returns the file of an image."""
         return self.folder / f"{sample_id:08d}.png"
 
     def missing(self, sample_ids: Iterable[int]) -> list[int]:
-        """Those of `sample_ids` that are not there. Damaged images and half-written files are removed."""
+        """Returns those of `sample_ids` that are not stored. Damaged and unfinished files are removed."""
         for aside in self.folder.glob(".*.tmp"):
             aside.unlink()
         there = {path.name for path in self.folder.glob("*.png")}
@@ -49,7 +55,15 @@ class ImageStore:
         return False
 
     def write(self, sample_ids: Sequence[int], images: Tensor) -> None:
-        """images: (B, 1 or 3, R, R) uint8, on the CPU. Raises OSError for what cannot be written."""
+        """Writes images.
+
+        Args:
+            sample_ids: Their B numbers.
+            images: (B, 1 or 3, R, R) uint8, on the CPU.
+
+        Raises:
+            OSError: A file cannot be written.
+        """
         pixels = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
 
         def save(item: tuple[int, np.ndarray]) -> None:
@@ -61,37 +75,43 @@ class ImageStore:
             list(pool.map(save, zip(sample_ids, pixels, strict=True)))
 
     def read_bytes(self, sample_id: int) -> bytes:
+        """Returns the PNG of an image."""
         return self.path(sample_id).read_bytes()
 
     def read(self, sample_ids: Sequence[int]) -> Tensor:
-        """(B, 3, R, R) uint8."""
+        """Returns images, (B, 3, R, R) uint8."""
         with ThreadPoolExecutor(THREADS) as pool:
             pixels = list(pool.map(lambda i: np.array(Image.open(self.path(i))), sample_ids))
         return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """(H, W, 3) uint8."""
+    """Returns the PNG of pixels (H, W, 3) uint8."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, format="PNG")
     return stream.getvalue()
 
 
 def png_is_whole(content: bytes, size: int) -> bool:
-    """Whether every chunk's checksum is right and the image has the expected side."""
+    """Returns whether every chunk's checksum is right and the image is RGB with the given side."""
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             fits = image.size == (size, size) and image.mode == "RGB"
             image.verify()
             return fits
-    except Exception:  # Pillow raises half a dozen kinds for damaged files
+    except Exception:  # Pillow raises exceptions of many types for damaged files
         return False
 
 
 class AsideWriter:
-    """Writes batches in a thread beside the computation, at most `ahead` of them waiting.
+    """Writes batches in a thread, while the next ones are computed.
 
-    An error of the thread is raised by the next call. Use as a context manager; leaving waits for the last batch.
+    It is a context manager, which waits for the last batch at the end of its block. An error of the thread is raised
+    by the next call.
+
+    Args:
+        write: Receives the ids and the images, (B, C, R, R) uint8 on the CPU.
+        ahead: Largest number of batches that wait.
     """
 
     def __init__(self, write: Callable[[Sequence[int], Tensor], None], *, ahead: int = 2) -> None:
@@ -110,7 +130,7 @@ class AsideWriter:
             self._pool.shutdown(cancel_futures=True)
 
     def put(self, sample_ids: Sequence[int], images: Tensor) -> None:
-        """images: (B, C, R, R) uint8 on any device; they are copied to the CPU without stopping it."""
+        """Queues images, (B, C, R, R) uint8 on any device. Copying them to the CPU does not block the device."""
         if images.is_cuda:
             host = torch.empty(images.shape, dtype=images.dtype, pin_memory=True)
             host.copy_(images, non_blocking=True)

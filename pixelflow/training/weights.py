@@ -31,8 +31,8 @@ def check_name(name: str) -> None:
     match = NAMES.fullmatch(name)
     if match is None:
         raise ValueError(
-            f"weights={name!r}: must be 'ema' or 'model', or ema_0.999 and power_0.05 of ema.more_decays and "
-            "ema.power, or posthoc_0.08, any width, reconstructed from the run's snapshots"
+            f"weights={name!r}: must be 'ema' or 'model', another average that the run has kept, such as ema_0.999 or "
+            "power_0.05, or posthoc_0.08, an average of any width reconstructed from the run's snapshots"
         )
     if width := match.group(2) or match.group(3):
         gamma_of(float(width))
@@ -132,11 +132,11 @@ def init_from(backbone: nn.Module, checkpoint: str | Path) -> None:
     mine = backbone.state_dict()
     copied = [name for name, value in mine.items() if name in weights and weights[name].shape == value.shape]
     if not copied:
-        raise CheckpointError(f"init_from={checkpoint}: none of its weights fits this backbone")
+        raise CheckpointError(f"{checkpoint}: none of its weights fits this backbone")
     for name in copied:
         mine[name].copy_(weights[name])
-    logger.info("init_from: copied %d of %d tensors from %s, step %d", len(copied), len(mine), checkpoint, step)
+    logger.info("copied %d of %d tensors from %s, step %d", len(copied), len(mine), checkpoint, step)
     for name in sorted({*mine, *weights} - {*copied}):
         ours = tuple(mine[name].shape) if name in mine else "missing"
         theirs = tuple(weights[name].shape) if name in weights else "missing"
-        logger.warning("init_from: not copied: %s (%s in the checkpoint, %s in this backbone)", name, theirs, ours)
+        logger.warning("not copied: %s (%s in the checkpoint, %s in this backbone)", name, theirs, ours)

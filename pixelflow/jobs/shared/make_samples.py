@@ -42,7 +42,7 @@ def run_of(checkpoint: str | Path) -> Path:
 
 
 def sample(config: Config, checkpoint: str | Path, home: Path | None = None) -> Path:
-    """Writes images, grid.png and record.json, as far as they are missing.
+    """Writes the images, grid.png and record.json that are missing.
 
     Args:
         config: A resolved config.

@@ -57,7 +57,7 @@ def test_another_patch_size_takes_what_fits(tmp_path: Path, caplog: pytest.LogCa
     for name, value in model.state_dict().items():
         assert torch.equal(value, fresh[name] if name in differing else theirs[name])
     shapes = "(16, 1, 2, 2) in the checkpoint, (16, 1, 4, 4) in this backbone"
-    assert f"init_from: not copied: patch_embed.proj.weight ({shapes})" in caplog.text
+    assert f"not copied: patch_embed.proj.weight ({shapes})" in caplog.text
     assert caplog.text.count("not copied") == 3
 
 
