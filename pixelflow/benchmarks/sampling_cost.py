@@ -45,9 +45,14 @@ CONFIGURED, ALWAYS = "configured guidance", "always guided"
 
 
 def run(config: Config, options: BenchmarkOptions, overrides: list[str]) -> None:
-    """Writes job.part of `<output>/benchmark_<machine>.json`; for sampling also the table beside it.
+    """Runs a part of the benchmark and adds it to `<output>/benchmark_<machine>.json`; sampling also writes a table.
 
-    job.part=training is in benchmark_training, logging in benchmark_logging; job.estimate=true only counts.
+    With `options.estimate` nothing is measured: the estimated costs of the recipe are printed.
+
+    Args:
+        config: A resolved config.
+        options: Options of the job.
+        overrides: Overrides of the command, for the record.
     """
     if options.estimate:
         print(to_text(estimate(config, options)))
