@@ -99,7 +99,7 @@ def test_a_stopped_evaluation_continues(checkpoint: Path, tmp_path: Path) -> Non
         pass
     process.send_signal(signal.SIGTERM)
     told = process.communicate()[1]
-    assert process.returncode == 75 and "of 64 images are measured; the same command goes on" in told, told
+    assert process.returncode == 75 and "of 64 images are measured; the same command continues from there" in told, told
     assert not list((tmp_path / "evaluation").glob("*.json"))
     (part,) = tmp_path.glob("evaluation/.*.state/part_*.safetensors")
     assert part.stat().st_size > 1000
