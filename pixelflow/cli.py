@@ -1,4 +1,4 @@
-"""The command: composes a config, runs its job, and ends with a status and with messages that a person can read."""
+"""The command line: composes a config, runs its job, and exits with a status and readable messages."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from pixelflow.conf_dir import conf_folder, option_files
 from pixelflow.config.job import register_jobs
@@ -24,15 +25,13 @@ from pixelflow.config.launchers import register
 from pixelflow.config.search_path import config_folders, known_keys
 from pixelflow.errors import Interrupted, UserError, WorkFailed
 from pixelflow.jobs import find_job, job_names
+from pixelflow.runs.folder import recorded_in
 from pixelflow.signals import CONTINUE, stop_signal
 
 DEBUG = "PIXELFLOW_TRACEBACK"
-"""An environment variable; `--debug` sets it. The traceback of a reported error is then shown as well."""
+"""Environment variable that `--debug` sets. The traceback of a reported error is then shown as well."""
 
-BUG = (
-    "This is a bug of pixelflow, not a mistake in your command: please report it with the traceback above. "
-    "If a run had started, log.txt in its folder has it as well."
-)
+BUG = "This is a bug of pixelflow, not a mistake in your command: please report it with the traceback above."
 
 
 def run() -> None:
@@ -101,7 +100,7 @@ def check_single(overrides: list[str]) -> None:
 
 
 def prepare_hydra() -> None:
-    """Makes the jobs, the launchers and the sweepers known to Hydra. Whoever composes a config calls this first."""
+    """Registers the jobs, the launchers and the sweepers with Hydra. Must be called before a config is composed."""
     jobs = [find_job(name) for name in job_names()]
     register(find_job, entry="pixelflow.frozen_job")
     register_jobs(jobs)
@@ -112,9 +111,12 @@ def prepare_hydra() -> None:
 def explained(work: Callable[[], Any], *, outermost: bool = True) -> Any:
     """Returns `work()`. An error that a user can act on ends the process with a short message.
 
-    A `UserError`, or an error of Hydra in composing, exits with 2; a `WorkFailed` with 1; an `Interrupted` with 75, for
-    the same command continues the work; Ctrl-C with 130. Every other exception is a bug: it shows its traceback, and
-    the process exits with 1. A call that is not the outermost raises it again instead.
+    The exit status is 2 for a `UserError` or an error of Hydra in composing, 1 for a `WorkFailed`, 75 for an
+    `Interrupted` (the same command continues the work), and 130 for Ctrl-C. Every other exception is a bug.
+
+    Args:
+        work: The function to call.
+        outermost: Whether a bug is reported with its traceback and exit status 1; otherwise it is raised again.
     """
     try:
         return work()
@@ -125,8 +127,9 @@ def explained(work: Callable[[], Any], *, outermost: bool = True) -> Any:
         if message is None:
             if not outermost:
                 raise
+            log = recorded_in(error)
             traceback.print_exc()
-            print(f"\n{BUG}", file=sys.stderr)
+            print(f"\n{BUG}" + (f" It is also in {log}" if log else ""), file=sys.stderr)
             sys.exit(1)
         if os.environ.get(DEBUG):
             traceback.print_exc()
@@ -145,7 +148,7 @@ def report(error: BaseException) -> tuple[str | None, int]:
             key = re.search(r"full_key: (\S+)", str(error))
             return f"{key.group(1)}: {cause}" if key else str(cause), 2
         return None, 1
-    if isinstance(error, HydraException | OmegaConfBaseException):
+    if isinstance(error, HydraException | OmegaConfBaseException | YAMLError) or _of_composing(error):
         return explain(error), 2
     if isinstance(error, UserError):
         return str(error), 2
@@ -157,6 +160,15 @@ def report(error: BaseException) -> tuple[str | None, int]:
     return None, 1
 
 
+def _of_composing(error: BaseException) -> bool:
+    """Returns whether Hydra itself raised a ValueError, as it does for `trainer=5`."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    name = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
+    return isinstance(error, ValueError) and name.partition(".")[0] in ("hydra", "omegaconf")
+
+
 def fail(message: str, *, status: int) -> None:
     """Prints an error message and exits."""
     print(f"error: {message}", file=sys.stderr)
@@ -164,16 +176,21 @@ def fail(message: str, *, status: int) -> None:
 
 
 def explain(error: BaseException) -> str:
-    """Returns an error of Hydra in composing in one line, with the nearest key that exists."""
+    """Returns the message of an error of Hydra in composing, in one line and with the nearest key that exists."""
     chain, messages = error, []
     while chain is not None:
         messages.append(str(chain))
         chain = chain.__cause__ or chain.__context__  # type: ignore[assignment]
     text = "\n".join(messages)
+    if isinstance(error, YAMLError):
+        return f"a config file is not valid YAML: {' '.join(str(error).split())}"
     unknown = re.search(r"Could not override '([^']+)'|is not in struct\s+full_key: (\S+)", text)
     if unknown:
         key = (unknown.group(1) or unknown.group(2)).split("@")[0]
-        close = difflib.get_close_matches(key, known_keys(), n=1)
+        known = known_keys()
+        if key in known:
+            return f"{key} does not accept this value: is an interpolation ${{...}} in it unknown?"
+        close = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         return f"unknown option {key}; {hint}(python run.py --help lists the groups, --cfg job every option)"
     missing = re.search(r"Could not find '([^']+)'", text)

@@ -10,11 +10,12 @@ from hydra.utils import instantiate
 from pixelflow import loading
 from pixelflow.assets import COMMAND
 from pixelflow.config.job import Config
+from pixelflow.config.sections import read_assets, read_sampler
 from pixelflow.errors import UserError
 from pixelflow.losses.objective import Objective
 from pixelflow.model import Model, Recipe
-from pixelflow.sampling.produce import parse_classes
 from pixelflow.sampling.settings import SamplerSettings, SampleSet
+from pixelflow.training.settings import TrainerSettings
 from pixelflow.training.weights import load_weights
 
 
@@ -34,17 +35,20 @@ def build_model(config: Config) -> Model:
     )
 
 
+def trainer_settings(config: Config) -> TrainerSettings:
+    """Returns the section `trainer` of a config."""
+    settings: TrainerSettings = instantiate(config["trainer"])
+    return settings
+
+
 def sampler_settings(config: Config) -> SamplerSettings:
     """Returns how images are computed, by `sampler` and `trainer.precision` of a config."""
-    keys = ("batch_size", "fixed_batch", "cache_every", "compile", "cuda_graphs", "tune_attention")
-    return SamplerSettings(precision=config["trainer"]["precision"], **{key: config["sampler"][key] for key in keys})
+    return read_sampler(config).settings(config["trainer"]["precision"])
 
 
 def sample_set(config: Config) -> SampleSet:
     """Returns the images that `sampler` of a config asks for."""
-    sampler = config["sampler"]
-    classes = parse_classes(sampler["classes"], config["data"]["num_classes"])
-    return SampleSet(sampler["num_samples"], classes, sampler["seed"])
+    return read_sampler(config).images(config["data"]["num_classes"])
 
 
 def load_model(config: Config, checkpoint: str | Path, device: torch.device) -> Model:
@@ -69,7 +73,16 @@ def load_model(config: Config, checkpoint: str | Path, device: torch.device) -> 
 
 
 def build_objective(config: Config, model: Model, device: torch.device) -> Objective:
-    """With its frozen networks loaded and its trained parts made. Raises ValueError naming a file that is missing."""
+    """Builds the objective, loads its frozen networks, and makes its trained parts.
+
+    Args:
+        config: A resolved config.
+        model: The model that is trained.
+        device: Device of the networks.
+
+    Raises:
+        ValueError: A file is missing, or a loss does not fit the backbone.
+    """
     objective: Objective = instantiate(config["objective"])
     bf16 = config["trainer"]["precision"] == "bf16"
     objective.check_backbone(model.backbone)
@@ -79,19 +92,20 @@ def build_objective(config: Config, model: Model, device: torch.device) -> Objec
 
 
 def assets_root(config: Config) -> Path:
-    return Path(config["assets"]["root"]).expanduser()
+    """Returns the folder of the files that job=fetch_assets downloads."""
+    return read_assets(config).path
 
 
 def require_assets(config: Config) -> None:
-    """Raise ValueError naming every file that training needs and the assets folder lacks."""
+    """Raises UserError, naming every file that training needs and the assets folder lacks."""
     objective: Objective = instantiate(config["objective"])
     if problems := objective.missing(assets_root(config)):
-        told = f"; `{COMMAND}`, with the options of this command, fetches them"
-        raise UserError("; ".join(problems) + f"{told} (assets.root={config['assets']['root']})")
+        remedy = f"`{COMMAND}`, with the options of this command, fetches them"
+        raise UserError(f"{'; '.join(problems)}; {remedy} (assets.root={read_assets(config).root})")
 
 
 def pick_device(name: str) -> torch.device:
-    """Returns the device that `trainer.device` names. Raises ValueError for a device that this machine lacks."""
+    """Returns the device that `trainer.device` names. Raises UserError for a device that this machine lacks."""
     try:
         return loading.pick_device(name)
     except ValueError as error:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from hydra.core.config_store import ConfigStore
 
-from pixelflow.config.schema import check_type
-from pixelflow.errors import UserError
+from pixelflow.config.schema import read_record
 
 Config = Mapping[str, Any]
 """A resolved config: plain dictionaries, lists, numbers and strings."""
@@ -30,7 +28,7 @@ def nothing_more(config: Config, options: Any) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One value of `job=NAME`. `pixelflow/jobs/NAME.py` declares it as `JOB` and imports no heavy module.
+    """Declares one value of `job=NAME`. `pixelflow/jobs/NAME.py` holds it as `JOB` and imports no heavy module.
 
     Args:
         name: the name on the command line.
@@ -70,19 +68,8 @@ class Job:
         Raises:
             UserError: for an unknown key, a value of another type or out of range; names key and value.
         """
-        hints = typing.get_type_hints(self.options)
-        names = [field.name for field in fields(self.options)]
         given = {key: value for key, value in node.items() if key != "name"}
-        for key, value in given.items():
-            if key not in names:
-                close = difflib.get_close_matches(key, names, n=1)
-                hint = f"did you mean job.{close[0]}?" if close else f"accepted: {', '.join(names) or 'none'}"
-                raise UserError(f"job.{key} is not an option of job={self.name}; {hint}")
-            check_type(value, hints[key], f"job.{key}")
-        try:
-            return self.options(**given)
-        except ValueError as error:
-            raise UserError(f"job.{error}") from None
+        return read_record(self.options, given, "job", unknown=f"{{key}} is not an option of job={self.name}")
 
 
 FindJob = Callable[[str], Job]

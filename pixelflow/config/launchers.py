@@ -81,7 +81,7 @@ class _SweepLauncher(Launcher):
         return sweeper.get("study_name") or "search"
 
     def _wait(self) -> bool:
-        """Whether `launch` waits for the results. A search needs those of its trials before it chooses the next."""
+        """Returns whether `launch` waits for results. A search needs those of its trials before it chooses the next."""
         return self._search() is not None
 
     def _compose(self, overrides: list[str]) -> tuple[DictConfig, list[str]]:

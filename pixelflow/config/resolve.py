@@ -1,4 +1,4 @@
-"""From what Hydra composed to the config that a job works with: plain, resolved, checked."""
+"""Turns the config that Hydra composed into the one that a job reads: plain, resolved and checked."""
 
 from __future__ import annotations
 
@@ -25,25 +25,34 @@ from pixelflow.training.checkpoint import CheckpointError
 OmegaConf.register_new_resolver("stages_from_kickoff", stages_from_kickoff, replace=True)
 
 FIXED_BY_TRAINING = ("experiments", *(name for name in TRAINING_SECTIONS if name not in ("trainer", "init_from")))
-"""Sections that a checkpoint brings with it."""
+"""Sections that are read from the checkpoint."""
 OF_THE_CALL = tuple(section for section in CALL_SECTIONS if section not in ("experiment", "paper"))
-"""Sections that never come from a checkpoint."""
+"""Sections that are never read from a checkpoint."""
 
 
 def resolve(
     config: DictConfig, overrides: list[str], job: Job, *, elsewhere: bool = False, checked: set[str] | None = None
 ) -> dict[str, Any]:
-    """The resolved, valid config. overrides: what the user typed. elsewhere: for a machine with GPUs, whatever is here.
-    checked: marks of the configs of a sweep that are known to be valid; those that differ in their seed share one.
+    """Returns the resolved, valid config of a command.
 
-    With checkpoint=PATH it is the config that the checkpoint was trained with, changed by the overrides. Raises
-    ValueError for anything invalid, CheckpointError (one, too) if the checkpoint cannot be read.
+    With checkpoint=PATH it is the config that the checkpoint was trained with, changed by the overrides.
+
+    Args:
+        config: The config as Hydra composed it.
+        overrides: The overrides that the user typed.
+        job: The declaration of the job.
+        elsewhere: Whether the job runs on another machine, with GPUs, so that the device is not checked here.
+        checked: Keys of the configs of a sweep that are valid; configs that differ in their seed only share one key.
+            The key of this config is added.
+
+    Raises:
+        UserError: The config is invalid, or the checkpoint cannot be read.
     """
     if config.checkpoint is not None:
         config = _with_checkpoint(config, overrides, job)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     _drop_leftovers(plain, typed={override.key_or_group for override in parse(overrides)})
-    mark = json.dumps({**plain, "seed": type(plain["seed"]).__name__}, sort_keys=True)
+    mark = json.dumps({**plain, "seed": type(plain.get("seed")).__name__}, sort_keys=True)
     if checked is None or mark not in checked:
         validate(without_gpu(plain) if elsewhere else plain, job)
     if checked is not None:
@@ -52,31 +61,32 @@ def resolve(
 
 
 def without_gpu(config: dict[str, Any]) -> dict[str, Any]:
-    """What can be checked on a machine without a GPU, such as a login node."""
+    """Returns the config with the settings that a machine without a GPU, such as a login node, can check."""
     off = {"cuda_graphs": False, "tune_attention": False}
     return config | {"trainer": {**config["trainer"], "device": "cpu"}, "sampler": {**config["sampler"], **off}}
 
 
 def parse(overrides: list[str]) -> list[Override]:
+    """Returns the overrides as Hydra parses them."""
     return [_parse(override) for override in overrides]
 
 
 @functools.cache
 def _parse(override: str) -> Override:
-    """The runs of a sweep have most of theirs in common."""
+    """Parses an override. The results are cached, since the runs of a sweep share most of their overrides."""
     return OverridesParser.create().parse_override(override)
 
 
 def _drop_leftovers(config: dict[str, Any], typed: set[str]) -> None:
-    """A recipe tunes the option that it chose; for another option its values must not stand in the way.
+    """Deletes the values that a recipe sets for an option of a group when the user has chosen another option.
 
-    Dropped is what the chosen option does not take but another option of the group does, unless the user typed it:
-    with `guidance=none`, a recipe's guidance.scale.
+    A key is deleted if the chosen option does not accept it, another option of the group does, and the user has not
+    typed it: with `guidance=none`, the guidance.scale of a recipe.
     """
     folders = config_folders()
     for group in GROUPS:
         of_others = {key for file in option_files(group, folders).values() for key in _keys_of(file)}
-        takes = option_names(config[group])
+        takes = option_names(config.get(group), group)
         for key in [*config[group]]:
             if key in of_others and key not in takes and not key.startswith("_") and f"{group}.{key}" not in typed:
                 del config[group][key]
@@ -88,7 +98,11 @@ def _keys_of(file: Path) -> tuple[str, ...]:
 
 
 def checkpoint_config(path: str) -> dict[str, Any]:
-    """The config stored in a checkpoint."""
+    """Returns the config stored in a checkpoint.
+
+    Raises:
+        CheckpointError: The folder is missing, or is not a checkpoint, or its state.json is damaged.
+    """
     state = Path(path) / "state.json"
     if not Path(path).exists():
         parent = Path(path).parent
@@ -131,7 +145,7 @@ def _with_checkpoint(config: DictConfig, overrides: list[str], job: Job) -> Dict
     merged = OmegaConf.create(checkpoint_config(config.checkpoint))
     sizes = _complete(merged, config)
     for section in ("sampler", "metrics"):
-        for key, default in config[section].items():  # those that came up after the checkpoint was written
+        for key, default in config[section].items():  # keys that are newer than the checkpoint
             name = f"{section}.{key}"
             OmegaConf.update(merged, name, OmegaConf.select(merged, name, default=default), force_add=True)
     changed = list(OF_THE_CALL)
@@ -139,7 +153,7 @@ def _with_checkpoint(config: DictConfig, overrides: list[str], job: Job) -> Dict
         key = override.key_or_group.split("@")[0].strip("/").replace("/", ".")
         section = key.split(".")[0]
         if section == "experiments" and not job.makes_run_folder:
-            continue  # a recipe for what is done with a checkpoint, such as a search, trains nothing
+            continue  # a recipe of a job that reads a checkpoint, such as a search, trains nothing
         if section == "data" and sizes and key.removeprefix("data.") not in sizes:
             continue  # the data of the command were taken
         if section in FIXED_BY_TRAINING and key not in (*MACHINE_KEYS, *EVALUATION_KEYS):

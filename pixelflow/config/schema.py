@@ -1,41 +1,44 @@
-"""Checks a config group against the signature of what it configures.
+"""Checks a config group against the signature of what it configures, and a section against its dataclass.
 
 Every group is `_target_` plus the keyword arguments of that class or function. Names and types are those of its
-signature, so there is no second list of options to keep in step.
+signature, so there is no second list of options to keep in step. A section without `_target_` has a frozen dataclass.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
 import typing
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import hydra.utils
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from pixelflow.errors import UserError
 
+T = TypeVar("T")
+
 
 def check_group(node: Mapping[str, Any], key: str, *, given: tuple[str, ...] = ()) -> None:
-    """Raise ValueError, naming the key, the value and what is accepted, unless `node` fits its `_target_`.
+    """Checks the names and types in a group against the signature of its `_target_`.
 
-    given: arguments that the code passes itself.
+    Args:
+        node: The group: `_target_` and its keyword arguments.
+        key: The key of the group in the config.
+        given: Arguments that the code passes itself.
+
+    Raises:
+        UserError: The group does not fit; the message names the key, the value and what is accepted.
     """
     target = node.get("_target_")
-    try:
-        callable_ = hydra.utils.get_object(str(target))
-    except Exception as error:
-        raise UserError(f"{key}._target_={target} cannot be imported: {error}") from None
-    parameters, hints = _options(callable_)
+    parameters, hints = _options(_callable(node, key))
     for name, value in node.items():
         if name in ("_target_", "_partial_"):
             continue
         if name not in parameters:
-            close = difflib.get_close_matches(name, parameters, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"accepted: {', '.join(parameters)}"
-            raise UserError(f"{key}.{name} is not an option of {target}; {hint}")
+            raise UserError(f"{key}.{name} is not an option of {target}; {hint(name, parameters)}")
         if isinstance(value, Mapping) and "_target_" in value:
             check_group(value, f"{key}.{name}")
         elif isinstance(value, Mapping):
@@ -50,8 +53,41 @@ def check_group(node: Mapping[str, Any], key: str, *, given: tuple[str, ...] = (
             raise UserError(f"{key}.{name} is missing: {target} needs it")
 
 
+def read_record(record: type[T], node: Any, section: str = "", *, unknown: str = "unknown option {key}") -> T:
+    """Reads a section of a config into a frozen dataclass, whose fields are the names and types of the section's keys.
+
+    Args:
+        record: The dataclass. Its `__post_init__` raises ValueError, naming the field, for a value out of range.
+        node: The section, a mapping.
+        section: Its key in the config; empty for the keys that belong to no section.
+        unknown: The message about a key that is not a field.
+
+    Raises:
+        UserError: A key is unknown or missing, or a value is of another type or out of range.
+    """
+    if not isinstance(node, Mapping):
+        raise UserError(f"{section}={node!r} must be a mapping of keys to values")
+    prefix = f"{section}." if section else ""
+    names = typing.get_type_hints(record)
+    for key, value in node.items():
+        if key not in names:
+            raise UserError(f"{unknown.format(key=f'{prefix}{key}')}; {hint(key, names, prefix)}")
+        check_type(value, names[key], f"{prefix}{key}")
+    for field in dataclasses.fields(record):  # type: ignore[arg-type]
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and field.name not in node:
+            raise UserError(f"{prefix}{field.name} is missing")
+    return with_key(lambda: record(**node), node, section)
+
+
+def hint(key: str, accepted: Iterable[str], prefix: str = "") -> str:
+    """Returns the nearest of the accepted keys as a question, or else all of them."""
+    close = difflib.get_close_matches(key, list(accepted), n=1)
+    return f"did you mean {prefix}{close[0]}?" if close else f"accepted: {', '.join(accepted) or 'none'}"
+
+
 def build(config: Mapping[str, Any], name: str) -> Any:
-    """Instantiates a group. A ValueError of its constructor, which names an argument, gets the group in front."""
+    """Instantiates a group. A ValueError of its constructor becomes a UserError that names the config key."""
     return with_key(lambda: hydra.utils.instantiate(config[name]), config[name], name)
 
 
@@ -77,13 +113,25 @@ def with_key(build: Callable[[], Any], node: Mapping[str, Any], group: str) -> A
         raise UserError(prefix + message) from None
 
 
-def option_names(node: Mapping[str, Any]) -> set[str]:
-    """The keyword arguments of a group's `_target_`."""
-    return set(_options(hydra.utils.get_object(node["_target_"]))[0])
+def option_names(node: Any, key: str) -> set[str]:
+    """Returns the names of the keyword arguments of a group's `_target_`. Raises UserError if it has none."""
+    return set(_options(_callable(node, key))[0])
+
+
+def _callable(node: Any, key: str) -> Any:
+    """Imports the `_target_` of the group at `key`."""
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise UserError(f"{key} has no _target_ (it is {node!r}); choose an option of the group, or set {key}._target_")
+    try:
+        return hydra.utils.get_object(str(node["_target_"]))
+    except Exception as error:
+        raise UserError(
+            f"{key}._target_={node['_target_']} cannot be imported: {' '.join(str(error).split())}"
+        ) from None
 
 
 def check_type(value: Any, annotation: Any, key: str) -> None:
-    """Raise ValueError unless `value` is of the annotated type; an int serves for a float."""
+    """Raises UserError unless `value` is of the annotated type; an int serves for a float, a list for a tuple."""
     try:
         adapter = TypeAdapter(annotation, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
     except PydanticSchemaGenerationError:
@@ -107,7 +155,7 @@ def _readable(message: str) -> str:
 
 
 def _options(callable_: Any) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
-    """Return parameters and type hints; the keys in `**options: Unpack[SomeTypedDict]` count as parameters."""
+    """Returns parameters and type hints; the keys in `**options: Unpack[SomeTypedDict]` count as parameters."""
     hints = _hints(callable_)
     parameters: dict[str, inspect.Parameter] = {}
     for name, parameter in inspect.signature(callable_).parameters.items():

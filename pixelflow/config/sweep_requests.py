@@ -14,8 +14,8 @@ from pixelflow.config.job import Config, FindJob
 from pixelflow.config.resolve import resolve
 from pixelflow.config.validate import check_data
 from pixelflow.errors import UserError
-from pixelflow.runs.context import tracking_uri
 from pixelflow.runs.identity import config_hash, evaluation_hash, own_evaluation
+from pixelflow.runs.settings import RunSettings
 from pixelflow.sweeps.arrays import TRAIN
 from pixelflow.sweeps.requests import RunRequest, SweepRequest
 from pixelflow.sweeps.site import Site
@@ -84,9 +84,10 @@ def sweep_request(config: Config, *, axes: list[str], launcher: str, entry: str,
         site = Site(**settings)
     except (ValueError, TypeError) as error:
         raise UserError(f"site: {error}") from None
+    run = RunSettings.of(config)
     return SweepRequest(
-        experiment=config["experiment"], runs_dir=Path(config["runs_dir"]).absolute(),
+        experiment=run.experiment, runs_dir=run.runs_dir.absolute(),
         folder=Path(config["sweep"]).absolute() if config["sweep"] else None,
         axes=axes, paper=config["paper"], site=site, launcher=launcher, entry=entry, dry_run=config["dry_run"],
-        mlflow_uri=tracking_uri(config) if config["tracking"]["mlflow"] else None, **how,
+        mlflow_uri=run.mlflow_uri if run.tracking.mlflow else None, **how,
     )  # fmt: skip

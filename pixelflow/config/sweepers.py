@@ -35,8 +35,8 @@ def expand(
     for number, setting in enumerate(settings):
         if not isinstance(setting, Mapping) or not setting:
             raise UserError(f"settings[{number}]={setting!r} must be a mapping of keys to values")
-    if (isinstance(seeds, int) and seeds < 1) or seeds == []:
-        raise UserError(f"seeds={seeds} must be at least 1, or a list")
+    if isinstance(seeds, str) or (isinstance(seeds, int) and seeds < 1) or seeds == []:
+        raise UserError(f"seeds={seeds} must be at least 1, or a list of seeds")
     chosen = [None] if seeds is None else range(seeds) if isinstance(seeds, int) else seeds
     jobs: list[list[str]] = []
     for job in grid:

@@ -1,4 +1,4 @@
-"""Builds a trainer from a config: the config becomes records, and the library does the rest."""
+"""Builds a trainer from a config."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
-from pixelflow.config.build import Config, build_model, build_objective, pick_device, sampler_settings
+from pixelflow.config.build import (
+    Config,
+    build_model,
+    build_objective,
+    pick_device,
+    sample_set,
+    sampler_settings,
+    trainer_settings,
+)
 from pixelflow.model import Model
 from pixelflow.processes import World
 from pixelflow.reporting.figures import image_grid
@@ -33,10 +41,9 @@ GRID_COLUMNS = 8
 GRID_SCALE = 2
 
 
-def checkpoint_store(config: Config, path: Path) -> CheckpointStore:
+def checkpoint_store(settings: TrainerSettings, path: Path) -> CheckpointStore:
     """Returns the store of the checkpoints of the run in `path`."""
-    trainer = config["trainer"]
-    return CheckpointStore(path / "checkpoints", keep=trainer["keep_checkpoints"], keep_every=trainer["keep_every"])
+    return CheckpointStore(path / "checkpoints", keep=settings.keep_checkpoints, keep_every=settings.keep_every)
 
 
 def build_trainer(
@@ -51,19 +58,19 @@ def build_trainer(
         device: Device of this process.
         mark: Receives a short description when this process begins a phase of its work.
     """
-    max_steps = config["trainer"]["max_steps"]
+    settings = trainer_settings(config)
 
     def log(metrics: dict[str, float], step: int) -> None:
         run.tracker.log(metrics, step=step)
-        run.folder.set_status("running", job="train", step=step, max_steps=max_steps)
+        run.folder.set_status("running", job="train", step=step, max_steps=settings.max_steps)
 
-    store = checkpoint_store(config, run.path)
+    store = checkpoint_store(settings, run.path)
     hooks = TrainerHooks(log=log, stop=lambda: stop_signal() is not None, mark=mark)
     trainer = assemble_trainer(
         config, store, hooks=hooks, grid=_grid(config, run, device), world=world, device=device, report=run.path
     )
-    rate = device_rate(trainer.state.backbone, precision=trainer.settings.precision, device=device)
-    images = trainer.settings.batch_size // world.size
+    rate = device_rate(trainer.state.backbone, precision=settings.precision, device=device)
+    images = settings.batch_size // world.size
     costs = step_costs(bare_backbone(config), trainer.flow.cascade, channels=config["data"]["channels"], images=images)
     trainer.meter = Meter(costs, device=device, processes=world.size, rate=rate)
     return trainer
@@ -89,7 +96,8 @@ def _grid(config: Config, run: Run, device: torch.device) -> Grid:
         settings = replace(sampler_settings(config), cache_every=1, compile=False, cuda_graphs=False)
         sampler = drawn.sampler(settings=settings)
         labels = torch.arange(config["data"]["num_classes"]).repeat_interleave(GRID_COLUMNS)
-        samples = sampler.sample(Condition(labels), sampler.keyed_noise(range(len(labels)), config["sampler"]["seed"]))
+        noise = sampler.keyed_noise(range(len(labels)), sample_set(config).seed)
+        samples = sampler.sample(Condition(labels), noise)
         path = run.path / "figures" / f"samples_{step:08d}.png"
         image_grid(to_uint8(samples.x).cpu(), path, columns=GRID_COLUMNS, scale=GRID_SCALE)
         run.tracker.artifact(path)
@@ -118,8 +126,8 @@ def assemble_trainer(
         device: Device of this process; by default that of the config.
         report: Folder for the list of damaged data that were skipped.
     """
-    world, device = world or World(), device or pick_device(config["trainer"]["device"])
-    settings: TrainerSettings = instantiate(config["trainer"])
+    settings = trainer_settings(config)
+    world, device = world or World(), device or pick_device(settings.device)
     seed = config["seed"]
     torch.manual_seed(seed)  # the initial weights, equal in all processes
     model = build_model(config)

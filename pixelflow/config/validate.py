@@ -1,22 +1,21 @@
-"""Everything that can be wrong with a config, found before anything is written, downloaded or allocated."""
+"""Checks a config completely before anything is written, downloaded or allocated."""
 
 from __future__ import annotations
 
 import difflib
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 
 from pixelflow.config.build import Config, pick_device, sampler_settings
 from pixelflow.config.job import Job
-from pixelflow.config.schema import build, check_group, check_type, with_key
+from pixelflow.config.schema import build, check_group, read_record, with_key
+from pixelflow.config.sections import SECTIONS, TopLevel, read_sampler
 from pixelflow.config.validate_training import check_training
 from pixelflow.errors import UserError
 from pixelflow.metrics.suite import WITH_FEATURES
-from pixelflow.sampling.produce import parse_classes
 from pixelflow.sampling.speed import speed_up
-from pixelflow.training.weights import check_name
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "data": (),
@@ -35,52 +34,14 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 """Groups with a `_target_`, and the arguments that the code passes to it itself."""
 
-TYPES: dict[str, Any] = {
-    "experiment": str,
-    "seed": int,
-    "runs_dir": str,
-    "checkpoint": str | None,
-    "init_from": str | None,
-    "samples": str | None,
-    "rerun": bool,
-    "sampler.num_samples": int,
-    "sampler.seed": int,
-    "sampler.weights": str,
-    "sampler.batch_size": int | list[int],
-    "sampler.classes": str | list[int],
-    "sampler.format": Literal["npz", "png", "shards"],
-    "sampler.per_shard": int,
-    "sampler.fixed_batch": int | None,
-    "sampler.compile": bool,
-    "sampler.cuda_graphs": bool,
-    "sampler.tune_attention": bool,
-    "sampler.cache_every": int,
-    "sampler.trajectories": int,
-    "metrics.reference": str,
-    "metrics.also": list[str],
-    "metrics.prompts": str | None,
-    "assets.root": str,
-    "axes": list[str],
-    "sweep": str | None,
-    "run_folder": str | None,
-    "dry_run": bool,
-    "watch": bool,
-    "seeds": int | list[int] | None,
-    "settings": list[dict[str, Any]],
-    "tracking.mlflow": bool,
-    "tracking.uri": str | None,
-}
-
 
 def validate(config: Config, job: Job) -> None:
     """Checks a resolved config for a job.
 
     Raises:
-        UserError: with the key, the value and what would be accepted.
+        UserError: The config is invalid; the message names the key, the value and what is accepted.
     """
-    _check_names(config)
-    for key, annotation in TYPES.items():
-        check_type(_select(config, key), annotation, key)
+    _check_sections(config)
     for name, given in GROUPS.items():
         check_group(config[name], name, given=given)
     _check_metrics(config)
@@ -97,16 +58,18 @@ def validate(config: Config, job: Job) -> None:
     pick_device(config["trainer"]["device"])
 
 
-def _check_names(config: Config) -> None:
-    """`+key=value` can add what nothing reads."""
-    known = {*GROUPS, *TYPES, "job", "paper", "metrics.features", "metrics.extractors"}
-    sections = {key.split(".")[0] for key in known if "." in key}
-    present = [key for key in config if key not in sections]
-    present += [f"{section}.{key}" for section in sections for key in config[section]]
-    for key in present:
+def _check_sections(config: Config) -> None:
+    """Checks the keys without `_target_`. `+key=value` can add what nothing reads."""
+    parts = (*GROUPS, *SECTIONS, "job")
+    top = {key: value for key, value in config.items() if key not in parts}
+    known = [field.name for field in fields(TopLevel)]
+    for key in top:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
+            close = difflib.get_close_matches(key, [*known, *parts], n=1)
             raise UserError(f"unknown option {key}" + (f"; did you mean {close[0]}?" if close else ""))
+    read_record(TopLevel, top)
+    for name, record in SECTIONS.items():
+        read_record(record, config.get(name), name)
 
 
 def _check_metrics(config: Config) -> None:
@@ -121,28 +84,19 @@ def _check_metrics(config: Config) -> None:
 
 
 def _check_sampler(config: Config) -> None:
-    sampler = config["sampler"]
-    with_key(lambda: check_name(sampler["weights"]), sampler, "sampler")
-    for key, least in {"num_samples": 1, "per_shard": 1, "fixed_batch": 1, "cache_every": 1, "trajectories": 0}.items():
-        if sampler[key] is not None and sampler[key] < least:
-            raise UserError(f"sampler.{key}={sampler[key]} must be at least {least}")
-    sizes = sampler["batch_size"]
-    if not sizes or min(sizes if isinstance(sizes, list) else [sizes]) < 1:
-        raise UserError(f"sampler.batch_size={sizes} must be at least 1")
+    sampler = read_sampler(config)
+    sizes = sampler.batch_size
     stages = config["cascade"]["num_stages"]
     if isinstance(sizes, list) and len(sizes) != stages:
         raise UserError(f"sampler.batch_size={sizes} has {len(sizes)} entries, but the cascade has {stages} stages")
-    try:
-        parse_classes(sampler["classes"], config["data"]["num_classes"])
-    except ValueError as error:
-        raise UserError(f"sampler.{error}") from None
+    with_key(lambda: sampler.images(config["data"]["num_classes"]), config["sampler"], "sampler")
     for key in ("cuda_graphs", "tune_attention"):
-        if sampler[key] and pick_device(config["trainer"]["device"]).type != "cuda":
+        if getattr(sampler, key) and pick_device(config["trainer"]["device"]).type != "cuda":
             raise UserError(f"sampler.{key}=true needs a CUDA device; leave it out here")
 
 
 def _check_parts(config: Config) -> None:
-    """Build every part (the backbone without memory) and check what must agree."""
+    """Builds every part, the backbone without memory, and checks that they fit each other."""
     cascade = build(config, "cascade")
     for name in GROUPS:
         if name not in ("cascade", "backbone", "optimizer", "objective"):
@@ -151,13 +105,13 @@ def _check_parts(config: Config) -> None:
     objective = build(config, "objective")
     with torch.device("meta"):
         backbone = build(config, "backbone")
-    if config["sampler"]["cache_every"] > 1:
+    settings = sampler_settings(config)
+    if settings.cache_every > 1:
         if solver.adaptive:
             raise UserError(
-                f"sampler.cache_every={config['sampler']['cache_every']} needs a solver with fixed steps: a cached "
+                f"sampler.cache_every={settings.cache_every} needs a solver with fixed steps: a cached "
                 "velocity would mislead the error control; use solver=euler, heun or adams_bashforth"
             )
-        settings = sampler_settings(config)
         with_key(lambda: speed_up(backbone, cascade, settings, torch.device("meta")), config["sampler"], "sampler")
     if cascade.kickoff % backbone.patch_size:
         size = config["data"]["image_size"]
@@ -188,7 +142,7 @@ def check_data(config: Config, job: Job) -> None:
     """Looks for the data if the job needs them; reads a folder or an index, no images.
 
     Raises:
-        UserError: unless the data are where the config says.
+        UserError: The data are not where the config says.
     """
     if "data" in job.needs:
         data = build(config, "data")
@@ -205,10 +159,3 @@ def _check_inputs(config: Config, job: Job) -> None:
         raise UserError(f"checkpoint and samples are for job=sample and job=evaluate; job={job.name} finds its own")
     if samples is not None and not Path(samples).exists():
         raise UserError(f"samples={samples} does not exist")
-
-
-def _select(config: Config, key: str) -> Any:
-    value: Any = config
-    for part in key.split("."):
-        value = value[part]
-    return value

@@ -6,13 +6,11 @@ import os
 from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
 
-from pixelflow.config.build import Config, pick_device
+from pixelflow.config.build import Config, pick_device, trainer_settings
 from pixelflow.errors import UserError
 from pixelflow.nn.kernels import unavailable
 from pixelflow.processes import world_of
-from pixelflow.training.settings import TrainerSettings
 
 
 def check_training(config: Config) -> None:
@@ -21,7 +19,7 @@ def check_training(config: Config) -> None:
     Raises:
         UserError: The message names the key, its value and the accepted ones.
     """
-    trainer: TrainerSettings = instantiate(config["trainer"])
+    trainer = trainer_settings(config)
     size, stages = world_of(os.environ).size, config["cascade"]["num_stages"]
     try:
         images = trainer.images_per_part(size)

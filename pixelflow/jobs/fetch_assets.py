@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 import time
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from pixelflow.assets import ASSETS, fetch, missing_line
 from pixelflow.config.job import Config, Job
 from pixelflow.errors import UserError
-from pixelflow.files import locked
+from pixelflow.files import locked, writing
 
 
 @dataclass(frozen=True)
@@ -25,15 +26,17 @@ class FetchOptions:
     def __post_init__(self) -> None:
         for file in self.files:
             if file not in ASSETS:
-                raise ValueError(f"files: {file} is none of {', '.join(ASSETS)}")
+                close = difflib.get_close_matches(file, ASSETS, n=1)
+                question = f"; did you mean {close[0]}?" if close else ""
+                raise ValueError(f"files: {file} is not in the table of pixelflow/assets.py{question}")
 
 
 def run(config: Config, options: FetchOptions, overrides: list[str]) -> None:
     """Downloads what is missing.
 
     Raises:
-        ValueError: for a missing file whose address is not known.
-        OSError: for a download that fails.
+        UserError: The address of a missing file is not known, or assets.root cannot be written.
+        WorkFailed: A download failed.
     """
     from pixelflow.config.build import assets_root  # torch: seconds
 
@@ -44,7 +47,8 @@ def run(config: Config, options: FetchOptions, overrides: list[str]) -> None:
     if not files:
         print("this recipe reads nothing from assets.root")
         return
-    root.mkdir(parents=True, exist_ok=True)
+    with writing(root):
+        root.mkdir(parents=True, exist_ok=True)
     with locked(root / ".lock"):
         for file in files:
             if file in ASSETS:

@@ -39,18 +39,18 @@ def run(config: Config, options: TableOptions, overrides: list[str]) -> None:
     from pixelflow.reporting.formats import markdown
     from pixelflow.reporting.mlflow_reader import read_mlflow
     from pixelflow.reporting.table import build_table
-    from pixelflow.runs.context import tracking_uri
+    from pixelflow.runs.settings import RunSettings
     from pixelflow.sweeps.live_table import swept_keys, write
 
-    experiment = config["experiment"]
+    settings = RunSettings.of(config)
     if options.source == "mlflow":
-        runs = read_mlflow(tracking_uri(config), experiment)
+        runs = read_mlflow(settings.mlflow_uri, settings.experiment)
     else:
-        runs = read_run_folders(Path(config["runs_dir"]) / experiment)
+        runs = read_run_folders(settings.runs_dir / settings.experiment)
     command = f"python run.py {' '.join(overrides)}"
     axes = config["axes"] or swept_keys(HydraConfig.get().sweeper)
     table = build_table(runs, paper=config["paper"], axes=axes, command=command)
-    for path in write(table, Path(options.output), experiment):
+    for path in write(table, Path(options.output), settings.experiment):
         logger.info("wrote %s", path)
     print(markdown(table))
     if options.record:

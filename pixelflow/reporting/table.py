@@ -97,6 +97,8 @@ def paper_rows(paper: Iterable[Mapping[str, Any]]) -> list[PaperRow]:
         lacking = [key for key in ("label", "source", "metrics") if not entry.get(key)]
         if lacking:
             raise UserError(f"paper[{number}] has no `{lacking[0]}`; a quoted row needs label, source and metrics")
+        if not isinstance(entry["metrics"], Mapping) or not isinstance(entry.get("match") or {}, Mapping):
+            raise UserError(f"paper[{number}]: metrics and match must be mappings of keys to values")
         for key, value in entry["metrics"].items():
             if describe(key) is None:
                 known = [column.key for column in known_metrics()]

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pixelflow.runs.identity import slug, training_overrides
+from pixelflow.errors import Interrupted
 from pixelflow.processes import World, shared_errors
-from pixelflow.runs.folder import RunFolder, find_run_folder
-from pixelflow.signals import stop_on_signals
 from pixelflow.runs.flat import flatten
+from pixelflow.runs.folder import RunFolder, find_run_folder
+from pixelflow.runs.identity import slug, training_overrides
+from pixelflow.runs.settings import RunSettings
+from pixelflow.signals import stop_on_signals
 from pixelflow.tracking import MLflowMirror, Tracker, sync
 from pixelflow.tracking.mlflow.position import count_unsent
-from pixelflow.errors import Interrupted
 
 logger = logging.getLogger(__name__)
 
@@ -68,22 +69,17 @@ class Run:
 
 def run_path(config: Config, overrides: list[str]) -> Path:
     """Returns the folder of this config's run; with `rerun=true` the first free name beside it."""
-    if config["run_folder"]:  # a job of a sweep: chosen at its submission
-        return Path(config["run_folder"])
+    settings = RunSettings.of(config)
+    if settings.run_folder is not None:  # a job of a sweep: chosen at its submission
+        return settings.run_folder
     name = slug(training_overrides(overrides))
     path = find_run_folder(config, name)
-    if not config["rerun"]:
+    if not settings.rerun:
         return path
     number = 2
     while (again := path.with_name(f"{path.name}-rerun{number}")).exists():
         number += 1
     return again
-
-
-def tracking_uri(config: Config) -> str:
-    """Returns the address of MLflow: tracking.uri, by default the file mlflow.db in runs_dir."""
-    database = (Path(config["runs_dir"]) / "mlflow.db").resolve()
-    return config["tracking"]["uri"] or f"sqlite:///{database}"
 
 
 def catch_up(path: Path) -> None:
@@ -122,10 +118,10 @@ def open_run(path: Path, config: Config, world: World = ALONE) -> Iterator[Run]:
 @contextmanager
 def _opened(path: Path, config: Config) -> Iterator[Run]:
     with RunFolder(path, config) as folder:
-        mirror = None
-        if config["tracking"]["mlflow"]:
+        mirror, settings = None, RunSettings.of(config)
+        if settings.tracking.mlflow:
             mirror = MLflowMirror(
-                folder=path, uri=tracking_uri(config), experiment=config["experiment"], run_name=path.name
+                folder=path, uri=settings.mlflow_uri, experiment=settings.experiment, run_name=path.name
             )
         tracker = Tracker(folder=path, mirror=mirror)
         try:

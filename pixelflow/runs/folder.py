@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout, or the folder of installed packages."""
 
+_RECORDED = "_pixelflow_log"
+"""Attribute of an exception: the log.txt that has its traceback."""
+
 
 def find_run_folder(config: Mapping[str, Any], name: str) -> Path:
     """Returns `runs_dir/experiment/<name>-<hash8>`, or the folder that already has this hash under another name."""
@@ -30,6 +33,11 @@ def find_run_folder(config: Mapping[str, Any], name: str) -> Path:
     digest = config_hash(config)
     found = sorted(p for p in parent.glob(f"*-{digest}") if p.is_dir())
     return found[0] if found else parent / f"{name}-{digest}"
+
+
+def recorded_in(error: BaseException) -> Path | None:
+    """Returns the log.txt that an error was recorded in, because it was raised while a run folder was open."""
+    return getattr(error, _RECORDED, None)
 
 
 class RunFolder:
@@ -94,6 +102,7 @@ class RunFolder:
         about = (type(error), error, trace)
         assert self._log is not None
         self._log.handle(logger.makeRecord(__name__, logging.ERROR, __file__, 0, "stopped: %s", (message,), about))
+        setattr(error, _RECORDED, self.path / "log.txt")
         self.set_status("interrupted" if interrupted else "failed", message=message)
 
     def _write_config(self) -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from pixelflow.cli import BUG, DEBUG, explained
+from pixelflow.cli import BUG, DEBUG, explained, report
 from pixelflow.conf_dir import option_files
 from pixelflow.config.search_path import config_folders
 from pixelflow.errors import Interrupted, UserError, WorkFailed
+from pixelflow.runs.folder import RunFolder
+from tests.conf.test_compose import composed
 
 
 def raising(error: BaseException):
@@ -47,6 +49,28 @@ def test_everything_else_is_a_bug(error: Exception, capsys: pytest.CaptureFixtur
     assert end.value.code == 1 and "Traceback" in told and type(error).__name__ in told and BUG in told
     with pytest.raises(type(error)):
         explained(raising(error), outermost=False)
+
+
+def test_a_bug_names_the_log_of_its_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        with RunFolder(tmp_path / "run", {"experiment": "x", "seed": 0}):
+            raise KeyError("x")
+
+    with pytest.raises(SystemExit):
+        explained(work)
+    log = tmp_path / "run" / "log.txt"
+    assert capsys.readouterr().err.splitlines()[-1] == f"{BUG} It is also in {log}"
+    assert "KeyError" in log.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("override", ["trainer=5", "job=null"])
+def test_a_value_error_of_hydra_is_a_mistake(override: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        composed(override)
+    message, status = report(caught.value)
+    assert (
+        message is not None and message.startswith("Config group override must be a string or a list") and status == 2
+    )
 
 
 def test_debug_shows_the_traceback_as_well(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

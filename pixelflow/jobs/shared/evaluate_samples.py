@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pixelflow.config.build import Config, load_model, pick_device, sample_set, sampler_settings
+from pixelflow.config.build import Config, load_model, pick_device, sample_set, sampler_settings, trainer_settings
 from pixelflow.config.suites import build_suite, require_metrics
 from pixelflow.data.image_files import ImageFiles, open_images
 from pixelflow.files import write_json
@@ -63,7 +63,7 @@ def run_evaluation(config: Config, *, images: bool) -> Outcome:
         source = Path(config["samples"])
         result = evaluate(config, source, source.with_name(f"{source.name}.evaluation.json"))
     elif images:
-        require_metrics(config, config["sampler"]["num_samples"])
+        require_metrics(config, sample_set(config).num_samples)
         folder = sample(config, config["checkpoint"])
         name = evaluation_file(Path(config["checkpoint"]).name, config)
         result = evaluate(config, folder, run_of(config["checkpoint"]) / name)
@@ -180,7 +180,7 @@ def _measure(
     prepare: Callable[[World, torch.device], _Source],
 ) -> dict[str, Any]:
     """Measures the images of a source in all processes. Unfinished work is kept in the folder `state`."""
-    device = pick_device(config["trainer"]["device"])
+    device = pick_device(trainer_settings(config).device)
     with stop_on_signals(), processes(device) as (world, device), open_parts(state, world) as parts:
         suite = rank_0_first(world, lambda: build_suite(config, device))
         suite.evaluator.reference.check_resolution(side)

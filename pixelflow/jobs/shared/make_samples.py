@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pixelflow.config.build import Config, load_model, pick_device, sample_set, sampler_settings
+from pixelflow.config.build import Config, load_model, pick_device, sample_set, sampler_settings, trainer_settings
+from pixelflow.config.sections import read_sampler
 from pixelflow.errors import Interrupted, WorkFailed
 from pixelflow.files import write_json
 from pixelflow.processes import World, held, processes, shared_errors
@@ -59,19 +60,17 @@ def sample(config: Config, checkpoint: str | Path, home: Path | None = None) -> 
     """
     home = run_of(checkpoint) if home is None else home
     folder = home / "samples" / f"{Path(checkpoint).name}-{sampling_hash(config)}"
-    device = pick_device(config["trainer"]["device"])
+    device = pick_device(trainer_settings(config).device)
     with stop_on_signals(), processes(device) as (world, device), held(folder, world):
         _sample(config, str(checkpoint), folder, world, device)
     return folder
 
 
 def _sample(config: Config, checkpoint: str, folder: Path, world: World, device: torch.device) -> None:
-    images, settings = sample_set(config), sampler_settings(config)
+    section, images, settings = read_sampler(config), sample_set(config), sampler_settings(config)
     labels, total = images.labels, images.num_samples
-    output = make_output(
-        config["sampler"]["format"], folder, labels=labels, size=config["data"]["image_size"],
-        per_shard=config["sampler"]["per_shard"],
-    )  # fmt: skip
+    size = config["data"]["image_size"]
+    output = make_output(section.format, folder, labels=labels, size=size, per_shard=section.per_shard)
     # Rank 0 looks for all: what one process has written must not change what another believes to be missing.
     missing = world.broadcast(output.missing() if world.rank == 0 else None)
     if not missing and (folder / "record.json").exists():
@@ -93,7 +92,7 @@ def _sample(config: Config, checkpoint: str, folder: Path, world: World, device:
     with shared_errors(world, wait=True):
         if world.rank == 0:
             record = sampling_record(config, checkpoint, model.recipe.step, world, device)
-            _finish(output, missing, sampler, images, config["sampler"]["trajectories"], record, done.made)
+            _finish(output, missing, sampler, images, section.trajectories, record, done.made)
 
 
 def _finish(
@@ -122,21 +121,21 @@ def _finish(
 
 def sampling_record(config: Config, checkpoint: str, step: int, world: World, device: torch.device) -> dict[str, Any]:
     """Returns the facts about a set of images that their comparison with others depends on."""
-    settings, images = config["sampler"], sample_set(config)
+    section, images, settings = read_sampler(config), sample_set(config), sampler_settings(config)
     return {
         "checkpoint": checkpoint,
         "step": step,
-        "weights": settings["weights"],
+        "weights": section.weights,
         "solver": config["solver"],
         "guidance": config["guidance"],
         "seed": images.seed,
-        "classes": settings["classes"],
+        "classes": section.classes,
         "class_list": list(images.classes),
         "num_samples": images.num_samples,
-        "batch_size": settings["batch_size"],
-        "fixed_batch": settings["fixed_batch"],
-        "cache_every": settings["cache_every"],
-        "precision": config["trainer"]["precision"],
+        "batch_size": section.batch_size,
+        "fixed_batch": settings.fixed_batch,
+        "cache_every": settings.cache_every,
+        "precision": settings.precision,
         "processes": world.size,
         "device": str(device),
         "versions": versions(),

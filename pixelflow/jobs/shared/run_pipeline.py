@@ -12,7 +12,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from pixelflow.config.build import Config, pick_device, require_assets
+from pixelflow.config.build import Config, pick_device, require_assets, sample_set, trainer_settings
 from pixelflow.config.suites import require_metrics
 from pixelflow.jobs.shared.evaluate_samples import evaluate
 from pixelflow.jobs.shared.make_samples import sample
@@ -22,8 +22,9 @@ from pixelflow.reporting.figures import loss_curve
 from pixelflow.reporting.folder_reader import read_run_folders
 from pixelflow.reporting.formats import markdown
 from pixelflow.reporting.table import build_table
-from pixelflow.runs.context import Run, catch_up, open_run, run_path, tracking_uri
+from pixelflow.runs.context import Run, catch_up, open_run, run_path
 from pixelflow.runs.identity import evaluation_file, own_evaluation
+from pixelflow.runs.settings import RunSettings
 from pixelflow.runs.status import add_evaluation, read_status
 from pixelflow.tracking import history
 
@@ -32,12 +33,13 @@ logger = logging.getLogger(__name__)
 
 def run_pipeline(config: Config, overrides: list[str]) -> None:
     """Runs job=pipeline and prints the table of the run."""
-    with processes(pick_device(config["trainer"]["device"])) as (world, device):
+    settings = RunSettings.of(config)
+    with processes(pick_device(trainer_settings(config).device)) as (world, device):
         path = world.broadcast(run_path(config, overrides) if world.rank == 0 else None)
         there = world.broadcast(finished(config, path))
         if not there:
             require_assets(config)
-            require_metrics(config, config["sampler"]["num_samples"])
+            require_metrics(config, sample_set(config).num_samples)
             start = time.monotonic()
             with open_run(path, config, world) as run:
                 work(config, run, world, device)
@@ -46,10 +48,10 @@ def run_pipeline(config: Config, overrides: list[str]) -> None:
         return
     if there:
         print(f"This finished run is already there: {path}  (rerun=true starts a new one)\n")
-        if config["tracking"]["mlflow"]:
+        if settings.tracking.mlflow:
             catch_up(path)
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN:  # a sweep shows one table of all its runs
-        show(config, path)
+        show(path, settings)
 
 
 def finished(config: Config, path: Path) -> bool:
@@ -81,12 +83,12 @@ def report(run: Run, folder: Path, result: dict[str, Any]) -> None:
     run.folder.set_status("finished", job="pipeline", evaluations=evaluations)
 
 
-def show(config: Config, path: Path) -> None:
+def show(path: Path, settings: RunSettings) -> None:
     """Prints the table of this run and the paths of its results."""
     print(markdown(build_table(read_run_folders(path))))
     print(f"samples     {path / 'figures' / 'samples.png'}")
     print(f"run folder  {path}")
-    if config["tracking"]["mlflow"]:
-        uri = tracking_uri(config)
+    if settings.tracking.mlflow:
+        uri = settings.mlflow_uri
         where = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else uri
         print(f"MLflow      {where}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from pixelflow.config.build import Config, pick_device, require_assets
+from pixelflow.config.build import Config, pick_device, require_assets, trainer_settings
 from pixelflow.config.training_parts import build_trainer, checkpoint_store
 from pixelflow.processes import World, processes
 from pixelflow.runs.context import Run, open_run, run_path
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 def run_training(config: Config, overrides: list[str]) -> None:
     """Runs job=train and prints the last checkpoint."""
     require_assets(config)
-    with processes(pick_device(config["trainer"]["device"])) as (world, device):
+    with processes(pick_device(trainer_settings(config).device)) as (world, device):
         path = world.broadcast(run_path(config, overrides) if world.rank == 0 else None)
         with open_run(path, config, world) as run:
             checkpoint = train(config, run, world, device)
@@ -33,14 +33,14 @@ def run_training(config: Config, overrides: list[str]) -> None:
 
 def train(config: Config, run: Run, world: World, device: torch.device) -> Path:
     """Trains to `trainer.max_steps`, and returns the last checkpoint. Does nothing if that exists already."""
-    store = checkpoint_store(config, run.path)
-    last = store.path(config["trainer"]["max_steps"])
+    settings = trainer_settings(config)
+    last = checkpoint_store(settings, run.path).path(settings.max_steps)
     if world.broadcast(last.exists()):
         logger.info("the training is done: %s", last)
-        run.tracker.resume_from(config["trainer"]["max_steps"])
+        run.tracker.resume_from(settings.max_steps)
         return last
-    run.folder.set_status("running", job="train", max_steps=config["trainer"]["max_steps"])
-    with _watched(config, run, world) as mark:
+    run.folder.set_status("running", job="train", max_steps=settings.max_steps)
+    with _watched(settings.stall_seconds, run, world) as mark:
         trainer = build_trainer(config, run, world=world, device=device, mark=mark)
         logger.info("training %s on %s", run.path, _described(trainer))
         trainer.resume()
@@ -51,7 +51,7 @@ def train(config: Config, run: Run, world: World, device: torch.device) -> Path:
 
 
 @contextmanager
-def _watched(config: Config, run: Run, world: World) -> Iterator[Callable[[str], None]]:
+def _watched(seconds: float, run: Run, world: World) -> Iterator[Callable[[str], None]]:
     """Watches several processes. Yields the function that reports the progress of this one."""
     if world.size == 1:
         yield lambda what: None
@@ -60,7 +60,6 @@ def _watched(config: Config, run: Run, world: World) -> Iterator[Callable[[str],
     def on_end(message: str) -> None:
         run.folder.set_status("failed", message=message)
 
-    seconds = config["trainer"]["stall_seconds"]
     with Watchdog(rank=world.rank, size=world.size, store=world.store, seconds=seconds, on_end=on_end) as watchdog:
         yield watchdog.mark
 

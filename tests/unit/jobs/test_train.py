@@ -6,15 +6,17 @@ from typing import Any
 
 import torch
 
+from pixelflow.config.build import trainer_settings
 from pixelflow.config.training_parts import checkpoint_store
 from pixelflow.jobs.shared.train_run import train
 from pixelflow.processes import World
+from tests.conf.test_compose import composed
 
 
 def test_where_training_is_done_what_comes_after_it_is_not_told_twice(tmp_path: Path) -> None:
     """A pipeline that was interrupted in its evaluation, which logs for the last step."""
-    config = {"trainer": {"keep_checkpoints": 1, "keep_every": 0, "max_steps": 6}}
-    last = checkpoint_store(config, tmp_path).path(6)
+    config = composed("trainer.keep_checkpoints=1", "trainer.max_steps=6")
+    last = checkpoint_store(trainer_settings(config), tmp_path).path(6)
     last.mkdir(parents=True)
     steps: list[int] = []
     run: Any = SimpleNamespace(path=tmp_path, tracker=SimpleNamespace(resume_from=steps.append))

@@ -1,0 +1,127 @@
+"""The sections of a config without `_target_` as records: names, types and ranges. conf/ holds their defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pixelflow.config.schema import read_record
+from pixelflow.runs.settings import TrackingSettings
+from pixelflow.sampling.produce import parse_classes
+from pixelflow.sampling.settings import Precision, SamplerSettings, SampleSet
+from pixelflow.training.weights import check_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopLevel:
+    """The keys that belong to no section; conf/run.yaml describes them."""
+
+    experiment: str
+    seed: int
+    runs_dir: str
+    checkpoint: str | None
+    init_from: str | None
+    samples: str | None
+    rerun: bool
+    axes: list[str]
+    paper: list[dict[str, Any]]
+    seeds: int | list[int] | None
+    settings: list[dict[str, Any]]
+    dry_run: bool
+    sweep: str | None
+    watch: bool
+    run_folder: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerSection:
+    """The section `sampler`; conf/run.yaml describes its keys.
+
+    Raises:
+        ValueError: A value is out of range; the message begins with the name of the key.
+    """
+
+    num_samples: int
+    seed: int
+    weights: str
+    classes: str | list[int]
+    format: Literal["npz", "png", "shards"]
+    per_shard: int
+    batch_size: int | list[int]
+    fixed_batch: int | None
+    compile: bool
+    cuda_graphs: bool
+    tune_attention: bool
+    cache_every: int
+    trajectories: int
+
+    def __post_init__(self) -> None:
+        check_name(self.weights)
+        for key, least in {"num_samples": 1, "per_shard": 1, "trajectories": 0}.items():
+            if getattr(self, key) < least:
+                raise ValueError(f"{key}={getattr(self, key)} must be at least {least}")
+        self.settings()
+
+    def settings(self, precision: Precision = "fp32") -> SamplerSettings:
+        """Returns how images are computed."""
+        return SamplerSettings(
+            batch_size=self.batch_size,
+            fixed_batch=self.fixed_batch,
+            precision=precision,
+            cache_every=self.cache_every,
+            compile=self.compile,
+            cuda_graphs=self.cuda_graphs,
+            tune_attention=self.tune_attention,
+        )
+
+    def images(self, num_classes: int) -> SampleSet:
+        """Returns the images that are asked for."""
+        return SampleSet(self.num_samples, parse_classes(self.classes, num_classes), self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsSection:
+    """The section `metrics`; conf/metrics/digits.yaml describes its keys."""
+
+    features: dict[str, Any]
+    reference: str
+    also: list[str]
+    extractors: dict[str, dict[str, Any]]
+    prompts: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssetsSection:
+    """The section `assets`.
+
+    Args:
+        root: Folder of the files that job=fetch_assets downloads; `~` stands for the home directory.
+    """
+
+    root: str
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return Path(self.root).expanduser()
+
+
+SECTIONS: dict[str, type] = {
+    "sampler": SamplerSection,
+    "metrics": MetricsSection,
+    "tracking": TrackingSettings,
+    "assets": AssetsSection,
+}
+"""The sections without `_target_`. `job` is the options of the job."""
+
+
+def read_sampler(config: Mapping[str, Any]) -> SamplerSection:
+    """Returns the section `sampler` of a resolved config."""
+    return read_record(SamplerSection, config["sampler"], "sampler")
+
+
+def read_assets(config: Mapping[str, Any]) -> AssetsSection:
+    """Returns the section `assets` of a resolved config."""
+    return read_record(AssetsSection, config["assets"], "assets")

@@ -1,0 +1,71 @@
+"""The settings of a run that do not determine its weights: where it lies, and where its records are sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks")
+"""Schemes of the addresses that MLflow supports without a plugin."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingSettings:
+    """The section `tracking` of a config.
+
+    Args:
+        mlflow: Whether metrics.jsonl is mirrored to MLflow.
+        uri: Address of MLflow; None for the file mlflow.db in the folder of runs.
+
+    Raises:
+        ValueError: MLflow does not support the scheme of the address.
+    """
+
+    mlflow: bool
+    uri: str | None
+
+    def __post_init__(self) -> None:
+        scheme, separator, _ = (self.uri or "").partition("://")
+        if separator and scheme.partition("+")[0] not in SCHEMES:
+            plugins = entry_points(group="mlflow.tracking_store")
+            if scheme not in plugins.names:
+                raise ValueError(f"uri={self.uri} must be a folder or begin with one of {', '.join(SCHEMES)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Where a run lies, and where its records are sent.
+
+    Args:
+        experiment: Name of the experiment: the folder of its runs, and their experiment in MLflow.
+        runs_dir: Folder of all experiments.
+        run_folder: Folder of the run if a launcher has chosen it; None to derive it from the config.
+        rerun: Whether a finished run is started anew, beside the old one.
+        tracking: Settings of MLflow.
+    """
+
+    experiment: str
+    runs_dir: Path
+    run_folder: Path | None
+    rerun: bool
+    tracking: TrackingSettings
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> RunSettings:
+        """Reads the settings from a resolved config."""
+        folder = config["run_folder"]
+        return cls(
+            experiment=config["experiment"],
+            runs_dir=Path(config["runs_dir"]),
+            run_folder=None if folder is None else Path(folder),
+            rerun=config["rerun"],
+            tracking=TrackingSettings(**config["tracking"]),
+        )
+
+    @property
+    def mlflow_uri(self) -> str:
+        """The address of MLflow, whether or not it is used."""
+        return self.tracking.uri or f"sqlite:///{(self.runs_dir / 'mlflow.db').resolve()}"
