@@ -26,7 +26,7 @@ class EvaluateOptions:
 
 def run(config: Config, options: EvaluateOptions, overrides: list[str]) -> Any:
     """Prints the metrics and returns what a search minimises."""
-    from pixelflow.jobs.shared.evaluate_samples import run_evaluation  # torch: seconds
+    from pixelflow.workflows.evaluate_samples import run_evaluation  # torch: seconds
 
     return run_evaluation(config, images=options.images)
 

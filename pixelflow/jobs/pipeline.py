@@ -9,7 +9,7 @@ from pixelflow.config.job import Config, Job
 
 def run(config: Config, options: Any, overrides: list[str]) -> None:
     """Runs training, sampling and evaluation in one run folder."""
-    from pixelflow.jobs.shared.run_pipeline import run_pipeline  # torch: seconds
+    from pixelflow.workflows.run_pipeline import run_pipeline  # torch: seconds
 
     run_pipeline(config, overrides)
 

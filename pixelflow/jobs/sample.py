@@ -14,7 +14,7 @@ from pixelflow.config.job import Config, Job
 
 def run(config: Config, options: Any, overrides: list[str]) -> None:
     """Writes the images and prints where they are."""
-    from pixelflow.jobs.shared.make_samples import sample  # torch: seconds
+    from pixelflow.workflows.make_samples import sample  # torch: seconds
 
     folder = sample(config, config["checkpoint"])
     record = json.loads((folder / "record.json").read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ from pixelflow.config.job import Config, Job
 
 def run(config: Config, options: Any, overrides: list[str]) -> None:
     """Trains, and prints the last checkpoint."""
-    from pixelflow.jobs.shared.train_run import run_training  # torch: seconds
+    from pixelflow.workflows.train_run import run_training  # torch: seconds
 
     run_training(config, overrides)
 

@@ -53,4 +53,5 @@ class Recomputed:
         self.forward, self.options = forward, options
 
     def __call__(self, *arguments: Any) -> Any:
+        """Returns the result of the block's forward pass."""
         return checkpoint(self.forward, *arguments, use_reentrant=False, **self.options)

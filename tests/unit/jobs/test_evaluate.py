@@ -14,11 +14,11 @@ import webdataset
 from PIL import Image
 
 from pixelflow.jobs.evaluate import JOB
-from pixelflow.jobs.shared import evaluate_samples
 from pixelflow.metrics import accumulate
 from pixelflow.metrics.features import DigitsFeatures, Features
 from pixelflow.metrics.inception import InceptionFeatures, save_random_weights
 from pixelflow.metrics.reference import Reference
+from pixelflow.workflows import evaluate_samples
 from tests.conf.test_compose import composed
 
 pytest.importorskip("torch_fidelity")

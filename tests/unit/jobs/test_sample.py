@@ -11,8 +11,8 @@ import torch
 import pixelflow
 from pixelflow.config.build import build_model
 from pixelflow.errors import UserError
-from pixelflow.jobs.shared.make_samples import sample
 from pixelflow.training.checkpoint import CheckpointStore
+from pixelflow.workflows.make_samples import sample
 from tests.conf.test_compose import composed
 
 TINY = ["backbone.depth=2", "backbone.num_heads=2", "solver.num_steps=2"]

@@ -8,8 +8,8 @@ import torch
 
 from pixelflow.config.build import trainer_settings
 from pixelflow.config.training_parts import checkpoint_store
-from pixelflow.jobs.shared.train_run import train
 from pixelflow.processes import World
+from pixelflow.workflows.train_run import train
 from tests.conf.test_compose import composed
 
 

@@ -23,7 +23,6 @@ from pixelflow.config.build import Config, load_model, pick_device, sample_set, 
 from pixelflow.config.suites import build_suite, require_metrics
 from pixelflow.data.image_files import ImageFiles, open_images
 from pixelflow.files import write_json
-from pixelflow.jobs.shared.make_samples import run_of, sample, sampling_record
 from pixelflow.metrics.accumulate import Accumulator, Parts, accumulate, open_parts, rank_0_first
 from pixelflow.metrics.catalogue import main_distance
 from pixelflow.metrics.suite import Suite
@@ -33,6 +32,7 @@ from pixelflow.runs.provenance import versions
 from pixelflow.sampling.produce import Made
 from pixelflow.sampling.shared import Work, drawing
 from pixelflow.signals import stop_on_signals
+from pixelflow.workflows.make_samples import run_of, sample, sampling_record
 
 logger = logging.getLogger(__name__)
 

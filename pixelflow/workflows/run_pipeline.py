@@ -14,9 +14,6 @@ from hydra.types import RunMode
 
 from pixelflow.config.build import Config, pick_device, require_assets, sample_set, trainer_settings
 from pixelflow.config.suites import require_metrics
-from pixelflow.jobs.shared.evaluate_samples import evaluate
-from pixelflow.jobs.shared.make_samples import sample
-from pixelflow.jobs.shared.train_run import train
 from pixelflow.processes import World, processes
 from pixelflow.reporting.figures import loss_curve
 from pixelflow.reporting.folder_reader import read_run_folders
@@ -27,6 +24,9 @@ from pixelflow.runs.identity import evaluation_file, own_evaluation
 from pixelflow.runs.settings import RunSettings
 from pixelflow.runs.status import add_evaluation, read_status
 from pixelflow.tracking import history
+from pixelflow.workflows.evaluate_samples import evaluate
+from pixelflow.workflows.make_samples import sample
+from pixelflow.workflows.train_run import train
 
 logger = logging.getLogger(__name__)
 
