@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # every test starts processes that import torch
+
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["trainer.device=cpu", "trainer.batch_size=8", "sampler.num_samples=20", "tracking=none"]
 CHOSEN = ["backbone=convnet", "guidance=rising"]
@@ -69,7 +71,6 @@ def test_hints_know_her_options(home: Path) -> None:
     assert done.returncode == 2 and done.stderr.endswith("error: guidance.most=0.5 must be at least 1\n")
 
 
-@pytest.mark.slow
 def test_local_sweep(home: Path) -> None:
     done = call(home, *CHOSEN, "seed=1,2", "hydra/launcher=local", "trainer.max_steps=1", "experiment=two", *SMALL)
     assert done.returncode == 0, done.stderr

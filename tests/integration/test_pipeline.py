@@ -89,6 +89,7 @@ def test_the_same_command_again_reports_the_finished_run(finished: Finished) -> 
     assert before == {p: p.stat().st_mtime_ns for p in finished.folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 def test_another_guidance_is_measured_on_the_same_weights(finished: Finished, tmp_path: Path) -> None:
     shutil.copytree(finished.cwd / "runs", tmp_path / "runs")
     (folder,) = [p for p in (tmp_path / "runs" / "quickstart").iterdir() if p.is_dir()]

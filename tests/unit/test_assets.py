@@ -152,5 +152,5 @@ def test_the_job_fetches_what_the_recipe_reads(
     assert capsys.readouterr().out.count("verified ") == len(wanted)
     fetch_assets.JOB.start(composed("job=fetch_assets"), [])
     assert "reads nothing" in capsys.readouterr().out
-    with pytest.raises(ValueError, match=r"job\.files: nowhere is none of"):
+    with pytest.raises(ValueError, match=r"job\.files: nowhere is not in the table"):
         fetch_assets.JOB.start(composed("job=fetch_assets", "job.files=[nowhere]"), [])
