@@ -10,7 +10,7 @@ PARALLEL ?= -n 2 --dist loadfile
 .PHONY: help
 help:
 	@echo "make quickstart  set up .venv, then train, sample and evaluate the digits cascade (python run.py)"
-	@echo "make test        the tests that need no special hardware, at most 10 minutes on 2 cores"
+	@echo "make test        the tests that need no special hardware, at most 5 minutes on 2 cores"
 	@echo "make test-all    the same and everything marked slow, slurm, browser or gpu (skipped where it cannot run)"
 	@echo "make lint        ruff, import-linter (the layers of the design), mypy"
 	@echo "make docs        the documentation with its API reference, into build/site"

@@ -172,5 +172,5 @@ def test_a_killed_process_ends_the_others(tmp_path: Path) -> None:
     # Beside training, the checkpoint of step 2 might not be whole yet.
     ended = run(tmp_path, processes=2, async_save=False, faults={"1": {"3": "kill"}})
     assert ended.statuses == [1, -9]
-    assert "process 1 of 2 lost touch with the others" in ended.errors[0]
+    assert "process 1 of 2 lost the connection to the others" in ended.errors[0]
     assert CheckpointStore(tmp_path / "checkpoints").latest()[0] is not None

@@ -197,7 +197,7 @@ def test_the_same_command_again_sends_what_mlflow_missed(tmp_path: Path) -> None
     blocked.unlink()
     blocked.mkdir()
     again = call(*command, cwd=tmp_path)
-    assert "already there" in again.stdout and "records to MLflow that it had missed" in again.stderr, again.stderr
+    assert "already there" in again.stdout and "records to MLflow that were missing there" in again.stderr, again.stderr
     assert "records to MLflow" not in call(*command, cwd=tmp_path).stderr
 
 
