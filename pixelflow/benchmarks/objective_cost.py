@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from pixelflow.benchmarks.options import ObjectiveBenchmarkOptions
+from pixelflow.benchmarks.training_step import timed
 from pixelflow.config.build import Config, require_assets
 from pixelflow.config.training_parts import assemble_trainer
 from pixelflow.losses import FlowMatching, Lpips, Objective, Repa
@@ -44,7 +44,7 @@ def run(config: Config, options: ObjectiveBenchmarkOptions) -> None:
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(options.repeats + 1):
         for name, step in steps.items():
-            elapsed = _timed(step, trainer.device)
+            elapsed = timed(step, trainer.device)
             if repeat:  # the first warms up
                 seconds[name].append(elapsed)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
@@ -65,19 +65,6 @@ def _flops(step: Part) -> int:
     with FlopCounterMode(display=False) as counter:
         step()
     return counter.get_total_flops()
-
-
-def _timed(step: Part, device: torch.device) -> float:
-    """Seconds: of the process on a CPU, of the clock on a GPU."""
-    if device.type == "cpu":
-        start = time.process_time()
-        step()
-        return time.process_time() - start
-    torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    step()
-    torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 def _whole(trainer: Trainer, batch: Batch) -> Part:
