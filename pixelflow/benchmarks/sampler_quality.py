@@ -29,6 +29,7 @@ from pixelflow.files import write_json, write_text
 from pixelflow.metrics.catalogue import main_distance
 from pixelflow.metrics.evaluator import Evaluator
 from pixelflow.model import Model
+from pixelflow.reporting.escaping import markdown_code, markdown_text
 from pixelflow.reporting.pareto import Point, quality_chart, quality_table
 from pixelflow.runs.provenance import versions
 from pixelflow.sampling.sampler import Sampler, to_uint8
@@ -139,12 +140,13 @@ def _write(config: Config, folder: Path, overrides: list[str], points: list[Poin
     table = quality_table(points, cost=cost, quality=quality)
     # The record is published, so it must not show paths of this machine.
     shown = [o for o in overrides if not o.startswith(("checkpoint=", "runs_dir=", "job.output="))]
+    command = markdown_code(f"python run.py {shlex.join(shown)} checkpoint=...")
     head = (
-        f"# Steps against quality\n\n`python run.py {shlex.join(shown)} checkpoint=...`: step {step}, {count} images, "
-        f"guidance {config['guidance']['_target_'].rpartition('.')[2]}. The error is relative to {FINE_STEPS} steps of "
+        f"# Steps against quality\n\n{command}: step {step}, {count} images, guidance "
+        f"{config['guidance']['_target_'].rpartition('.')[2]}. The error is relative to {FINE_STEPS} steps of "
         "Adams-Bashforth 4 per stage from the same noise (root mean square); fd is the distance to the "
-        f"reference images ({config['metrics']['reference']}). Seconds count where the load average "
-        f"({os.getloadavg()[1]:.1f}, on {os.cpu_count()} cores) is that of one job.\n\n"
+        f"reference images ({markdown_text(str(config['metrics']['reference']))}). Seconds count where the load "
+        f"average ({os.getloadavg()[1]:.1f}, on {os.cpu_count()} cores) is that of one job.\n\n"
     )
     write_text(folder / "quality.md", head + table)
     rows = [{"label": p.label, "forward_passes": p.cost, "error": p.quality, **p.more} for p in points]

@@ -31,6 +31,7 @@ from pixelflow.flow import ConstantGuidance
 from pixelflow.nn.flops import DEFAULT_WIDTH, forward_flops, matrix_rate
 from pixelflow.nn.kernel_timing import time_attention
 from pixelflow.nn.kernels import attention_modules
+from pixelflow.reporting.escaping import markdown_code, markdown_text
 from pixelflow.runs.provenance import versions
 from pixelflow.sampling.measure import Costs, measure_batch
 from pixelflow.sampling.sampler import Sampler, to_uint8
@@ -212,7 +213,7 @@ def _attention(
 def to_markdown(result: dict[str, Any]) -> str:
     """Returns the table: one line for each stage of each variant, and one for their sum."""
     head = ["guidance", "pixels", "seconds per image", "evaluations", "forward passes", "TFLOP", "utilisation"]
-    lines = [f"# Sampling on {result['machine']}", "", f"`{result['command']}`", ""]
+    lines = [f"# Sampling on {markdown_text(result['machine'])}", "", markdown_code(result["command"]), ""]
     lines += ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for name, row in result["variants"].items():
         for stage in row["stages"]:

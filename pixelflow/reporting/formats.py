@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,32 +12,11 @@ from typing import TypeVar
 from pixelflow.files import write_text
 from pixelflow.metrics.catalogue import MetricInfo
 from pixelflow.reporting.axes import MISSING, spell
+from pixelflow.reporting.escaping import csv_cell, latex_text, markdown_code, markdown_text
 from pixelflow.reporting.rows import PaperRow, Row, Table
+from pixelflow.terminal import one_line
 
 T = TypeVar("T")
-LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "_": r"\_",
-    "%": r"\%",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    # These three are other characters in LaTeX's default font encoding.
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    # At the start of a line, LaTeX would read it as an argument of the \\ before it.
-    "[": "{[}",
-    "±": r"$\pm$",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "×": r"$\times$",
-    "–": "--",
-}
 
 
 @dataclass(frozen=True)
@@ -110,17 +88,17 @@ def write_table(table: Table, folder: Path, stem: str) -> list[Path]:
 
 def markdown(table: Table) -> str:
     """Returns the table as GitHub Markdown, with its date and command above and its notes below."""
-    command = f" by `{' '.join(table.command.split())}`" if table.command else ""
+    command = f" by {markdown_code(table.command)}" if table.command else ""
     beside, alone = _text_lines(table)
     names = len(table.headers)
     lines = [
         f"Made on {table.date}{command}.",
         "",
-        _markdown_line(map(_markdown_escape, _headers(table))),
+        _markdown_line(map(markdown_text, _headers(table))),
         _markdown_line([":--"] * names + ["--:"] * (len(_headers(table)) - names)),
         *(_markdown_line(map(_markdown_cell, line)) for line in beside + alone),
         "",
-        *(f"- {_markdown_escape(note)}" for note in table.notes),
+        *(f"- {markdown_text(note)}" for note in table.notes),
     ]
     return "\n".join(lines) + "\n"
 
@@ -131,11 +109,7 @@ def _markdown_line(cells: Iterable[str]) -> str:
 
 def _markdown_cell(cell: Text) -> str:
     mark = "**" if cell.bold else "*" if cell.italic and cell.text != MISSING else ""
-    return f"{mark}{_markdown_escape(cell.text)}{mark}"
-
-
-def _markdown_escape(text: str) -> str:
-    return re.sub(r"([|*`<\\])", r"\\\1", " ".join(text.split()))
+    return f"{mark}{markdown_text(cell.text)}{mark}"
 
 
 # CSV ---------------------------------------------------------------------------------------------------------------
@@ -144,7 +118,8 @@ def _markdown_escape(text: str) -> str:
 def csv_text(table: Table) -> str:
     """Returns the table as CSV, with full config keys and with metrics in their stored units at full precision.
 
-    `KEY_std` is the standard deviation over seeds, even if the evaluation itself has a metric `KEY_std`.
+    `KEY_std` is the standard deviation over seeds, even if the evaluation itself has a metric `KEY_std`. A text that a
+    spreadsheet would read as a formula begins with an apostrophe; see `pixelflow.reporting.escaping.csv_cell`.
     """
 
     def ours(index: int, row: Row) -> list[object]:
@@ -166,7 +141,9 @@ def csv_text(table: Table) -> str:
     beside, alone = _arranged(table, ours, quoted)
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerows([["row", "label", *table.axes, "seeds", "num_samples", *measures, "source"], *beside, *alone])
+    lines: list[list[object]] = [["row", "label", *table.axes, "seeds", "num_samples", *measures, "source"]]
+    lines += beside + alone
+    writer.writerows([csv_cell(cell) if isinstance(cell, str) else cell for cell in line] for line in lines)
     return stream.getvalue()
 
 
@@ -175,7 +152,7 @@ def csv_text(table: Table) -> str:
 
 def latex(table: Table) -> str:
     """Returns the table as a LaTeX tabular in the style of booktabs, followed by its notes in small print."""
-    command = f" by: {' '.join(table.command.split())}" if table.command else ""
+    command = f" by: {one_line(table.command)}" if table.command else ""
     beside, alone = _text_lines(table)
     names = len(table.headers)
     lines = [
@@ -183,7 +160,7 @@ def latex(table: Table) -> str:
         "% Needs \\usepackage{booktabs}.",
         f"\\begin{{tabular}}{{{'l' * names}{'r' * (len(_headers(table)) - names)}}}",
         "\\toprule",
-        _latex_line(map(_latex_escape, _headers(table))),
+        _latex_line(map(latex_text, _headers(table))),
         "\\midrule",
         *(_latex_line(map(_latex_cell, line)) for line in beside),
         *(["\\midrule"] if alone else []),
@@ -192,7 +169,7 @@ def latex(table: Table) -> str:
         "\\end{tabular}",
         "\\par\\smallskip",
         "{\\footnotesize\\raggedright",
-        *(f"{_latex_escape(note)}\\par" for note in table.notes),
+        *(f"{latex_text(note)}\\par" for note in table.notes),
         "}",
     ]
     return "\n".join(lines) + "\n"
@@ -203,11 +180,7 @@ def _latex_line(cells: Iterable[str]) -> str:
 
 
 def _latex_cell(cell: Text) -> str:
-    text = _latex_escape(cell.text)
+    text = latex_text(cell.text)
     if cell.bold:
         return f"\\textbf{{{text}}}"
     return f"\\emph{{{text}}}" if cell.italic and cell.text != MISSING else text
-
-
-def _latex_escape(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in " ".join(text.split()))

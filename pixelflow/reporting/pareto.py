@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pixelflow.reporting.canvas import COLOR, FAINT, MARKS, SERIES_COLORS, new_figure, save_figure, tidy_axes
+from pixelflow.reporting.escaping import markdown_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,7 +115,7 @@ def quality_table(points: Sequence[Point], *, cost: str, quality: str) -> str:
     lines = ["| setting | " + " | ".join([cost, quality, *more]) + " | Pareto |", "|" + " --- |" * (4 + len(more))]
     for point in sorted(points, key=lambda p: p.cost):
         numbers = [point.cost, point.quality, *(point.more[key] for key in more)]
-        cells = [point.label, *(f"{number:.4g}" for number in numbers), _letter(front, point)]
+        cells = [markdown_text(point.label), *(f"{number:.4g}" for number in numbers), _letter(front, point)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from pixelflow.files import write_text
 from pixelflow.reporting.curves import guidance_curve
+from pixelflow.reporting.escaping import markdown_text
 from pixelflow.reporting.formats import markdown, write_table
 from pixelflow.reporting.runs import Run, read_evaluation
 from pixelflow.reporting.table import Table, build_table
@@ -62,7 +63,7 @@ class EvaluationSweep(Callback):
             return
         written = write_table(table, folder, name)
         best = best_setting(table)
-        write_text(folder / f"{name}.md", f"{markdown(table)}\n{best}\n")
+        write_text(folder / f"{name}.md", f"{markdown(table)}\n{markdown_text(best)}\n")
         if any(GUIDANCE in run.config for run in self.runs):
             written.append(guidance_curve(self.runs, folder / f"{name}.png", key=GUIDANCE))
         print(f"\n{markdown(table)}\n{best}\nwritten: {', '.join(str(path) for path in written)}")

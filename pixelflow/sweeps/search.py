@@ -11,6 +11,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from pixelflow.files import write_json, write_text
+from pixelflow.reporting.escaping import markdown_text
 from pixelflow.reporting.pareto import Point, quality_chart, quality_table
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class SearchChart(Callback):
             return
         cost, quality = "ms per image", "distance to the reference"
         table = quality_table(self.points, cost=cost, quality=quality)
-        write_text(folder / f"{name}.md", f"# {name}: {len(self.points)} trials\n\n{table}")
+        write_text(folder / f"{name}.md", f"# {markdown_text(name)}: {len(self.points)} trials\n\n{table}")
         write_json(folder / f"{name}.json", [vars(point) for point in self.points])
         quality_chart(self.points, folder / f"{name}.png", cost=cost, quality=quality)
         print(f"\n{table}\nwritten: {folder / name}.md, .json and .png")

@@ -44,3 +44,9 @@ def test_chart(lines: bool, tmp_path: Path) -> None:
 def test_nothing_to_draw(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no setting to draw"):
         quality_chart([], tmp_path / "chart.png", cost="a", quality="b")
+
+
+def test_labels_are_text_in_the_markdown() -> None:
+    points = [Point("<b>|`x`|[a](javascript:b)", "s", 1.0, 2.0)]
+    line = quality_table(points, cost="ms", quality="FID").splitlines()[2]
+    assert line == r"| &lt;b&gt;\|\`x\`\|[a\](javascript:b) | 1 | 2 | A |"
