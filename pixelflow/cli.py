@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import logging
 import os
 import re
 import sys
@@ -27,6 +26,7 @@ from pixelflow.errors import Interrupted, UserError, WorkFailed
 from pixelflow.jobs import find_job, job_names
 from pixelflow.runs.folder import recorded_in
 from pixelflow.signals import CONTINUE, stop_signal
+from pixelflow.terminal import log_to_stderr, say
 
 DEBUG = "PIXELFLOW_TRACEBACK"
 """Environment variable that `--debug` sets. The traceback of a reported error is then shown as well."""
@@ -54,8 +54,7 @@ def main(config_name: str) -> None:
         sys.argv.remove("--debug")
         os.environ[DEBUG] = "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    logging.getLogger().handlers[0].addFilter(lambda record: record.name.startswith("pixelflow"))
+    log_to_stderr()
     prepare_hydra()
     if {"hydra/launcher=slurm", "hydra/launcher=local"} & set(sys.argv) and not {"-m", "--multirun"} & set(sys.argv):
         sys.argv.insert(1, "--multirun")  # Hydra starts launchers for sweeps only; a single run is a sweep of one
@@ -87,7 +86,7 @@ def dispatch(config: DictConfig) -> Any:
     if HydraConfig.get().mode == RunMode.RUN:
         explained(lambda: check_single(overrides), outermost=False)
         return explained(work, outermost=False)
-    print(f"\n[{HydraConfig.get().job.num}] {' '.join(overrides)}", file=sys.stderr)
+    say(f"\n[{HydraConfig.get().job.num}] {' '.join(overrides)}", stream=sys.stderr)
     return work()
 
 
@@ -128,11 +127,11 @@ def explained(work: Callable[[], Any], *, outermost: bool = True) -> Any:
             if not outermost:
                 raise
             log = recorded_in(error)
-            traceback.print_exc()
-            print(f"\n{BUG}" + (f" It is also in {log}" if log else ""), file=sys.stderr)
+            say(traceback.format_exc(), stream=sys.stderr, end="")
+            say(f"\n{BUG}" + (f" It is also in {log}" if log else ""), stream=sys.stderr)
             sys.exit(1)
         if os.environ.get(DEBUG):
-            traceback.print_exc()
+            say(traceback.format_exc(), stream=sys.stderr, end="")
         fail(message, status=status)
 
 
@@ -171,7 +170,7 @@ def _of_composing(error: BaseException) -> bool:
 
 def fail(message: str, *, status: int) -> None:
     """Prints an error message and exits."""
-    print(f"error: {message}", file=sys.stderr)
+    say(f"error: {message}", stream=sys.stderr)
     sys.exit(status)
 
 

@@ -10,7 +10,6 @@ others, and rank 0 must not be ended while it writes.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import traceback
@@ -22,6 +21,7 @@ from pixelflow.files import write_json
 from pixelflow.runs.status import read_status, write_status
 from pixelflow.signals import CONTINUE, stop_on_signals, stop_signal
 from pixelflow.sweeps.batch import RESULT, FrozenJob
+from pixelflow.terminal import log_to_stderr, say
 
 if TYPE_CHECKING:
     from pixelflow.processes import World
@@ -37,18 +37,17 @@ def start(job: FrozenJob) -> None:
     """Runs the job and exits with its status."""
     from pixelflow.processes import world_of  # imports torch
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    logging.getLogger().handlers[0].addFilter(lambda record: record.name.startswith("pixelflow"))
+    log_to_stderr()
     world = world_of(os.environ)
     first = world.rank == 0
     try:
         work(job, world)
     except Interrupted as error:
-        print(f"stopped: {error}", file=sys.stderr)
+        say(f"stopped: {error}", stream=sys.stderr)
         record_end(job, first, "interrupted", str(error))
         sys.exit(CONTINUE if first else 0)
     except Exception as error:
-        traceback.print_exc()
+        say(traceback.format_exc(), stream=sys.stderr, end="")
         record_end(job, first, "failed", (str(error) or type(error).__name__).splitlines()[0])
         sys.exit(1)
 

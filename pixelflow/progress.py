@@ -6,6 +6,8 @@ import sys
 import time
 from typing import TextIO
 
+from pixelflow.terminal import visible
+
 
 class Progress:
     """Prints the progress of a job with its rate and the remaining time.
@@ -51,7 +53,7 @@ class Progress:
         self._shown = now
         left = (now - self._start) / max(1, self._steps) * (self.total - self.done)
         parts = [f"{self.unit} {self.done}/{self.total}", note, f"{self.images_per_second():.0f} images/s"]
-        line = "  ".join([*filter(None, parts), f"{clock(left)} left"])
+        line = visible("  ".join([*filter(None, parts), f"{clock(left)} left"]))
         if self.live:
             self.stream.write(f"\r\x1b[2K{line}")
             self._open = True

@@ -53,6 +53,12 @@ def say(text: str = "", *, stream: TextIO | None = None, end: str = "\n") -> Non
     print(visible(text), file=stream or sys.stdout, end=end, flush=True)
 
 
+def clear_screen() -> None:
+    """Clears the terminal; does nothing if standard output is a file or a pipe."""
+    if sys.stdout.isatty():
+        print("\033[2J\033[H", end="")
+
+
 class VisibleFormatter(logging.Formatter):
     """Formats log records with visible control characters, and indents all lines of a record but the first.
 

@@ -32,6 +32,7 @@ from pixelflow.data.preparation import PrepareSettings, prepare
 from pixelflow.data.transforms import ENLARGED, HAS_LANCZOS
 from pixelflow.files import write_json
 from pixelflow.runs.provenance import versions
+from pixelflow.terminal import say
 
 CLASSES = 4
 Way = Callable[[int], int]
@@ -64,10 +65,10 @@ def run(options: DataBenchmarkOptions) -> None:
             "most": round(ratios[-1], 2),
         }
     write_json(Path(options.output), record)
-    print(f"{record['images']}; {options.workers} workers; medians of {options.rounds} rounds")
+    say(f"{record['images']}; {options.workers} workers; medians of {options.rounds} rounds")
     for name, values in record["ways"].items():
-        print(f"{name:14} " + "  ".join(f"{key} {value}" for key, value in values.items()))
-    print(f"record: {options.output}")
+        say(f"{name:14} " + "  ".join(f"{key} {value}" for key, value in values.items()))
+    say(f"record: {options.output}")
 
 
 def make_photographs(folder: Path, count: int, height: int, width: int) -> float:

@@ -27,6 +27,7 @@ from pixelflow.metrics.features import FeatureExtractor, Features
 from pixelflow.metrics.frechet import GaussianStatistics, frechet_distance
 from pixelflow.metrics.reference import KEPT, Reference
 from pixelflow.runs.provenance import versions
+from pixelflow.terminal import say
 
 FEATURES = 2048
 
@@ -54,8 +55,8 @@ def run(config: Config, options: MetricsBenchmarkOptions) -> None:
     result |= {"threads": torch.get_num_threads(), "load_average": os.getloadavg()[0], "versions": versions()}
     write_json(Path(options.output), result)
     for key, value in result.items():
-        print(f"{key:26} {value:.4g}" if isinstance(value, float) else f"{key:26} {value}")
-    print(f"written: {options.output}")
+        say(f"{key:26} {value:.4g}" if isinstance(value, float) else f"{key:26} {value}")
+    say(f"written: {options.output}")
 
 
 def scattered(features: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -23,6 +23,7 @@ from pixelflow.benchmarks.training_step import timed
 from pixelflow.config.build import Config, require_assets
 from pixelflow.config.training_parts import assemble_trainer
 from pixelflow.losses import FlowMatching, Lpips, Objective, Repa
+from pixelflow.terminal import say
 from pixelflow.training.checkpoint import CheckpointStore
 from pixelflow.training.draw import draw_stages, draw_times
 from pixelflow.training.trainer import Trainer
@@ -55,10 +56,8 @@ def run(config: Config, options: ObjectiveBenchmarkOptions) -> None:
     rows["sum of the parts"] = sum(medians.values()), sum(flops.values())
     rows["whole step"] = whole, whole_flops
     for name, (value, count) in rows.items():
-        print(f"{name:32} {value:9.4f} s {count:10.4g} FLOPs")
-    print(
-        f"whole / parts: {whole / sum(medians.values()):.3f} in time, {whole_flops / sum(flops.values()):.3f} in FLOPs"
-    )
+        say(f"{name:32} {value:9.4f} s {count:10.4g} FLOPs")
+    say(f"whole / parts: {whole / sum(medians.values()):.3f} in time, {whole_flops / sum(flops.values()):.3f} in FLOPs")
 
 
 def _flops(step: Part) -> int:

@@ -35,6 +35,7 @@ from pixelflow.runs.provenance import versions
 from pixelflow.sampling.sampler import Sampler, to_uint8
 from pixelflow.sampling.settings import SampleSet
 from pixelflow.solvers import AdamsBashforth
+from pixelflow.terminal import say
 from pixelflow.types import Condition
 
 logger = logging.getLogger(__name__)
@@ -153,4 +154,4 @@ def _write(config: Config, folder: Path, overrides: list[str], points: list[Poin
     record = {"settings": rows, "step": step, "num_samples": count, "versions": versions()}
     write_json(folder / "quality.json", record)
     quality_chart(points, folder / "quality.png", cost=cost, quality="relative error of the state", lines=True)
-    print(f"{table}\nwritten: {folder / 'quality.md'}, .json and .png")
+    say(f"{table}\nwritten: {folder / 'quality.md'}, .json and .png")

@@ -37,6 +37,7 @@ from pixelflow.sampling.measure import Costs, measure_batch
 from pixelflow.sampling.sampler import Sampler, to_uint8
 from pixelflow.sampling.store import ImageStore
 from pixelflow.solvers import Euler
+from pixelflow.terminal import say
 from pixelflow.training.meter import peak_memory
 from pixelflow.types import Condition
 
@@ -56,7 +57,7 @@ def run(config: Config, options: BenchmarkOptions, overrides: list[str]) -> None
         overrides: Overrides of the command, for the record.
     """
     if options.estimate:
-        print(to_text(estimate(config, options)))
+        say(to_text(estimate(config, options)))
         return
     device = pick_device(config["trainer"]["device"])
     machine = options.machine or machine_name(device)
@@ -69,11 +70,11 @@ def run(config: Config, options: BenchmarkOptions, overrides: list[str]) -> None
     parts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     write_json(path, parts | {part: result})
     if part != "sampling":
-        print(f"{json.dumps(result['summary'], indent=1)}\nwritten: {path}")
+        say(f"{json.dumps(result['summary'], indent=1)}\nwritten: {path}")
         return
     table = to_markdown(result)
     write_aside(path.with_suffix(".md"), table.encode())
-    print(f"{table}\nwritten: {path} and {path.with_suffix('.md').name}")
+    say(f"{table}\nwritten: {path} and {path.with_suffix('.md').name}")
 
 
 def machine_name(device: torch.device) -> str:

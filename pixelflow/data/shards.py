@@ -143,7 +143,7 @@ class ShardStore:
             rows = scan(path)
             with writing(saved, CONTINUE), written_aside(saved) as aside, open(aside, "wb") as stream:
                 np.save(stream, rows)
-        return np.load(saved, mmap_mode="r")
+        return np.load(saved, mmap_mode="r", allow_pickle=False)
 
     def read(self, url: str, begin: int, size: int) -> bytes:
         """Returns `size` bytes of a shard from position `begin`; raises ShardError if that fails repeatedly."""

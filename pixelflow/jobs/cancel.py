@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pixelflow.config.job import Config, Job
 from pixelflow.sweeps.cancellation import cancel_runs
 from pixelflow.sweeps.manifest import find_sweep
+from pixelflow.terminal import say
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ def run(config: Config, options: CancelOptions, overrides: list[str]) -> None:
     sweep = find_sweep(config["sweep"])
     cancelled = cancel_runs(sweep, options.runs)
     for state in cancelled:
-        print(f"cancelled {state.job.name}  {state.slurm}")
-    print(f"{len(cancelled)} of {len(sweep.jobs)} runs")
+        say(f"cancelled {state.job.name}  {state.slurm}")
+    say(f"{len(cancelled)} of {len(sweep.jobs)} runs")
 
 
 JOB = Job(

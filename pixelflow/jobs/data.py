@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pixelflow.config.job import Config, Job, at_least
+from pixelflow.terminal import say
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ def run(config: Config, options: DataOptions, overrides: list[str]) -> None:
     facts |= measured
     sheet = contact_sheet(first, data.class_names(), folder / "contact_sheet.png")
     write_json(folder / "data.json", facts)
-    print("\n".join(f"{key:24} {_text(value)}" for key, value in facts.items()))
-    print(f"contact sheet: {sheet}\nrecord: {folder / 'data.json'}")
+    say("\n".join(f"{key:24} {_text(value)}" for key, value in facts.items()))
+    say(f"contact sheet: {sheet}\nrecord: {folder / 'data.json'}")
 
 
 def _text(value: Any) -> str:

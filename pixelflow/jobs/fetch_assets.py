@@ -11,6 +11,7 @@ from pixelflow.assets import ASSETS, fetch, missing_line
 from pixelflow.config.job import Config, Job
 from pixelflow.errors import UserError
 from pixelflow.files import locked, writing
+from pixelflow.terminal import say
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def run(config: Config, options: FetchOptions, overrides: list[str]) -> None:
     if unknown:
         raise UserError(f"{', '.join(unknown)}: no address is known; put it into {root} yourself")
     if not files:
-        print("this recipe reads nothing from assets.root")
+        say("this recipe reads nothing from assets.root")
         return
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
@@ -55,9 +56,9 @@ def run(config: Config, options: FetchOptions, overrides: list[str]) -> None:
                 line = _Line(file)
                 outcome = fetch(ASSETS[file], root, line.show)
                 line.close()
-                print(f"{outcome:9} {root / file}", flush=True)
+                say(f"{outcome:9} {root / file}")
             else:
-                print(f"there     {root / file}", flush=True)
+                say(f"there     {root / file}")
 
 
 def wanted(config: Config, options: FetchOptions) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pixelflow.config.job import Config, Job, at_least
 from pixelflow.config.schema import build, check_group, with_key
 from pixelflow.errors import UserError
+from pixelflow.terminal import say
 
 
 @dataclass(frozen=True)
@@ -95,14 +96,14 @@ def run(config: Config, options: PrepareOptions, overrides: list[str]) -> None:
     )  # fmt: skip
     if progress is not None:
         progress.close()
-    print(f"{index['samples']} samples in {len(index['shards'])} shards, {time.perf_counter() - start:.0f} s: {output}")
+    say(f"{index['samples']} samples in {len(index['shards'])} shards, {time.perf_counter() - start:.0f} s: {output}")
     if index["bad"]:
         reasons = ", ".join(f"{count} {reason}" for reason, count in index["bad"].items())
-        print(f"left out: {reasons}; listed in {output / 'bad_samples.jsonl'}")
+        say(f"left out: {reasons}; listed in {output / 'bad_samples.jsonl'}")
     option = f"webdataset data.num_classes={data.spec.num_classes}" if data.labelled else "image_text"
     crop = "random" if settings.size > data.spec.image_size else "center"
     sizes = f"data.image_size={data.spec.image_size} data.preprocess.crop={crop}"
-    print(f"train with: data={option} data.root={output} {sizes}")
+    say(f"train with: data={option} data.root={output} {sizes}")
 
 
 JOB = Job(

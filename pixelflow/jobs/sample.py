@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 from pixelflow.config.job import Config, Job
+from pixelflow.terminal import say
 
 
 def run(config: Config, options: Any, overrides: list[str]) -> None:
@@ -18,7 +19,7 @@ def run(config: Config, options: Any, overrides: list[str]) -> None:
 
     folder = sample(config, config["checkpoint"])
     record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    print(f"samples: {folder / record['output']}\ngrid:    {folder / 'grid.png'}")
+    say(f"samples: {folder / record['output']}\ngrid:    {folder / 'grid.png'}")
 
 
 JOB = Job(

@@ -10,6 +10,7 @@ from pixelflow.sweeps.lost_runs import end_lost_runs
 from pixelflow.sweeps.manifest import Sweep, find_sweep
 from pixelflow.sweeps.show import print_states, verdict
 from pixelflow.sweeps.states import sweep_states
+from pixelflow.terminal import clear_screen
 
 WATCH_SECONDS = 10.0
 
@@ -21,8 +22,8 @@ def run(config: Config, options: NoOptions, overrides: list[str]) -> None:
         states = sweep_states(sweep)
         if end_lost_runs(states):
             states = sweep_states(sweep)
-        if config["watch"] and sys.stdout.isatty():
-            print("\033[2J\033[H", end="")
+        if config["watch"]:
+            clear_screen()
         print_states(sweep, states)
         if not config["watch"] or not any(state.active for state in states):
             break

@@ -8,6 +8,7 @@ from pixelflow.config.job import Config, Job
 from pixelflow.errors import WorkFailed
 from pixelflow.sweeps.manifest import find_sweep
 from pixelflow.sweeps.states import sweep_states
+from pixelflow.terminal import say
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def run(config: Config, options: SyncOptions, overrides: list[str]) -> None:
         )
     if options.register:
         folders = [state.job.path for state in sweep_states(sweep) if state.state == "finished"]
-        print(register_best(folders, model=options.register, metric=options.metric))
+        say(register_best(folders, model=options.register, metric=options.metric))
 
 
 JOB = Job(

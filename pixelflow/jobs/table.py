@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pixelflow.config.job import Config, Job
+from pixelflow.terminal import say
 
 if TYPE_CHECKING:
     from pixelflow.reporting.runs import Run
@@ -52,9 +53,9 @@ def run(config: Config, options: TableOptions, overrides: list[str]) -> None:
     table = build_table(runs, paper=config["paper"], axes=axes, command=command)
     for path in write(table, Path(options.output), settings.experiment):
         logger.info("wrote %s", path)
-    print(markdown(table))
+    say(markdown(table))
     if options.record:
-        print(records(runs))
+        say(records(runs))
 
 
 def records(runs: Sequence[Run]) -> str:

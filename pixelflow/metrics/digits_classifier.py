@@ -21,6 +21,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pixelflow.terminal import say
+
 ASSET = Path(__file__).parent / "assets" / "digits_classifier.safetensors"
 INPUT_SIZE = 16
 NUM_CLASSES = 10
@@ -191,7 +193,7 @@ def train(*, seed: int = 0, epochs: int = 60, batch_size: int = 100, learning_ra
             optimizer.step()
             schedule.step()
         if (epoch + 1) % 10 == 0:
-            print(f"epoch {epoch + 1:3d}  loss {loss.item():.4f}", flush=True)
+            say(f"epoch {epoch + 1:3d}  loss {loss.item():.4f}")
     return model.double().eval().requires_grad_(False)
 
 
@@ -224,8 +226,8 @@ def main() -> None:
     }
     options.output.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: _stored(value) for name, value in model.state_dict().items()}, options.output, metadata)
-    print(f"wrote {options.output} ({options.output.stat().st_size / 1000:.0f} kB)")
-    print("\n".join(f"{name}: {value}" for name, value in metadata.items()))
+    say(f"wrote {options.output} ({options.output.stat().st_size / 1000:.0f} kB)")
+    say("\n".join(f"{name}: {value}" for name, value in metadata.items()))
 
 
 def _stored(value: Tensor) -> Tensor:

@@ -157,7 +157,7 @@ class GaussianStatistics:
     @classmethod
     def load(cls, path: Path | str) -> GaussianStatistics:
         """Returns the statistics that `save` wrote."""
-        with np.load(path) as file:
+        with np.load(path, allow_pickle=False) as file:
             mean, covariance = torch.from_numpy(file["mu"]), torch.from_numpy(file["sigma"])
             statistics = cls(num_features=len(mean))
             statistics._combine(int(file["count"]), mean, covariance * (int(file["count"]) - 1))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pixelflow.metrics.catalogue import described
-from pixelflow.reporting.canvas import MARKS, SERIES_COLORS, new_figure, save_figure, tidy_axes
+from pixelflow.reporting.canvas import MARKS, SERIES_COLORS, draw_legend, label_axes, new_figure, save_figure, tidy_axes
 from pixelflow.reporting.runs import Run
 
 
@@ -40,16 +40,15 @@ def guidance_curve(runs: Sequence[Run], path: Path, *, key: str = "guidance.scal
         raise ValueError(f"no run has both {key} and a distance, so there is no curve")
     figure = new_figure(6.4, 4.4)
     panel = figure.subplots()
-    for number, (label, points) in enumerate(lines.items()):
+    for number, points in enumerate(lines.values()):
         points.sort()
         color, mark = SERIES_COLORS[number % len(SERIES_COLORS)], MARKS[number % len(MARKS)]
-        panel.plot(*zip(*points, strict=True), f"{mark}-", color=color, markersize=4, linewidth=1, label=label)
+        panel.plot(*zip(*points, strict=True), f"{mark}-", color=color, markersize=4, linewidth=1)
     best = min((point for points in lines.values() for point in points), key=lambda point: point[1])
     panel.plot(*best, "o", markersize=13, markerfacecolor="none", markeredgecolor="black")
     panel.annotate(f"{best[1]:.4g}", best, xytext=(9, 7), textcoords="offset points", fontsize=8)
-    panel.set_xlabel(key)
-    panel.set_ylabel(shown.label if shown else "")
+    label_axes(panel, key, shown.label if shown else "")
     if len(lines) > 1:
-        panel.legend(fontsize=7, frameon=False)
+        draw_legend(panel, lines, fontsize=7)
     tidy_axes(panel)
     return save_figure(figure, path)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pixelflow.files import write_aside
 from pixelflow.metrics.catalogue import MetricInfo
-from pixelflow.reporting.canvas import COLOR, FAINT, new_figure, save_figure, tidy_axes
+from pixelflow.reporting.canvas import COLOR, FAINT, draw_legend, label_axes, new_figure, save_figure, shown, tidy_axes
 from pixelflow.reporting.rows import Table
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def metric_chart(table: Table, path: Path, *, keys: Sequence[str] | None = None)
     down = math.ceil(len(columns) / across)
     # The labels of many rows need wider panels.
     width = max(PANEL_SIZE[0], 0.45 * len(table.rows) + 1)
-    longest = max(len(row.label) for row in table.rows)
+    longest = max(len(shown(row.label)) for row in table.rows)
     height = PANEL_SIZE[1] + (0.04 * longest if _crowded(table) else 0)
     figure = new_figure(width * across, height * down)
     panels = figure.subplots(down, across, squeeze=False).flatten()
@@ -78,14 +78,14 @@ def _metric_panel(panel: Axes, table: Table, column: MetricInfo) -> None:
             panel.plot([position + 0.15] * len(values), values, "o", color=FAINT, markersize=5, alpha=0.8)
         spread = cell.std * column.scale if cell.std is not None else None
         panel.errorbar(position, cell.mean * column.scale, yerr=spread, fmt="D", color=COLOR, markersize=5, capsize=4)
-    labels = [row.label for row in table.rows]
+    labels = [shown(row.label) for row in table.rows]
     crowded = _crowded(table)
     panel.set_xticks(
         range(len(labels)), labels, rotation=30 if crowded else 0, ha="right" if crowded else "center",
         rotation_mode="anchor" if crowded else "default", parse_math=False,
     )  # fmt: skip
     panel.set_xlim(-0.5, len(labels) - 0.5)
-    panel.set_xlabel(" | ".join(table.headers), fontsize=9, parse_math=False)
+    panel.set_xlabel(shown(" | ".join(table.headers)), fontsize=9, parse_math=False)
     panel.set_title(column.header, fontsize=11, parse_math=False)
     panel.ticklabel_format(axis="y", useOffset=False)
     tidy_axes(panel)
@@ -120,16 +120,15 @@ def loss_curve(histories: Mapping[str, Sequence[tuple[int, float]]], path: Path,
         raise ValueError(f"no finite {label} to draw in {len(histories)} histories; was anything logged?")
     figure = new_figure(6.4, 3.8)
     panel = figure.subplots()
-    for name, history in histories.items():
+    for history in histories.values():
         steps = [step for step, _ in history]
         values = [value if math.isfinite(value) else math.nan for _, value in history]
-        panel.plot(steps, values, linewidth=1.3, label=name, marker="o" if len(steps) == 1 else "")
+        panel.plot(steps, values, linewidth=1.3, marker="o" if len(steps) == 1 else "")
     if min(finite) > 0:
         panel.set_yscale("log")
-    panel.set_xlabel("step")
-    panel.set_ylabel(label)
+    label_axes(panel, "step", label)
     if len(histories) > 1:
-        panel.legend(fontsize=8, frameon=False)
+        draw_legend(panel, histories)
     tidy_axes(panel)
     return save_figure(figure, path)
 
@@ -181,6 +180,7 @@ def image_grid(
 
 def _with_labels(picture: Image.Image, labels: Sequence[str], height: int) -> Image.Image:
     """Adds a white margin on the left, with a label at the middle of each line."""
+    labels = [shown(label) for label in labels]
     font = ImageFont.load_default(size=max(8, min(16, height)))
     margin = math.ceil(max(font.getlength(label) for label in labels)) + 8
     result = Image.new("RGB", (margin + picture.width, picture.height), "white")

@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pixelflow.reporting.canvas import COLOR, FAINT, MARKS, SERIES_COLORS, new_figure, save_figure, tidy_axes
+from pixelflow.reporting.canvas import (
+    COLOR,
+    FAINT,
+    MARKS,
+    SERIES_COLORS,
+    draw_legend,
+    label_axes,
+    new_figure,
+    save_figure,
+    tidy_axes,
+)
 from pixelflow.reporting.escaping import markdown_text
 
 if TYPE_CHECKING:
@@ -70,7 +80,8 @@ def quality_chart(
 
     figure = new_figure(7.2, 4.8)
     panel = figure.subplots()
-    for number, series in enumerate(dict.fromkeys(p.series for p in points)):
+    names = list(dict.fromkeys(p.series for p in points))
+    for number, series in enumerate(names):
         chosen = sorted((p for p in points if p.series == series), key=lambda p: p.cost)
         panel.plot(
             [p.cost for p in chosen],
@@ -79,7 +90,6 @@ def quality_chart(
             color=SERIES_COLORS[number % len(SERIES_COLORS)],
             markersize=5,
             linewidth=1,
-            label=series,
         )
     if front:
         _draw_front(panel, pareto_front(points))
@@ -88,9 +98,8 @@ def quality_chart(
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.set_minor_formatter(NullFormatter())
-    panel.set_xlabel(cost)
-    panel.set_ylabel(quality)
-    panel.legend(fontsize=8, frameon=False)
+    label_axes(panel, cost, quality)
+    draw_legend(panel, names)
     tidy_axes(panel)
     return save_figure(figure, path)
 

@@ -17,6 +17,7 @@ from pixelflow.files import lock, write_json, write_text, writing
 from pixelflow.runs.identity import config_hash, training_config
 from pixelflow.runs.provenance import named_modules, provenance
 from pixelflow.runs.status import LOCK_FILE, write_status
+from pixelflow.terminal import VisibleFormatter
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class RunFolder:
         except BaseException:
             self._lock.close()
             raise
-        self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self._log.setFormatter(VisibleFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logging.getLogger().addHandler(self._log)
         return self
 

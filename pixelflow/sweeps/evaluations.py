@@ -17,6 +17,7 @@ from pixelflow.reporting.formats import markdown, write_table
 from pixelflow.reporting.runs import Run, read_evaluation
 from pixelflow.reporting.table import Table, build_table
 from pixelflow.runs.flat import plain
+from pixelflow.terminal import say
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class EvaluationSweep(Callback):
         write_text(folder / f"{name}.md", f"{markdown(table)}\n{markdown_text(best)}\n")
         if any(GUIDANCE in run.config for run in self.runs):
             written.append(guidance_curve(self.runs, folder / f"{name}.png", key=GUIDANCE))
-        print(f"\n{markdown(table)}\n{best}\nwritten: {', '.join(str(path) for path in written)}")
+        say(f"\n{markdown(table)}\n{best}\nwritten: {', '.join(str(path) for path in written)}")
 
 
 def best_setting(table: Table) -> str:

@@ -5,7 +5,6 @@ python -m pixelflow.sweeps.final_job FOLDER
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 
@@ -16,17 +15,18 @@ from pixelflow.sweeps.mirroring import sync_sweep
 from pixelflow.sweeps.show import print_states, verdict
 from pixelflow.sweeps.states import sweep_states
 from pixelflow.sweeps.tables import sweep_table
+from pixelflow.terminal import log_to_stderr, say
 
 
 def main() -> None:
     """Ends the sweep. The exit status is 0 when every run is finished, 1 otherwise."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     sweep = Sweep.load(Path(sys.argv[1]))
     end_lost_runs(sweep_states(sweep))
     states = sweep_states(sweep)
     files: list[Path] = []
     if table := sweep_table(sweep):
-        print(markdown(table))
+        say(markdown(table))
         files = [sweep.folder / "table.md", sweep.folder / "table.png"]
     if sweep.mlflow:
         sync_sweep(sweep, files)

@@ -26,6 +26,7 @@ from pixelflow.sweeps.states import sweep_states
 from pixelflow.sweeps.submission import submit
 from pixelflow.sweeps.tables import sweep_table
 from pixelflow.sweeps.waiting import Awaited, follow
+from pixelflow.terminal import one_line, say
 from pixelflow.tracking.mlflow.children import schedule
 
 
@@ -103,10 +104,10 @@ def _show_end(sweep: Sweep) -> None:
     if any(state.active for state in states):
         return
     if table := sweep_table(sweep):
-        print(f"\n{markdown(table)}\ntable: {sweep.folder / 'table.md'} (and .csv, .tex, .png)")
+        say(f"\n{markdown(table)}\ntable: {sweep.folder / 'table.md'} (and .csv, .tex, .png)")
     for state in states:
         if state.state not in ("finished", "pruned"):
-            print(f"{state.state}: {state.job.name}: {state.message}")
+            say(f"{state.state}: {state.job.name}: {one_line(state.message)}")
     if verdict(states):
         sys.exit(1)
 

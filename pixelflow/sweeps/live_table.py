@@ -11,6 +11,8 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from pixelflow.terminal import say
+
 if TYPE_CHECKING:
     from pixelflow.reporting.rows import Table
 
@@ -31,7 +33,7 @@ class SweepTable(Callback):
         if config.job.name == "pipeline" and (table := self._table(config)):
             from pixelflow.reporting.formats import markdown
 
-            print(f"\n{markdown(table)}\ntable: {self._folder(config) / 'table.md'} (and .csv, .tex, .png)")
+            say(f"\n{markdown(table)}\ntable: {self._folder(config) / 'table.md'} (and .csv, .tex, .png)")
 
     def _folder(self, config: DictConfig) -> Path:
         return Path(config.runs_dir) / config.experiment

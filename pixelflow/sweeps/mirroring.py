@@ -11,6 +11,7 @@ from pixelflow.sweeps.claims import read_claim
 from pixelflow.sweeps.lost_runs import end_lost_runs, log_end
 from pixelflow.sweeps.manifest import Sweep
 from pixelflow.sweeps.states import sweep_states
+from pixelflow.terminal import say
 from pixelflow.tracking import sync
 from pixelflow.tracking.mlflow.children import end_parent, schedule
 from pixelflow.tracking.mlflow.position import count_unsent
@@ -47,7 +48,7 @@ def sync_sweep(sweep: Sweep, artifacts: Sequence[Path] = ()) -> list[str]:
         if report.error and "another process mirrors" not in report.error:
             problems.append(f"{folder.name}: {report.error}")
     unsent = sum(count_unsent(folder) for folder in folders)
-    print(f"sent {sent} records of {len(folders)} runs to MLflow; {unsent} are not there yet")
+    say(f"sent {sent} records of {len(folders)} runs to MLflow; {unsent} are not there yet")
     states = sweep_states(sweep)
     if not any(state.active for state in states):
         failed = any(state.state != "finished" for state in states)

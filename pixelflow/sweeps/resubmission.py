@@ -16,6 +16,7 @@ from pixelflow.sweeps.selection import UNFINISHED, chosen_runs
 from pixelflow.sweeps.site import Site
 from pixelflow.sweeps.states import sweep_states
 from pixelflow.sweeps.submission import submit
+from pixelflow.terminal import say
 
 
 def retry_runs(sweep: Sweep, runs: str | int | Sequence[str | int], changes: Mapping[str, Any]) -> None:
@@ -39,14 +40,14 @@ def retry_runs(sweep: Sweep, runs: str | int | Sequence[str | int], changes: Map
         chosen = chosen_runs(sweep_states(sweep), runs)
         names = [state.job.name for state in chosen if state.state in UNFINISHED]
         if not names:
-            print(f"nothing to do: none of the {len(chosen)} chosen runs has failed or stopped")
+            say(f"nothing to do: none of the {len(chosen)} chosen runs has failed or stopped")
             return
         planned = plan(frozen_jobs(sweep, names), site, again=True)
         for entry in planned:
             record(entry.job.path, "retry")
         submission = submit(sweep, planned, site, batch.program, launcher=launcher)
     for entry in planned:
-        print(f"{entry.action:7} {entry.job.name}  {submission.jobs.get(entry.job.name, '')}")
+        say(f"{entry.action:7} {entry.job.name}  {submission.jobs.get(entry.job.name, '')}")
     if launcher == "local":
         run_batch(sweep)
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from pixelflow.files import write_json, write_text
 from pixelflow.reporting.escaping import markdown_text
 from pixelflow.reporting.pareto import Point, quality_chart, quality_table
+from pixelflow.terminal import say
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class SearchChart(Callback):
         write_text(folder / f"{name}.md", f"# {markdown_text(name)}: {len(self.points)} trials\n\n{table}")
         write_json(folder / f"{name}.json", [vars(point) for point in self.points])
         quality_chart(self.points, folder / f"{name}.png", cost=cost, quality=quality)
-        print(f"\n{table}\nwritten: {folder / name}.md, .json and .png")
+        say(f"\n{table}\nwritten: {folder / name}.md, .json and .png")
 
 
 def _short(value: str) -> str:

@@ -10,36 +10,37 @@ from pixelflow.sweeps.manifest import Sweep
 from pixelflow.sweeps.plan import Planned
 from pixelflow.sweeps.site import Site
 from pixelflow.sweeps.states import RunState
+from pixelflow.terminal import one_line, say
 
 ACTIONS = {"submit": "new", "resume": "to resume", "retry": "to try again", "skip": "left as they are"}
 
 
 def print_plan(planned: Sequence[Planned], site: Site, folder: Path) -> None:
     """Prints what a submission would do (`dry_run=true`)."""
-    print(f"{'run':44} {'action':7} {'steps':>8} {'GPU hours':>10}  folder")
+    say(f"{'run':44} {'action':7} {'steps':>8} {'GPU hours':>10}  folder")
     for entry in planned:
         hours = site.gpu_hours if entry.due else 0.0
-        print(f"{entry.job.name[:44]:44} {entry.action:7} {entry.job.max_steps:8} {hours:10.1f}  {entry.job.folder}")
+        say(f"{entry.job.name[:44]:44} {entry.action:7} {entry.job.max_steps:8} {hours:10.1f}  {entry.job.folder}")
         if entry.why not in ("new", "finished"):
-            print(f"{'':44} {entry.why}")
+            say(f"{'':44} {one_line(entry.why)}")
     total = sum(site.gpu_hours for entry in planned if entry.due)
     due = sum(entry.due for entry in planned)
     where = f"{site.nodes} x {site.gpus_per_node} GPUs, {site.timeout_min} min in {site.partition or 'the default'}"
-    print(f"{due} of {len(planned)} jobs ({where}), at most {total:.1f} GPU hours; nothing was submitted")
-    print(f"sweep: {folder}")
+    say(f"{due} of {len(planned)} jobs ({where}), at most {total:.1f} GPU hours; nothing was submitted")
+    say(f"sweep: {folder}")
 
 
 def print_submission(sweep: Sweep, planned: Sequence[Planned], launcher: str) -> None:
     """Prints what was submitted, and the command that shows the states."""
     counts = Counter(entry.action for entry in planned)
-    print(", ".join(f"{number} {ACTIONS[action]}" for action, number in sorted(counts.items())))
+    say(", ".join(f"{number} {ACTIONS[action]}" for action, number in sorted(counts.items())))
     for entry in planned:
         if not entry.due and entry.why.startswith("failed"):
-            print(f"  {entry.job.name}: {entry.why}")
+            say(f"  {entry.job.name}: {one_line(entry.why)}")
     if launcher == "slurm" and sweep.submissions:
         last = sweep.submissions[-1]
-        print(f"SLURM jobs  {' '.join(last.slurm_ids)}{f', table {last.table}' if last.table else ''}")
-    print(f"sweep       {sweep.folder}\nstatus      python run.py job=status sweep={sweep.folder}")
+        say(f"SLURM jobs  {' '.join(last.slurm_ids)}{f', table {last.table}' if last.table else ''}")
+    say(f"sweep       {sweep.folder}\nstatus      python run.py job=status sweep={sweep.folder}")
 
 
 def verdict(states: Sequence[RunState]) -> int:
@@ -50,19 +51,19 @@ def verdict(states: Sequence[RunState]) -> int:
 def print_states(sweep: Sweep, states: Sequence[RunState]) -> None:
     """Prints one line per run, with the message and the log of those that did not finish, and the totals."""
     width = max([len(state.job.name) for state in states] + [3])
-    print(f"{'run':{width}}  {'state':11} {'step':>15}  {'last':22} {'job':12} {'node':8} {'restarts':>8}  time left")
+    say(f"{'run':{width}}  {'state':11} {'step':>15}  {'last':22} {'job':12} {'node':8} {'restarts':>8}  time left")
     for state in states:
         step = f"{state.step} of {state.max_steps}" if state.max_steps else ""
-        print(
+        say(
             f"{state.job.name:{width}}  {state.state:11} {step:>15}  {state.metric:22} {state.slurm:12} "
             f"{state.node:8} {state.restarts or '':>8}  {state.time_left}".rstrip()
         )
         if state.message and state.state not in ("finished", "running", "starting"):
-            print(f"{'':{width}}  {state.message}")
+            say(f"{'':{width}}  {one_line(state.message)}")
         if state.state in ("failed", "lost"):
-            print(f"{'':{width}}  log: {log_of(sweep, state)}")
+            say(f"{'':{width}}  log: {log_of(sweep, state)}")
     counts = Counter(state.state for state in states)
-    print(", ".join(f"{number} {name}" for name, number in counts.most_common()) + f" of {len(states)}")
+    say(", ".join(f"{number} {name}" for name, number in counts.most_common()) + f" of {len(states)}")
 
 
 def log_of(sweep: Sweep, state: RunState) -> str:

@@ -24,6 +24,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from pixelflow import terminal
 from pixelflow.errors import UserError, WorkFailed
 from pixelflow.runs.attempts import read_attempts, record
 from pixelflow.runs.status import held, write_status
@@ -144,7 +145,7 @@ def wait_for_lock(folder: Path) -> bool:
 def say(message: str) -> None:
     """Writes a line with time and node to the job's log."""
     node = os.environ.get("SLURMD_NODENAME", "")
-    print(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {node} {message}", file=sys.stderr, flush=True)
+    terminal.say(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {node} {message}", stream=sys.stderr)
 
 
 if __name__ == "__main__":

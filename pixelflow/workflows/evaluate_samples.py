@@ -32,6 +32,7 @@ from pixelflow.runs.provenance import versions
 from pixelflow.sampling.produce import Made
 from pixelflow.sampling.shared import Work, drawing
 from pixelflow.signals import stop_on_signals
+from pixelflow.terminal import say
 from pixelflow.workflows.make_samples import run_of, sample, sampling_record
 
 logger = logging.getLogger(__name__)
@@ -70,8 +71,8 @@ def run_evaluation(config: Config, *, images: bool) -> Outcome:
     else:
         result = evaluate_checkpoint(config, config["checkpoint"])
     if result["rank"] == 0:
-        print("\n".join(f"{name:24} {value:.6g}" for name, value in result["metrics"].items()))
-        print(f"record: {result['path']}")
+        say("\n".join(f"{name:24} {value:.6g}" for name, value in result["metrics"].items()))
+        say(f"record: {result['path']}")
     metrics = result["metrics"]
     distance = main_distance(metrics)
     outcome = Outcome((distance, metrics.get("seconds_per_image", nan)))

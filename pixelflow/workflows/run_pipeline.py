@@ -23,6 +23,7 @@ from pixelflow.runs.context import Run, catch_up, open_run, run_path
 from pixelflow.runs.identity import evaluation_file, own_evaluation
 from pixelflow.runs.settings import RunSettings
 from pixelflow.runs.status import add_evaluation, read_status
+from pixelflow.terminal import say
 from pixelflow.tracking import history
 from pixelflow.workflows.evaluate_samples import evaluate
 from pixelflow.workflows.make_samples import sample
@@ -47,7 +48,7 @@ def run_pipeline(config: Config, overrides: list[str]) -> None:
     if world.rank:
         return
     if there:
-        print(f"This finished run is already there: {path}  (rerun=true starts a new one)\n")
+        say(f"This finished run is already there: {path}  (rerun=true starts a new one)\n")
         if settings.tracking.mlflow:
             catch_up(path)
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN:  # a sweep shows one table of all its runs
@@ -85,10 +86,10 @@ def report(run: Run, folder: Path, result: dict[str, Any]) -> None:
 
 def show(path: Path, settings: RunSettings) -> None:
     """Prints the table of this run and the paths of its results."""
-    print(markdown(build_table(read_run_folders(path))))
-    print(f"samples     {path / 'figures' / 'samples.png'}")
-    print(f"run folder  {path}")
+    say(markdown(build_table(read_run_folders(path))))
+    say(f"samples     {path / 'figures' / 'samples.png'}")
+    say(f"run folder  {path}")
     if settings.tracking.mlflow:
         uri = settings.mlflow_uri
         where = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else uri
-        print(f"MLflow      {where}")
+        say(f"MLflow      {where}")

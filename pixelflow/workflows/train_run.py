@@ -13,6 +13,7 @@ from pixelflow.config.build import Config, pick_device, require_assets, trainer_
 from pixelflow.config.training_parts import build_trainer, checkpoint_store
 from pixelflow.processes import World, processes
 from pixelflow.runs.context import Run, open_run, run_path
+from pixelflow.terminal import say
 from pixelflow.training.trainer import Trainer
 from pixelflow.training.watchdog import Watchdog
 
@@ -28,7 +29,7 @@ def run_training(config: Config, overrides: list[str]) -> None:
             checkpoint = train(config, run, world, device)
             run.folder.set_status("finished", job="train")
     if world.rank == 0:
-        print(f"trained: {checkpoint}")
+        say(f"trained: {checkpoint}")
 
 
 def train(config: Config, run: Run, world: World, device: torch.device) -> Path:

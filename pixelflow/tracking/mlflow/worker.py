@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+from pixelflow.terminal import VisibleFormatter
 from pixelflow.tracking.mlflow.sender import MLflowSender, first_line
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def main() -> None:
     of stdin means that the process that started it has ended.
     """
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(VisibleFormatter("%(message)s"))
     logging.getLogger("pixelflow").addHandler(handler)
     sys.stdout = sys.stderr  # stdout carries our warnings only
     stop = threading.Event()

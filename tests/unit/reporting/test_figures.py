@@ -2,6 +2,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pixelflow.reporting import figures
+from pixelflow.reporting.curves import guidance_curve
 from pixelflow.reporting.figures import image_grid, loss_curve, metric_chart
 from pixelflow.reporting.runs import Run
 from pixelflow.reporting.table import Table, build_table
@@ -147,3 +149,50 @@ def test_image_grid_refuses(tmp_path: Path, shape: tuple, dtype: torch.dtype, op
     with pytest.raises(ValueError, match=message):
         image_grid(torch.zeros(shape, dtype=dtype), tmp_path / "grid.png", **{"columns": 2, **options})
     assert not (tmp_path / "grid.png").exists()
+
+
+HOSTILE = [
+    "$\\frac{",
+    "$x$",
+    "_hidden",
+    "a\nb",
+    "\x1b[2J",
+    "\\input{canary}",
+    "x" * 100_000,
+    "\udcff",
+    "%",
+    "",
+    "-",
+]
+"""Names that matplotlib or LaTeX would read as formulas or commands, leave out, or draw endlessly."""
+
+
+def test_loss_curve_shows_names_as_they_are(tmp_path: Path, drawn: list[Figure]) -> None:
+    loss_curve({name: [(0, 1.0), (1, 2.0)] for name in HOSTILE}, tmp_path / "loss.png", label="$\\frac{")
+    (panel,) = drawn[0].axes
+    texts = panel.get_legend().get_texts()
+    assert [text.get_text() for text in texts][:4] == ["$\\frac{", "$x$", "_hidden", "a b"]
+    assert len(texts) == len(HOSTILE)
+    assert not any(text.get_parse_math() for text in [*texts, panel.yaxis.label])
+    assert Image.open(tmp_path / "loss.png").size == (640, 380)
+
+
+def test_metric_chart_of_hostile_names(make_run: Callable[..., Run], tmp_path: Path, drawn: list[Figure]) -> None:
+    runs = [make_run({"$\\frac{": text}, 0, {"fid": 1.0}) for text in HOSTILE]
+    with matplotlib.rc_context({"text.usetex": True}):  # as in the matplotlibrc of an author
+        metric_chart(build_table(runs), tmp_path / "chart.png")
+    labels = drawn[0].axes[0].get_xticklabels()
+    assert {"$x$", "_hidden", "a b", "\\x1b[2J"} <= {label.get_text() for label in labels}
+    assert not any(label.get_parse_math() or label.get_usetex() for label in labels)
+    assert max(Image.open(tmp_path / "chart.png").size) < 2000
+
+
+def test_guidance_curve_of_hostile_names(make_run: Callable[..., Run], tmp_path: Path) -> None:
+    runs = [make_run({"$\\frac{": i, "n": text}, 0, {"fid": 1.0}) for i in (1, 2) for text in HOSTILE]
+    assert Image.open(guidance_curve(runs, tmp_path / "curve.png", key="$\\frac{")).size == (640, 440)
+
+
+def test_image_grid_writes_every_label_in_its_line(tmp_path: Path) -> None:
+    images = torch.zeros(len(HOSTILE), 3, 8, 8, dtype=torch.uint8)
+    height = pixels(image_grid(images, tmp_path / "grid.png", columns=1, row_labels=HOSTILE)).shape[0]
+    assert height == 9 * len(HOSTILE) - 1
