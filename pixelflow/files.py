@@ -6,12 +6,15 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from pixelflow.errors import UserError, WorkFailed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 REPEAT = "run the same command again"
 
@@ -94,6 +97,22 @@ def write_text(path: Path, text: str) -> Path:
 def write_json(path: Path, value: Any, *, durable: bool = False) -> Path:
     """Writes `value` as indented JSON beside `path`, then renames it; see `write_aside`."""
     return write_aside(path, json.dumps(value, indent=1).encode(), durable=durable)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a safetensors file that is as readable as the user's umask says; safetensors makes it private.
+
+    Args:
+        tensors: Contiguous tensors by name.
+        path: The file.
+        metadata: Further texts by name.
+    """
+    from safetensors.torch import save_file  # it imports torch, which most users of this module do not need
+
+    path.touch()  # asks the system for the permissions: reading the umask would change it in other threads
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, dict(metadata) if metadata else None)
+    path.chmod(mode)
 
 
 class InUse(UserError):

@@ -15,11 +15,11 @@ from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from pixelflow.errors import Interrupted
-from pixelflow.files import written_aside
+from pixelflow.files import save_tensors, written_aside
 from pixelflow.metrics.suite import Suite
 from pixelflow.processes import World, held, shared_errors
 from pixelflow.sampling.produce import Made
@@ -65,7 +65,7 @@ class Parts:
         with written_aside(
             self.folder / f"part_{int(state['ids'].min()):08d}_{len(state['ids'])}.safetensors"
         ) as aside:
-            save_file(state, aside)
+            save_tensors(state, aside)
         suite.clear()
 
     def read_into(self, suite: Suite) -> None:

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pixelflow.files import save_tensors
 from pixelflow.terminal import say
 
 ASSET = Path(__file__).parent / "assets" / "digits_classifier.safetensors"
@@ -225,7 +225,7 @@ def main() -> None:
         **{f"held_out_accuracy_{size}px": f"{value:.4f}" for size, value in accuracy.items()},
     }
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: _stored(value) for name, value in model.state_dict().items()}, options.output, metadata)
+    save_tensors({name: _stored(value) for name, value in model.state_dict().items()}, options.output, metadata)
     say(f"wrote {options.output} ({options.output.stat().st_size / 1000:.0f} kB)")
     say("\n".join(f"{name}: {value}" for name, value in metadata.items()))
 

@@ -6,9 +6,9 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -83,7 +83,8 @@ def _copy(root: Path, names: list[str], path: Path, record: dict[str, str]) -> N
     """Copies aside and renames, so that two submitters at once leave one complete copy."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".new-", dir=path.parent))
+        aside = path.with_name(f".new-{secrets.token_hex(8)}")  # as readable as the umask says, unlike a mkdtemp
+        aside.mkdir()
         _fill(root, names, aside, path, record)
 
 
@@ -93,7 +94,6 @@ def _fill(root: Path, names: list[str], aside: Path, path: Path, record: dict[st
             (aside / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, aside / name, follow_symlinks=False)
         (aside / RECORD).write_text(json.dumps(record), encoding="utf-8")
-        aside.chmod(0o755)
         aside.rename(path)
     except OSError:
         shutil.rmtree(aside, ignore_errors=True)
