@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,8 @@ from pixelflow.errors import UserError
 from pixelflow.model import SECTIONS, Model, Recipe
 from pixelflow.parts import instantiate
 from pixelflow.sampling.settings import Precision, SamplerSettings
-from pixelflow.training.checkpoint import CheckpointError, CheckpointStore, load_checkpoint
+from pixelflow.training.checkpoint import CheckpointStore
+from pixelflow.training.reader import CheckpointError, read_state
 from pixelflow.training.weights import load_weights
 from pixelflow.types import Guidance, Prediction, Solver
 
@@ -159,7 +161,7 @@ def _checkpoint_folders(path: str | Path) -> list[Path]:
     if "://" in str(path):
         raise UserError(f"{path}: addresses such as hf:// cannot be loaded yet; use a run or checkpoint folder")
     folder = Path(path).expanduser()
-    if (folder / "state.json").is_file():
+    if os.path.lexists(folder / "state.json"):  # of any kind: `read_state` says what is wrong with it
         return [folder]
     store = CheckpointStore(folder / "checkpoints")
     if steps := store.steps():
@@ -172,11 +174,11 @@ def _checkpoint_folders(path: str | Path) -> list[Path]:
 
 
 def _read(folder: Path, weights: str, trust: tuple[str, ...], precision: Precision | None) -> Model:
-    checkpoint = load_checkpoint(folder, stems=())
-    config = checkpoint.state.get("config")
-    if not isinstance(config, Mapping) or not all(isinstance(config.get(s), Mapping) for s in (*SECTIONS, "data")):
-        raise CheckpointError(f"{folder} holds no config of a model")
-    recipe = Recipe(config, checkpoint.step, trust)
+    stored = read_state(folder)
+    config = stored.config
+    if lacking := [name for name in (*SECTIONS, "data") if not isinstance(config.get(name), Mapping)]:
+        raise CheckpointError(f"{folder / 'state.json'} holds no config of a model: it lacks {', '.join(lacking)}")
+    recipe = Recipe(config, stored.step, trust)
     model = _assemble(recipe, channels=config["data"]["channels"])
     if precision is not None:
         model.settings = replace(model.settings, precision=precision)

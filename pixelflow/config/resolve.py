@@ -20,7 +20,7 @@ from pixelflow.config.validate import GROUPS, validate
 from pixelflow.errors import UserError
 from pixelflow.flow.cascade import stages_from_kickoff
 from pixelflow.runs.identity import CALL_SECTIONS, EVALUATION_KEYS, MACHINE_KEYS, TRAINING_SECTIONS
-from pixelflow.training.checkpoint import CheckpointError
+from pixelflow.training.reader import CheckpointError, read_state
 
 OmegaConf.register_new_resolver("stages_from_kickoff", stages_from_kickoff, replace=True)
 
@@ -103,18 +103,15 @@ def checkpoint_config(path: str) -> dict[str, Any]:
     Raises:
         CheckpointError: The folder is missing, or is not a checkpoint, or its state.json is damaged.
     """
-    state = Path(path) / "state.json"
     if not Path(path).exists():
         parent = Path(path).parent
         near = sorted(p.name for p in parent.glob("step_*")) if parent.is_dir() else []
         there = f"; {parent} holds {', '.join(near)}" if near else ""
         raise CheckpointError(f"checkpoint={path} does not exist{there}")
     try:
-        return json.loads(state.read_text(encoding="utf-8"))["config"]
-    except FileNotFoundError:
-        raise CheckpointError(f"checkpoint={path} is not a checkpoint: it has no state.json") from None
-    except (KeyError, ValueError):
-        raise CheckpointError(f"checkpoint={path}: state.json is damaged or holds no config") from None
+        return read_state(path).config
+    except CheckpointError as error:
+        raise CheckpointError(f"checkpoint={error}") from None
 
 
 def _complete(stored: DictConfig, config: DictConfig) -> dict[str, Any]:

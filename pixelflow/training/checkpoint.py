@@ -1,7 +1,7 @@
 """Checkpoints: folders of safetensors files and one JSON file, never a pickle.
 
 A checkpoint is written beside its place and renamed, so a folder with the final name is complete. Its `state.json`
-holds the size and SHA-256 of every other file and of its own content, and loading verifies them.
+holds the size and SHA-256 of every other file and of its own content, and loading verifies them (see `reader`).
 
 Tensors are stored whole. Several processes divide the tensors among them, not the elements of a tensor, and each
 writes its own files, such as `model.0-of-2.safetensors`. So a run can continue on another number of processes.
@@ -11,27 +11,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pixelflow.errors import UserError, WorkFailed
+from pixelflow.errors import WorkFailed
+from pixelflow.files import save_tensors
+from pixelflow.training.reader import Checkpoint, CheckpointError, checksum, load_checkpoint
 
-PART = r"\.\d+-of-\d+$"
-
-
-class CheckpointError(UserError):
-    """A checkpoint is missing or damaged, or belongs to something else. The message names the file and the remedy."""
-
+logger = logging.getLogger(__name__)
 
 Tensors = Mapping[str, Mapping[str, Tensor]]
 """Tensors by file stem, then by name."""
@@ -39,22 +35,8 @@ Tensors = Mapping[str, Mapping[str, Tensor]]
 REPLACED = ".replaced"
 """Suffix of a checkpoint while a new one of the same step replaces it."""
 
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint in memory.
-
-    Args:
-        path: Its folder.
-        step: Number of optimizer steps taken.
-        tensors: Tensors by file stem ("model", "ema", "optimizer", ...), then by name.
-        state: Plain JSON values.
-    """
-
-    path: Path
-    step: int
-    tensors: dict[str, dict[str, Tensor]]
-    state: dict[str, Any]
+REMOVED = ".removed"
+"""Suffix of a checkpoint beyond `keep` while its files are deleted."""
 
 
 class CheckpointStore:
@@ -72,7 +54,8 @@ class CheckpointStore:
     def steps(self) -> list[int]:
         """Returns the steps of the complete checkpoints, in ascending order."""
         names = [p.name.removeprefix("step_") for p in self.folder.glob("step_*") if p.is_dir()]
-        return sorted(int(name) for name in names if name.isdecimal())
+        steps = [int(name) for name in names if name.isdecimal()]
+        return sorted(step for step in steps if self.path(step).name.removeprefix("step_") in names)
 
     def path(self, step: int) -> Path:
         """Returns the folder of the checkpoint of a step."""
@@ -127,7 +110,7 @@ class CheckpointStore:
         """
         content = {"step": step, "files": dict(sorted(files.items())), **state}
         (aside / "state.json").write_text(
-            json.dumps(content | {"checksum": _checksum(content)}, indent=1), encoding="utf-8"
+            json.dumps(content | {"checksum": checksum(content)}, indent=1, allow_nan=False), encoding="utf-8"
         )
         sync_to_disk(aside / "state.json")
         sync_to_disk(aside)
@@ -151,12 +134,20 @@ class CheckpointStore:
         # Checkpoints of later steps did not verify, and must not cause the removal of the one just written.
         counted = [s for s in self.steps() if s <= step and not (self.keep_every and s % self.keep_every == 0)]
         for old in counted[: -self.keep] if self.keep is not None else []:
-            if old != step:
-                shutil.rmtree(self.path(old))
+            if old == step:
+                continue
+            removed = self.folder / f".{self.path(old).name}{REMOVED}"
+            try:
+                self.path(old).rename(removed)  # so that what is half deleted does not look like a checkpoint
+            except OSError as error:
+                logger.warning("%s could not be removed: %s", self.path(old), error)
+            shutil.rmtree(removed, ignore_errors=True)
 
     def failed(self, step: int, aside: Path, error: Exception) -> WorkFailed:
         """Removes what was written of a checkpoint, and returns the error to raise."""
         shutil.rmtree(aside, ignore_errors=True)
+        with suppress(OSError):
+            self.recover()
         kept = self.steps()
         whole = f"the checkpoint of step {kept[-1]} is whole" if kept else "there is no earlier checkpoint"
         return WorkFailed(
@@ -170,7 +161,10 @@ class CheckpointStore:
         self.recover()
         for step in reversed(self.steps()):
             try:
-                return load_checkpoint(self.path(step)), problems
+                found = load_checkpoint(self.path(step))
+                if found.step == step:
+                    return found, problems
+                problems.append(f"{found.path} is a checkpoint of step {found.step}: it was renamed or changed")
             except CheckpointError as error:
                 problems.append(str(error))
         return None, problems
@@ -181,58 +175,10 @@ def write_tensors(folder: Path, tensors: Tensors, *, part: str = "") -> dict[str
     files = {}
     for stem, flat in tensors.items():
         file = folder / f"{stem}{part}.safetensors"
-        save_file({name: t.detach().contiguous() for name, t in flat.items()}, file)
+        save_tensors({name: t.detach().contiguous() for name, t in flat.items()}, file)
         files[file.name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
         sync_to_disk(file)
     return files
-
-
-def load_checkpoint(path: Path, stems: tuple[str, ...] | None = None) -> Checkpoint:
-    """Reads and verifies a checkpoint.
-
-    Args:
-        path: Its folder.
-        stems: File stems to read, such as ("ema",); None for all.
-
-    Raises:
-        CheckpointError: A file is missing, truncated or has another checksum; the message names it.
-    """
-    path = Path(path)
-    try:
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is not a checkpoint: it has no state.json") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path / 'state.json'} cannot be read: {error}") from None
-    if not isinstance(state, dict) or not {"step", "files"} <= state.keys():
-        raise CheckpointError(f"{path / 'state.json'} is damaged; use another checkpoint in {path.parent}")
-    if state.pop("checksum", None) != _checksum(state):
-        raise CheckpointError(
-            f"{path / 'state.json'} is damaged (checksum differs); use another checkpoint in {path.parent}"
-        )
-    tensors: dict[str, dict[str, Tensor]] = {}
-    for name, expected in state.pop("files").items():
-        file = path / name
-        stem = stem_of(file)
-        if stems is not None and stem not in stems:
-            continue
-        if not file.exists():
-            raise CheckpointError(f"{file} is missing; use another checkpoint in {path.parent}")
-        size = file.stat().st_size
-        if size != expected["bytes"]:
-            raise CheckpointError(
-                f"{file} has {size} bytes instead of {expected['bytes']}: it is truncated or was changed; "
-                f"use another checkpoint in {path.parent}"
-            )
-        if sha256(file) != expected["sha256"]:
-            raise CheckpointError(f"{file} is damaged (checksum differs); use another checkpoint in {path.parent}")
-        tensors.setdefault(stem, {}).update(load_file(file))
-    return Checkpoint(path, state["step"], tensors, state)
-
-
-def stem_of(file: Path) -> str:
-    """Returns the stem of a tensor file: "model" of both model.safetensors and model.0-of-2.safetensors."""
-    return re.sub(PART, "", file.name.removesuffix(".safetensors"))
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
@@ -257,11 +203,6 @@ def sha256(file: Path) -> str:
     """Returns the SHA-256 of a file in hexadecimal digits."""
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _checksum(state: Mapping[str, Any]) -> str:
-    """SHA-256 of the values, whatever the layout of the JSON file."""
-    return hashlib.sha256(json.dumps(state, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def sync_to_disk(path: Path) -> None:

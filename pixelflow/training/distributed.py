@@ -142,17 +142,14 @@ class Network:
         kept = {n: v for n, v in self.backbone.state_dict().items() if not isinstance(v, DTensor)}
         return kept | {name: self.whole(i, averaged[i]) for i, name in enumerate(self.names)}
 
+    def trained(self) -> dict[str, Tensor]:
+        """Returns the trained parameters by name; those that are sharded have their whole shape."""
+        return dict(zip(self.names, self._owners, strict=True))
+
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Copies a state dict of whole tensors into the backbone.
-
-        Raises:
-            ValueError: Names or shapes are not those of this backbone.
-        """
+        """Copies a state dict of whole tensors, with the names and shapes of this backbone, into it."""
         mine = self.backbone.state_dict()
-        wrong = sorted({*mine} ^ {*state}) or [n for n in mine if mine[n].shape != state[n].shape]
-        if wrong:
-            raise ValueError(f"the weights do not fit this backbone: {', '.join(wrong[:3])}")
         number = {name: i for i, name in enumerate(self.names)}
         for name, value in mine.items():
             if name in number:

@@ -17,13 +17,14 @@ from torch import Tensor
 from pixelflow.errors import Interrupted, WorkFailed
 from pixelflow.losses.objective import ObjectiveValue
 from pixelflow.progress import Progress
-from pixelflow.training.checkpoint import Checkpoint, CheckpointStore, load_checkpoint
+from pixelflow.training.checkpoint import CheckpointStore
 from pixelflow.training.draw import FlowParts
 from pixelflow.training.meter import Meter, step_metrics
 from pixelflow.training.profile import profiler
+from pixelflow.training.reader import Checkpoint, load_checkpoint
 from pixelflow.training.saver import Saver
 from pixelflow.training.settings import TrainerSettings
-from pixelflow.training.state import TrainingState
+from pixelflow.training.state import TrainingState, check_like
 from pixelflow.training.step import OptimizerStep
 from pixelflow.types import Batch, Loader
 
@@ -266,6 +267,9 @@ class Trainer:
             logger.info("resumed from %s", path)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
+        present = {"loader": self.loader.state_dict(), "guard": self.guard.state(), "rollbacks": self.rollbacks}
+        for name, value in present.items():
+            check_like(checkpoint.state.get(name), value, name, checkpoint.path)
         self.state.load(checkpoint)
         self.loader.load_state_dict(checkpoint.state["loader"])
         self.guard.load(checkpoint.state["guard"])

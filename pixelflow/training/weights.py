@@ -10,12 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pixelflow.training.checkpoint import CheckpointError, CheckpointStore, load_checkpoint, stem_of
+from pixelflow.training.checkpoint import CheckpointStore
 from pixelflow.training.ema import gamma_of, posthoc
+from pixelflow.training.fitting import misfit, require_finite
+from pixelflow.training.reader import CheckpointError, StoredState, load_checkpoint, read_state
 
 logger = logging.getLogger(__name__)
 
 NUMBER = r"(\d*\.?\d+)"
+POWER = re.compile(rf"power_{NUMBER}(e-\d+)?")
 NAMES = re.compile(rf"model|ema|ema_{NUMBER}|power_{NUMBER}|posthoc_{NUMBER}")
 
 
@@ -43,19 +46,29 @@ class Snapshots(Mapping[tuple[int, str], dict[str, Tensor]]):
 
     Args:
         folder: The run's folder of snapshots.
+        last: The last step that is of interest.
+
+    Raises:
+        CheckpointError: A snapshot is damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.store = CheckpointStore(folder, keep=None)
+    def __init__(self, folder: Path, *, last: int) -> None:
+        store = CheckpointStore(folder, keep=None)
+        self._stored = {step: read_state(store.path(step)) for step in store.steps() if 0 < step <= last}
         self._keys = [
-            (step, name)
-            for step in self.store.steps()
-            for name in sorted({stem_of(p) for p in self.store.path(step).glob("power_*.safetensors")})
+            (step, name) for step, stored in self._stored.items() for name in stored.stems if POWER.fullmatch(name)
         ]
+        for step, stored in self._stored.items():
+            if stored.step != step:
+                raise CheckpointError(f"{stored.path} is a snapshot of step {stored.step}: it was renamed or changed")
 
     def __getitem__(self, key: tuple[int, str]) -> dict[str, Tensor]:
         step, name = key
-        return load_checkpoint(self.store.path(step), stems=(name,)).tensors[name]
+        first_step, first_name = self._keys[0]
+        stored, first = self._stored[step], self._stored[first_step]
+        if problem := misfit(first.headers([first_name]), stored.headers([name])):
+            raise CheckpointError(f"{stored.path} does not fit {first.path}: {problem}")
+        return load_checkpoint(stored.path, stems=(name,)).tensors[name]
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
         return iter(self._keys)
@@ -75,21 +88,38 @@ def read_weights(checkpoint: str | Path, name: str) -> tuple[dict[str, Tensor], 
         The tensors by name, and the step of the checkpoint.
 
     Raises:
-        CheckpointError: The checkpoint is missing or damaged, or has no such weights.
+        CheckpointError: The checkpoint is missing or damaged, has no such weights, or they are not finite.
     """
     checkpoint = Path(checkpoint)
     if name.startswith("posthoc_"):
-        step = load_checkpoint(checkpoint, stems=()).step
-        snapshots = Snapshots(checkpoint.resolve().parent.parent / "snapshots")
-        try:
-            return posthoc(snapshots, step=step, width=float(name.removeprefix("posthoc_"))), step
-        except ValueError as error:
-            raise CheckpointError(f"weights={name}: {error}") from None
-    loaded = load_checkpoint(checkpoint, stems=(name,))
-    if name not in loaded.tensors:
-        there = sorted({stem_of(p) for p in checkpoint.glob("*.safetensors")} - {"optimizer", "objective"})
-        raise CheckpointError(f"{checkpoint} has no weights called {name}; it has {', '.join(there)}")
-    return loaded.tensors[name], loaded.step
+        weights, step = _posthoc(checkpoint, name)
+    else:
+        loaded = load_checkpoint(checkpoint, stems=(name,))
+        if name not in loaded.tensors:
+            raise _lacking(read_state(checkpoint), name)
+        weights, step = loaded.tensors[name], loaded.step
+    require_finite(weights, checkpoint)
+    return weights, step
+
+
+def _posthoc(checkpoint: Path, name: str) -> tuple[dict[str, Tensor], int]:
+    step = read_state(checkpoint).step
+    snapshots = Snapshots(_snapshot_folder(checkpoint), last=step)
+    try:
+        return posthoc(snapshots, step=step, width=float(name.removeprefix("posthoc_"))), step
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"weights={name}: {error}") from None
+
+
+def _snapshot_folder(checkpoint: Path) -> Path:
+    return checkpoint.resolve().parent.parent / "snapshots"
+
+
+def _lacking(stored: StoredState, name: str) -> CheckpointError:
+    there = ", ".join(stem for stem in stored.stems if stem not in ("optimizer", "objective")) or "none"
+    return CheckpointError(f"{stored.path} has no weights called {name}; it has {there}")
 
 
 def load_weights(backbone: nn.Module, checkpoint: str | Path, name: str) -> int:
@@ -107,11 +137,9 @@ def load_weights(backbone: nn.Module, checkpoint: str | Path, name: str) -> int:
         CheckpointError: The checkpoint cannot be read, has no such weights, or does not fit the backbone.
     """
     weights, step = read_weights(checkpoint, name)
-    try:
-        backbone.load_state_dict(weights)
-    except RuntimeError as error:
-        lines = str(error).splitlines()
-        raise CheckpointError(f"{checkpoint} does not fit this backbone: {' '.join(lines[1:3]).strip()}") from None
+    if problem := misfit(backbone.state_dict(), weights):
+        raise CheckpointError(f"{checkpoint} does not fit this backbone: {problem}")
+    backbone.load_state_dict(weights)
     return step
 
 

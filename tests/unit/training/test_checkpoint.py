@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -177,6 +178,19 @@ def test_files_of_several_writers_are_one_checkpoint(store: CheckpointStore) -> 
         load_checkpoint(path)
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_a_checkpoint_is_as_readable_as_the_umask_says(store: CheckpointStore, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        path = store.save(5, tensors(5), STATE)
+    finally:
+        os.umask(before)
+    assert {file.name: file.stat().st_mode & 0o777 for file in [path, *path.iterdir()]} == {
+        path.name: 0o777 & ~mask,
+        **dict.fromkeys(("model.safetensors", "ema.safetensors", "state.json"), 0o666 & ~mask),
+    }
+
+
 # --- beside training ----------------------------------------------------------------------------------------------
 
 
@@ -200,7 +214,7 @@ def test_a_failure_beside_training_is_raised_at_the_next_call(
     saver = Saver(store)
     saver.save(5, entries(5), STATE)
     saver.wait()
-    monkeypatch.setattr(module, "save_file", lambda flat, file: (_ for _ in ()).throw(OSError("full")))
+    monkeypatch.setattr(module, "save_tensors", lambda flat, file: (_ for _ in ()).throw(OSError("full")))
     saver.save(10, entries(10), STATE)
     with pytest.raises(WorkFailed, match=r"step 10 could not be written.*the checkpoint of step 5 is whole"):
         for _ in range(1000):
@@ -297,7 +311,7 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(
         save_file(flat, file)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "save_file", save)
+        patch.setattr(module, "save_tensors", save)
         with pytest.raises(WorkFailed, match=r"step 10 .*No space left on device; the checkpoint of step 5 is whole"):
             store.save(10, tensors(10), STATE)
     assert_only_step_five(store)
@@ -309,7 +323,7 @@ def test_a_full_disk_at_the_first_checkpoint(store: CheckpointStore, monkeypatch
     def save(flat: dict[str, Tensor], file: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "save_file", save)
+    monkeypatch.setattr(module, "save_tensors", save)
     with pytest.raises(WorkFailed, match="there is no earlier checkpoint"):
         store.save(10, tensors(10), STATE)
     assert list(store.folder.iterdir()) == []
@@ -324,7 +338,7 @@ def test_a_state_that_is_no_json_leaves_nothing(store: CheckpointStore) -> None:
 
 def test_a_failed_rewrite_of_a_step_keeps_it(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.save(5, tensors(5), STATE)
-    monkeypatch.setattr(module, "save_file", lambda flat, file: (_ for _ in ()).throw(OSError("full")))
+    monkeypatch.setattr(module, "save_tensors", lambda flat, file: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(WorkFailed, match="the checkpoint of step 5 is whole"):
         store.save(5, tensors(4), STATE)
     assert_only_step_five(store)

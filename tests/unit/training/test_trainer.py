@@ -384,7 +384,7 @@ def test_a_failed_save_ends_the_run_and_keeps_the_checkpoint(tmp_path: Path, mon
     def save(flat: dict[str, Tensor], file: Path) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("pixelflow.training.checkpoint.save_file", save)
+    monkeypatch.setattr("pixelflow.training.checkpoint.save_tensors", save)
     with pytest.raises(WorkFailed, match=r"step 4 could not be written .*the checkpoint of step 2 is whole"):
         train(tmp_path, max_steps=4)
     assert load_checkpoint(tmp_path / "step_00000002").step == 2
