@@ -12,6 +12,7 @@ help:
 	@echo "make quickstart  set up .venv, then train, sample and evaluate the digits cascade (python run.py)"
 	@echo "make test        the tests that need no special hardware, at most 5 minutes on 2 cores"
 	@echo "make test-all    the same and everything marked slow, slurm, browser or gpu (skipped where it cannot run)"
+	@echo "make mistakes    every bad command of tests/mistakes, and how many were refused well"
 	@echo "make lint        ruff, import-linter (the layers of the design), mypy"
 	@echo "make docs        the documentation with its API reference, into build/site"
 	@echo "make constraints resolve constraints.txt anew from pyproject.toml"
@@ -43,6 +44,10 @@ test-all: test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbmake --nbmake-timeout=900 docs/tour.ipynb
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -rs -m "(slow or browser or gpu) and not slurm"
 	$(BIN)/python -m pytest -rs -m slurm   # they share one cluster, so one test runs at a time
+
+.PHONY: mistakes
+mistakes: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mistakes
 
 .PHONY: lint
 lint: install

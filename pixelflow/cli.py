@@ -69,7 +69,8 @@ def dispatch(config: DictConfig) -> Any:
     Returns:
         The result of the job.
     """
-    overrides = list(HydraConfig.get().overrides.task)
+    overrides = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)  # as typed, ${...} included
+    assert isinstance(overrides, list)
 
     def work() -> Any:
         job = find_job(config.job.name)
