@@ -22,6 +22,9 @@ EXIF_WITHIN = 4096
 """Number of bytes in which the EXIF header of a JPEG begins, if it has one (it follows the JFIF header)."""
 HARMLESS = "extraneous bytes before marker 0xd9"
 """Warning of libjpeg-turbo about bytes between the last row and the end marker; all pixels are intact."""
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""Formats that Pillow may decode. Others are not images of a data set, and for an EPS file Pillow starts a program,
+Ghostscript."""
 WHITE = (255, 255, 255)
 
 
@@ -81,7 +84,7 @@ def _decode_jpeg(data: bytes, max_pixels: int, shortest: int | None) -> np.ndarr
 
 def _orientation(data: bytes) -> int:
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # the pixels of an image with a damaged EXIF block can be good
         return 1
@@ -97,7 +100,7 @@ def _image(data: bytes, max_pixels: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large images and damaged EXIF
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise BadSample("too many pixels", str(error)) from None
     except Exception as error:  # plugins raise SyntaxError, struct.error and others

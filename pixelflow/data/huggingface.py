@@ -81,6 +81,7 @@ class HuggingFace(ImageData):
 
     def _rows(self, split: Split) -> RowSource:
         import datasets
+        import huggingface_hub
 
         self.check()
         name = self.split_names[split]
@@ -98,7 +99,11 @@ class HuggingFace(ImageData):
         if missing:
             raise UserError(f"no column {', '.join(missing)}; there are {', '.join(rows.column_names)}")
         rows = rows.select_columns(wanted).cast_column(self.image_column, datasets.Image(decode=False))
-        return RowSource(rows, self.image_column, self.label_column, list(self.captions), f"{self.spec.name} {name}")
+        folders = [Path(file).parent for file in files[name]] if files else []
+        caches = (self.cache_dir, datasets.config.HF_DATASETS_CACHE, huggingface_hub.constants.HF_HUB_CACHE)
+        folders += [Path(cache) for cache in caches if cache]
+        title = f"{self.spec.name} {name}"
+        return RowSource(rows, self.image_column, self.label_column, list(self.captions), title, folders)
 
     def _files(self, split: Split) -> list[str]:
         """Returns the parquet files that are named after the split; for training all files, if none is."""
@@ -122,10 +127,14 @@ class RowSource:
         label: Name of the column with classes, or None.
         captions: Names of the columns of text.
         name: Name of the rows in messages.
+        folders: Folders in which image files may lie that the rows name instead of holding them.
     """
 
-    def __init__(self, rows: Any, image: str, label: str | None, captions: list[str], name: str) -> None:
+    def __init__(
+        self, rows: Any, image: str, label: str | None, captions: list[str], name: str, folders: Sequence[Path]
+    ) -> None:
         self.rows, self.image, self.label, self.captions, self.name = rows, image, label, captions, name
+        self.folders = [folder.expanduser().resolve() for folder in folders]
         self.group_sizes = [len(rows)]
         self.names: Sequence[str] = getattr(rows.features.get(label), "names", None) or ()
 
@@ -141,6 +150,9 @@ class RowSource:
             path = image and image.get("path")
             if not path or not Path(path).is_file():
                 raise BadSample("missing image")
+            # A row may name any file of this machine; only those that belong to the data are read.
+            if not any(Path(path).resolve().is_relative_to(folder) for folder in self.folders):
+                raise BadSample("file outside the data", str(path))
             image = {"bytes": read_file(path)}
         label = row[self.label] if self.label else None
         if isinstance(label, int | np.integer) and label < 0:

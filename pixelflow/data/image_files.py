@@ -10,24 +10,28 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from pixelflow.data.decode import FORMATS
+from pixelflow.data.npy import npy_header, read_npy
 from pixelflow.data.shards import ABSENT, IMAGE, LABEL, scan
 from pixelflow.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 EIGHT_BIT = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
 THREADS = 8
+MAX_PIXELS = 64_000_000
+"""Largest accepted number of pixels of an image, which bounds the memory: a few bytes can decode to any size."""
 
 
 class ImageFiles(ABC):
@@ -120,7 +124,7 @@ class FolderImages(ImageFiles):
             try:
                 classes = json.loads(labels.read_text(encoding="utf-8"))["class_list"]
                 self.labels = torch.tensor(classes)[torch.arange(self.count) % len(classes)]
-            except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+            except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, RuntimeError) as error:
                 raise UserError(f"{labels} cannot be read: {error!r}; remove it to use the images alone") from None
         self._first = decode(self._files[0].read_bytes(), self._files[0]).shape
 
@@ -160,17 +164,23 @@ class NpzImages(ImageFiles):
                 if "arr_0" not in names:
                     raise ValueError(f"it has no arr_0 (it has {', '.join(names) or 'nothing'})")
                 with archive.open("arr_0.npy") as stream:
-                    self.shape, self.dtype = _header(stream)
+                    self.shape, fortran, self.dtype = npy_header(stream)
                     self._offset = stream.tell()
-            with np.load(path, allow_pickle=False) as arrays:
-                labels = arrays.get("arr_1")
+                stored = archive.getinfo("arr_0.npy").file_size - self._offset
+                if stored != math.prod(self.shape) * self.dtype.itemsize:
+                    raise ValueError(f"arr_0 has {stored} bytes of values, and not those of {self.shape} {self.dtype}")
+                if fortran:
+                    raise ValueError("arr_0 is in Fortran order; save it with numpy.ascontiguousarray")
+                labels = _labels(archive, self.shape[:1]) if "arr_1" in names else None
         except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
             raise UserError(f"{path} cannot be read as an .npz of images: {error}") from None
         if self.dtype != np.uint8 or len(self.shape) != 4 or self.shape[3] not in (1, 3) or not self.shape[0]:
             raise UserError(f"{path}: arr_0 must be uint8 (N, H, W, C), got {self.dtype} {self.shape}")
-        self.count = self.shape[0]
-        if labels is not None and labels.shape == (self.count,):
-            self.labels = torch.from_numpy(labels).long()
+        try:
+            _bound(*self.shape[1:3])
+        except ValueError as error:
+            raise UserError(f"{path}: an image is too large: {error}") from None
+        self.count, self.labels = self.shape[0], labels
 
     def files(self) -> list[Path]:
         """Returns the files that hold the images."""
@@ -191,13 +201,13 @@ class NpzImages(ImageFiles):
         return as_tensor(images)
 
 
-def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], Any]:
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(stream)
-    if fortran:
-        raise ValueError("arr_0 is in Fortran order; save it with numpy.ascontiguousarray")
-    return shape, dtype
+def _labels(archive: zipfile.ZipFile, shape: tuple[int, ...]) -> Tensor | None:
+    """Reads arr_1 if it has one number per image. A small file can unpack to any size, so the header is read first."""
+    with archive.open("arr_1.npy") as stream:
+        found, _, dtype = npy_header(stream)
+    if found != shape or dtype.kind not in "iuf" or archive.getinfo("arr_1.npy").file_size > 8 * shape[0] + 10_000:
+        return None
+    return torch.from_numpy(read_npy(archive.read("arr_1.npy")).astype(np.int64))
 
 
 class ShardImages(ImageFiles):
@@ -225,7 +235,7 @@ class ShardImages(ImageFiles):
             texts = [self._member(i, LABEL) for i in range(self.count)]
             try:
                 self.labels = torch.tensor([int(text) for text in texts])
-            except ValueError as error:
+            except (ValueError, RuntimeError) as error:  # RuntimeError: beyond 64 bits
                 raise UserError(f"{path}: a label is not a number: {error}") from None
         self._first = decode(self._member(0, IMAGE), self._shards[0]).shape
 
@@ -267,12 +277,18 @@ def decode(content: bytes, file: object) -> np.ndarray:
         UserError: The image is damaged or has more than 8 bits per channel.
     """
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            _bound(image.height, image.width)
             if image.mode not in EIGHT_BIT:
                 raise ValueError(f"its pixels are of mode {image.mode}, not of 8 bits")
             return np.asarray(image.convert("RGB"))
     except Exception as error:  # Pillow raises many kinds of exceptions for damaged files
         raise UserError(f"{file} cannot be read: {error}") from None
+
+
+def _bound(height: int, width: int) -> None:
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"it has {width} x {height} pixels, at most {MAX_PIXELS:,} are accepted")
 
 
 def as_tensor(images: list[np.ndarray]) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pixelflow.data.decode import decode, size_of
+from pixelflow.data.decode import FORMATS, decode, size_of
 from pixelflow.data.images import DataSource
 from pixelflow.data.loader import StreamLoader
 from pixelflow.data.records import BadSample, Record
@@ -120,5 +120,5 @@ def measure_loader(
 
 
 def _format(data: bytes) -> str:
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         return f"{image.format} {image.mode}"

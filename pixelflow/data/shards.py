@@ -9,7 +9,6 @@ cache of bounded size.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import os
@@ -24,6 +23,7 @@ import fsspec
 import numpy as np
 from webdataset.tariterators import base_plus_ext
 
+from pixelflow.data.npy import read_npy
 from pixelflow.data.records import BadSample, Record
 from pixelflow.data.workers import report_alive
 from pixelflow.errors import UserError, WorkFailed
@@ -89,13 +89,17 @@ def scan(path: Path) -> np.ndarray:
     """
     rows: list[np.ndarray] = []
     key = None
+    size = path.stat().st_size
     try:
         with tarfile.open(path, "r:") as archive:
             for number, member in enumerate(archive):
+                if not 0 < archive.offset <= size:  # the position of the next member
+                    raise tarfile.ReadError(f"{member.name!r} states {member.size} bytes")
                 if number % 1000 == 0:
                     report_alive()
                 base, extension = base_plus_ext(member.name)
-                if not member.isfile() or base is None or base.rpartition("/")[2].startswith("__"):
+                # A sparse member has fewer bytes than its size says.
+                if not member.isfile() or member.issparse() or base is None or base.rpartition("/")[2].startswith("__"):
                     continue
                 if base != key:
                     key = base
@@ -104,7 +108,7 @@ def scan(path: Path) -> np.ndarray:
                 if column is not None:
                     rows[-1][column] = member.offset_data, member.size
             end = archive.offset
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, ValueError, KeyError, IndexError) as error:  # damaged headers raise all of them
         raise UserError(f"{path} is not a whole tar archive ({error}); fetch it again or leave it out") from None
     with open(path, "rb") as stream:
         stream.seek(end)
@@ -285,7 +289,7 @@ def _json(content: bytes | None) -> dict:
         return {}
     try:
         value = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadSample("damaged json", str(error)) from None
     return value if isinstance(value, dict) else {}
 
@@ -294,7 +298,7 @@ def _embedding(content: bytes | None) -> np.ndarray | None:
     if content is None:
         return None
     try:
-        return np.load(io.BytesIO(content), allow_pickle=False)
+        return read_npy(content)
     except ValueError as error:
         raise BadSample("damaged embedding", str(error)) from None
 

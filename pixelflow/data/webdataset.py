@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Unpack
 
 import fsspec
@@ -82,10 +82,19 @@ def _remote_index(system: fsspec.AbstractFileSystem, path: str) -> dict | None:
 def _parsed(content: bytes, path: object) -> dict:
     try:
         index = json.loads(content)
-        [(shard["name"], shard["samples"], shard["bytes"]) for shard in index["shards"]]
-    except (ValueError, KeyError, TypeError) as error:
+        for shard in index["shards"]:
+            _require_shard(shard["name"], shard["samples"], shard["bytes"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error!r}); copy it again, or prepare the shards again") from None
     return index
+
+
+def _require_shard(name: str, samples: int, size: int) -> None:
+    """Raises ValueError for a name that leads out of the folder of the shards, or a number that is no size."""
+    if name in ("", "..") or PurePosixPath(name).name != name or "\\" in name:
+        raise ValueError(f"{name!r} is not the name of a file beside the index")
+    if not all(isinstance(number, int) and number >= 0 for number in (samples, size)):
+        raise ValueError(f"{name!r} has {samples!r} samples and {size!r} bytes")
 
 
 def _some(shards: ShardList, root: str) -> ShardList:

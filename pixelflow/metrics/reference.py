@@ -146,6 +146,11 @@ class Reference:
         return replace(self, pool=other.pool, resolution=other.resolution)
 
 
+TEXTS, NUMBERS = ("name", "extractor", "preprocessing", "content"), ("resolution", "num_images")
+STORED = (*TEXTS, *NUMBERS, "mu", "sigma", "mu_s", "sigma_s", "pool")
+"""Arrays that are read from a file of statistics."""
+LARGEST = 1 << 33
+"""Largest size in bytes of the arrays of a file of statistics. A small file can unpack to any size."""
 INCEPTION = "inception-2015-12-05"
 """The extractor of the ADM suite's statistics, which their files do not name."""
 
@@ -160,17 +165,18 @@ def read_statistics(path: Path) -> Reference | None:
         with np.load(path, allow_pickle=False) as archive:
             if "mu" not in archive or "sigma" not in archive:
                 return None
-            arrays = {name: archive[name] for name in archive.files if name not in ("arr_0", "arr_1")}
+            sizes = {info.filename.removesuffix(".npy"): info.file_size for info in archive.zip.infolist()}
+            if sum(sizes.get(name, 0) for name in STORED) > LARGEST:
+                raise ValueError("its statistics are larger than any that this package reads")
+            arrays = {name: archive[name] for name in archive.files if name in STORED}
     except Exception as error:  # zipfile and numpy raise exceptions of many types.
         raise UserError(f"{path} cannot be read as an .npz: {error}") from None
-    facts: dict[str, Any] = {
-        key: arrays[key].item() for key in ("name", "extractor", "preprocessing", "content") if key in arrays
-    }
-    facts |= {key: int(arrays[key]) for key in ("resolution", "num_images") if key in arrays}
     try:
+        facts: dict[str, Any] = {key: arrays[key].item() for key in TEXTS if key in arrays}
+        facts |= {key: int(arrays[key]) for key in NUMBERS if key in arrays}
         spatial = _stored(arrays["mu_s"], arrays["sigma_s"]) if "mu_s" in arrays and "sigma_s" in arrays else None
         statistics = _stored(arrays["mu"], arrays["sigma"])
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise UserError(f"{path}: {error}") from None
     pool = torch.from_numpy(arrays["pool"]) if "pool" in arrays else None
     facts = {"name": path.name, "extractor": INCEPTION} | facts

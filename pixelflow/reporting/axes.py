@@ -173,5 +173,5 @@ def natural(values: Sequence[Any]) -> list[tuple[int, Any]]:
             keys.append((1, value))
         else:
             pieces = re.split(r"(\d+)", spell(value))
-            keys.append((2, [int(piece) if i % 2 else piece for i, piece in enumerate(pieces)]))
+            keys.append((2, [float(piece) if i % 2 else piece for i, piece in enumerate(pieces)]))
     return keys

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 from collections.abc import Mapping
 from typing import Any
+
+BRACKETS = {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}
+DEEPEST = 50
+"""Largest nesting of a literal. A text that is nested deeper stays a text, because no parser and no reader would follow
+it to its end."""
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -38,10 +44,12 @@ def plain(value: Any) -> Any:
 
 def _literal(text: str) -> Any:
     """The literal that the text spells in JSON or in Python; otherwise the text."""
+    if max(itertools.accumulate(BRACKETS.get(c, 0) for c in text), default=0) > DEEPEST:
+        return text
     for parse in (json.loads, ast.literal_eval):
         try:
             value = parse(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two: of a long chain of signs
             continue
         if value is None or isinstance(value, str | bool | int | float | list | tuple | dict):
             return value

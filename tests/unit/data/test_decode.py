@@ -133,3 +133,11 @@ def test_bytes_after_the_image_are_ignored() -> None:
 def test_sizes_come_from_the_header() -> None:
     assert size_of(GOOD, max_pixels=LIMIT) == size_of(PNG, max_pixels=LIMIT) == (60, 80)
     assert size_of(GOOD[:700], max_pixels=LIMIT) == (60, 80)
+
+
+def test_postscript_starts_no_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow would start Ghostscript to draw it."""
+    monkeypatch.setattr("subprocess.Popen", lambda *args, **options: pytest.fail("a program was started"))
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+    with pytest.raises(BadSample, match="not an image"):
+        decode(script, max_pixels=1000)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from pixelflow.data import HuggingFace, Reading
+from pixelflow.data.records import BadSample
 from tests.unit.data.files import encoded, grey_of
 
 pytest.importorskip("datasets")
@@ -81,3 +82,20 @@ def test_check(settings: dict[str, str], message: str) -> None:
 def test_a_missing_column_is_named(root: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no column picture; there are image, label, text"):
         data(root, tmp_path, image_column="picture").source("train")
+
+
+def test_a_row_names_files_of_the_data_only(tmp_path: Path) -> None:
+    """A parquet file from elsewhere could otherwise bring any image of this machine into the training data."""
+    image = Image.new("RGB", (24, 20))
+    (tmp_path / "data").mkdir()
+    image.save(tmp_path / "data" / "ours.png")
+    image.save(tmp_path / "private.png")
+    (tmp_path / "data" / "link.png").symlink_to(tmp_path / "private.png")
+    names = ["data/ours.png", "private.png", "data/../private.png", "data/link.png"]
+    rows = {"image": [{"bytes": None, "path": str(tmp_path / name)} for name in names], "label": [0] * 4}
+    pyarrow.parquet.write_table(pyarrow.table(rows), tmp_path / "data" / "train.parquet")
+    source = data(tmp_path / "data", tmp_path).source("train")
+    assert source.read(0).image == (tmp_path / "data" / "ours.png").read_bytes()
+    for row in (1, 2, 3):
+        with pytest.raises(BadSample, match="file outside the data"):
+            source.read(row)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -63,3 +66,57 @@ def test_damage_is_a_users_error_and_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"holds no \.png"):
         open_images(tmp_path / "empty")
+
+
+def test_an_image_that_unpacks_to_too_many_pixels_is_refused(tmp_path: Path) -> None:
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "a.png")  # 50 kB
+    with pytest.raises(UserError, match=r"a\.png cannot be read: .*pixels"):
+        open_images(tmp_path)
+    Image.new("1", (9_000, 9_000)).save(tmp_path / "a.png")  # below Pillow's own limit
+    with pytest.raises(UserError, match=r"a\.png cannot be read: it has 9000 x 9000 pixels, at most 64,000,000"):
+        open_images(tmp_path)
+
+
+def test_pillow_decodes_images_only(tmp_path: Path) -> None:
+    """For PostScript it would start Ghostscript."""
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
+    with pytest.raises(UserError, match=r"a\.png cannot be read: cannot identify image file"):
+        open_images(tmp_path)
+
+
+def npz(path: Path, **members: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return path
+
+
+def npy(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def test_an_npz_whose_header_lies_is_refused(tmp_path: Path) -> None:
+    header = npy(IMAGES).replace(b"(5, 8, 8, 3)", b"(9, 8, 8, 3)")
+    with pytest.raises(UserError, match=r"arr_0 has 960 bytes of values, and not those of \(9, 8, 8, 3\)"):
+        open_images(npz(tmp_path / "a.npz", arr_0=header))
+    with pytest.raises(UserError, match=r"arr_0 holds objects|it holds objects"):
+        open_images(npz(tmp_path / "b.npz", arr_0=npy(np.array([{}], dtype=object))))
+
+
+def test_labels_that_are_not_one_number_per_image_are_not_unpacked(tmp_path: Path) -> None:
+    path = npz(tmp_path / "a.npz", arr_0=npy(IMAGES), arr_1=npy(np.zeros(100_000_000, dtype=np.uint8)))
+    tracemalloc.start()
+    assert open_images(path).labels is None
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000
+
+
+@pytest.mark.parametrize("labels", [[10**30], [[1], [2, 3]], "ab", []])
+def test_labels_of_a_record_that_are_no_numbers(tmp_path: Path, labels: object) -> None:
+    path = folder_of(tmp_path)
+    (path / "record.json").write_text(json.dumps({"class_list": labels}))
+    with pytest.raises(UserError, match=r"record\.json cannot be read"):
+        open_images(path)

@@ -140,6 +140,7 @@ def test_long_names_and_strange_members(tmp_path: Path) -> None:
         ({"cls": b"1"}, "missing image"),
         ({"jpg": grey(1), "cls": b"one"}, "missing label"),
         ({"jpg": grey(1), "json": b"{"}, "damaged json"),
+        ({"jpg": grey(1), "json": b"[" * 100_000}, "damaged json"),
         ({"jpg": grey(1), "embedding.npy": b"?"}, "damaged embedding"),
     ],
 )
@@ -267,3 +268,63 @@ def test_a_cache_on_a_filesystem_without_locks_is_refused_at_once(
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(UserError, match="does not support file locks"):
         data("memory://locks", tmp_path).source("train")
+
+
+def test_links_devices_and_names_that_lead_out_are_not_followed(tmp_path: Path) -> None:
+    """Members are read in place and never written to disk, so that their names do not matter."""
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    root = tmp_path / "root"
+    root.mkdir()
+    with tarfile.open(root / "a.tar", "w") as archive:
+        for name, kind, target in (
+            ("a.txt", tarfile.SYMTYPE, str(secret)), ("b.txt", tarfile.LNKTYPE, str(secret)),
+            ("c.jpg", tarfile.CHRTYPE, ""), ("d.jpg", tarfile.FIFOTYPE, ""),
+        ):  # fmt: skip
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            archive.addfile(info)
+        for name in ("/etc/evil.jpg", "../../evil2.jpg"):
+            info = tarfile.TarInfo(name)
+            info.size = len(grey(3))
+            archive.addfile(info, io.BytesIO(grey(3)))
+    before = sorted(tmp_path.rglob("*"))
+    source = data(root, tmp_path).source("train")
+    assert source.group_sizes == [2]
+    assert [source.read(i).image for i in range(2)] == [grey(3)] * 2
+    assert [source.read(i).captions for i in range(2)] == [{}] * 2
+    assert [path for path in sorted(tmp_path.rglob("*")) if tmp_path / "cache" not in [path, *path.parents]] == before
+
+
+def test_a_member_that_states_more_bytes_than_it_has(tmp_path: Path) -> None:
+    sparse = tarfile.TarInfo("a.jpg")
+    sparse.size, sparse.pax_headers = 512, {"GNU.sparse.size": str(10**15), "GNU.sparse.map": "0,512"}
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(sparse, io.BytesIO(bytes(512)))
+        whole = tarfile.TarInfo("b.jpg")
+        whole.size = len(grey(3))
+        archive.addfile(whole, io.BytesIO(grey(3)))
+    source = data(tmp_path, tmp_path).source("train")
+    assert source.group_sizes == [1]
+    assert source.read(0).image == grey(3)
+    long = tarfile.TarInfo("a.jpg")
+    long.size = 10**15
+    (tmp_path / "a.tar").write_bytes(long.tobuf() + bytes(10240))
+    with pytest.raises(UserError, match=r"not a whole tar archive|cut short"):
+        scan(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize("name", ["../a.tar", "/etc/a.tar", "b/a.tar", "..", "", 5])
+def test_an_index_names_files_beside_it_only(tmp_path: Path, name: object) -> None:
+    index = {"shards": [{"name": name, "samples": 1, "bytes": 10}]}
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"index\.json is damaged"):
+        data(tmp_path, tmp_path).source("train")
+
+
+@pytest.mark.parametrize("samples", [-1, 1.5, "1", None])
+def test_an_index_counts_in_whole_numbers(tmp_path: Path, samples: object) -> None:
+    index = {"shards": [{"name": "a.tar", "samples": samples, "bytes": 10}]}
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"index\.json is damaged"):
+        data(tmp_path, tmp_path).source("train")
