@@ -154,7 +154,7 @@ def evaluation_file(checkpoint: str, config: Mapping[str, Any]) -> str:
         checkpoint: Name of the checkpoint's folder, such as "step_00002000".
         config: The resolved config of the evaluation.
     """
-    return f"evaluation/{checkpoint}-{evaluation_hash(config)}.json"
+    return f"evaluation/{file_name(checkpoint)}-{evaluation_hash(config)}.json"
 
 
 def own_evaluation(config: Mapping[str, Any]) -> str:
@@ -180,9 +180,26 @@ def slug(overrides: Iterable[str], *, length: int = 60) -> str:
         if key in MACHINE_KEYS or key.split(".")[0] in MACHINE_KEYS or key == "experiments":
             continue
         word = re.sub(r"[^A-Za-z0-9._]+", "-", value).strip("-")
-        parts.append(f"{re.split('[./]', key.split('@')[0])[-1]}-{word}")
-    text = "_".join(parts)
+        name = re.sub(r"[^A-Za-z0-9_]+", "-", re.split("[./]", key.split("@")[0])[-1]).lstrip("-")
+        parts.append(f"{name}-{word}")
+    text = "_".join(parts).lstrip("-.")
     return text[:length].rstrip("-_.") or "default"
+
+
+def file_name(name: str, *, length: int = 100) -> str:
+    """Returns a name from elsewhere, such as that of a checkpoint's folder, as a part of a file's name.
+
+    The result is ASCII without spaces and separators and begins with a letter or digit. A name that had to be changed,
+    or whose case another file system could lose, ends with digits of its hash, so that two names remain two.
+
+    Examples:
+        >>> file_name("step_00001000"), file_name("../a b")
+        ('step_00001000', 'a-b-2c2c791a')
+    """
+    safe = re.sub(r"[^A-Za-z0-9._]+", "-", name).lstrip("-._")[:length].rstrip("-.")
+    if safe and safe == name == name.lower():
+        return name
+    return f"{safe or 'unnamed'}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def _key(override: str) -> str:

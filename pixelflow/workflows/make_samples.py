@@ -22,7 +22,7 @@ from pixelflow.files import write_json
 from pixelflow.processes import World, held, processes, shared_errors
 from pixelflow.reporting.figures import image_grid
 from pixelflow.reporting.trajectories import Trajectories
-from pixelflow.runs.identity import sampling_hash
+from pixelflow.runs.identity import file_name, sampling_hash
 from pixelflow.runs.provenance import versions
 from pixelflow.sampling.outputs import PngOutput, make_output
 from pixelflow.sampling.produce import Made
@@ -59,7 +59,7 @@ def sample(config: Config, checkpoint: str | Path, home: Path | None = None) -> 
         Interrupted: A process was asked to stop. The images that were written are kept.
     """
     home = run_of(checkpoint) if home is None else home
-    folder = home / "samples" / f"{Path(checkpoint).name}-{sampling_hash(config)}"
+    folder = home / "samples" / f"{file_name(Path(checkpoint).name)}-{sampling_hash(config)}"
     device = pick_device(trainer_settings(config).device)
     with stop_on_signals(), processes(device) as (world, device), held(folder, world):
         _sample(config, str(checkpoint), folder, world, device)

@@ -3,8 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pixelflow.runs.identity import (
+    file_name,
     CALL_SECTIONS,
     EVALUATION_SECTIONS,
     TRAINING_SECTIONS,
@@ -124,3 +127,30 @@ def test_slug() -> None:
 def test_a_run_folder_is_not_named_after_settings_of_its_evaluations() -> None:
     overrides = ["seed=1", "guidance=none", "+solver.num_steps=3", "metrics=imagenet", "data.reference_images=5"]
     assert training_overrides(overrides) == ["seed=1"]
+
+
+NAMES = st.text(max_size=300) | st.sampled_from(
+    ["..", ".", "", "-rf", "~", "a/b", "a\\b", "CON", "NUL.txt", "a\n", "\x1b[2J", "é", "e\u0301", "Step", "x" * 300, "a.", "\udcff"]
+)
+
+
+@given(first=NAMES, second=NAMES)
+def test_any_name_is_a_safe_part_of_a_file_name(first: str, second: str) -> None:
+    safe = file_name(first)
+    assert safe.isascii() and len(safe) <= 110
+    assert all(letter.isalnum() or letter in "._-" for letter in safe)
+    assert safe[0] not in "-." and safe[-1] not in "-."
+    # Two names remain two, also where a file system ignores their case.
+    assert first == second or safe.lower() != file_name(second).lower()
+
+
+def test_the_names_of_checkpoints_stay_as_they_are() -> None:
+    assert file_name("step_00002000") == "step_00002000"
+
+
+@given(overrides=st.lists(st.text(max_size=80), max_size=4))
+def test_any_override_gives_a_safe_slug(overrides: list[str]) -> None:
+    name = slug(overrides)
+    assert name.isascii() and 0 < len(name) <= 60
+    assert all(letter.isalnum() or letter in "._-" for letter in name)
+    assert name[0] not in "-."
