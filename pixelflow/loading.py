@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -137,13 +138,19 @@ def pick_device(name: str) -> torch.device:
     """Returns the device of that name; "auto" is a GPU where there is one.
 
     Raises:
-        ValueError: This machine has no such device.
+        ValueError: The name has another form, or this machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    accepted = "auto, cpu, cuda, or one CUDA device such as cuda:1"
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
+        close = "; did you mean cuda?" if name.lower().startswith(("gpu", "cuda", "nvidia")) else ""
+        raise ValueError(f"device={name!r} must be {accepted}{close}")
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={name}: this machine has no CUDA device; use auto or cpu")
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        raise ValueError(f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices, from cuda:0")
     return device
 
 

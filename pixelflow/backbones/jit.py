@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pixelflow.limits import above, at_least, at_most
 from pixelflow.nn.attention import HeadNormAttention
+from pixelflow.nn.blocks import LARGEST_DEPTH, LARGEST_WIDTH
 from pixelflow.nn.embeddings import LabelEmbedder, TimeEmbedder, grid_sincos
 from pixelflow.nn.norms import RMSNorm
 from pixelflow.nn.pack import Layout
@@ -161,6 +163,15 @@ class JiT(nn.Module):
         proj_drop: float = 0.0,
     ) -> None:
         super().__init__()
+        at_least(
+            1, image_size=image_size, patch_size=patch_size, width=width, depth=depth, num_heads=num_heads,
+            num_classes=num_classes, in_channels=in_channels, bottleneck_dim=bottleneck_dim,
+        )  # fmt: skip
+        at_most(LARGEST_DEPTH, depth=depth)
+        at_most(LARGEST_WIDTH, patch_size=patch_size, width=width, bottleneck_dim=bottleneck_dim, mlp_ratio=mlp_ratio)
+        at_most(LARGEST_WIDTH, in_context_len=in_context_len)
+        at_least(0, in_context_len=in_context_len, in_context_start=in_context_start)
+        above(0, mlp_ratio=mlp_ratio)
         _check(image_size, patch_size, width, num_heads, depth, in_context_len, in_context_start, proj_drop)
         self.patch_size, self.in_channels, self.num_classes = patch_size, in_channels, num_classes
         self.width, self.depth = width, depth

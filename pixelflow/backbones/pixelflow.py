@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pixelflow.limits import at_least, at_most
 from pixelflow.nn.attention import SelfAttention
+from pixelflow.nn.blocks import LARGEST_DEPTH, LARGEST_WIDTH
 from pixelflow.nn.embeddings import LabelEmbedder, ScalarEmbedder
 from pixelflow.nn.norms import RMSNorm
 from pixelflow.nn.pack import Layout
@@ -110,6 +112,9 @@ class PixelFlow(nn.Module):
         in_channels: Channels of the images.
         attention_bias: Whether the projections of the attention have a bias.
 
+    Raises:
+        ValueError: A size is out of range, or head_dim is not divisible by 4.
+
     Examples:
         >>> model = PixelFlow(patch_size=2, depth=1, num_heads=2, head_dim=4, num_classes=10, in_channels=1)
         >>> x, timestep = torch.zeros(3, 1, 8, 8), torch.zeros(3)
@@ -132,7 +137,13 @@ class PixelFlow(nn.Module):
         attention_bias: bool = True,
     ) -> None:
         super().__init__()
+        at_least(
+            1, patch_size=patch_size, depth=depth, num_heads=num_heads, head_dim=head_dim, num_classes=num_classes,
+            in_channels=in_channels,
+        )  # fmt: skip
         width = num_heads * head_dim
+        at_most(LARGEST_DEPTH, depth=depth)
+        at_most(LARGEST_WIDTH, patch_size=patch_size, num_heads=num_heads, head_dim=head_dim, width=width)
         self.patch_size, self.in_channels, self.num_classes = patch_size, in_channels, num_classes
         self.width, self.depth = width, depth
         self.patch_embed = PatchEmbed(patch_size=patch_size, in_channels=in_channels, width=width)

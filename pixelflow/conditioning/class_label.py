@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pixelflow.limits import at_least
 from pixelflow.types import Batch, Condition, on
 
 
@@ -16,12 +17,13 @@ class ClassLabel:
         drop_prob: Share of training images whose label is replaced by the null label.
 
     Raises:
-        ValueError: drop_prob is outside [0, 1].
+        ValueError: There is no class, or drop_prob is outside [0, 1].
     """
 
     reads_captions = False
 
     def __init__(self, *, num_classes: int, drop_prob: float = 0.1) -> None:
+        at_least(1, num_classes=num_classes)
         if not 0 <= drop_prob <= 1:
             raise ValueError(f"drop_prob={drop_prob} must be in [0, 1]")
         self.num_classes, self.drop_prob = num_classes, drop_prob

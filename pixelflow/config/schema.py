@@ -9,12 +9,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import hydra.utils
-from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import SchemaError
 
 from pixelflow.errors import UserError
 
@@ -34,23 +36,70 @@ def check_group(node: Mapping[str, Any], key: str, *, given: tuple[str, ...] = (
     """
     target = node.get("_target_")
     parameters, hints = _options(_callable(node, key))
+    partial = node.get("_partial_", False)
+    if not isinstance(partial, bool) or (partial and not given):
+        raise UserError(f"{key}._partial_={partial!r} must be left out")
     for name, value in node.items():
         if name in ("_target_", "_partial_"):
             continue
         if name not in parameters:
             raise UserError(f"{key}.{name} is not an option of {target}; {hint(name, parameters)}")
-        if isinstance(value, Mapping) and "_target_" in value:
-            check_group(value, f"{key}.{name}")
-        elif isinstance(value, Mapping):
-            for inner, part in value.items():
-                if isinstance(part, Mapping) and "_target_" in part:
-                    check_group(part, f"{key}.{name}.{inner}")
-        else:
-            check_type(value, hints.get(name, Any), f"{key}.{name}")
+        _check_option(value, hints.get(name, Any), f"{key}.{name}")
     for name, parameter in parameters.items():
         required = parameter.default is parameter.empty and parameter.kind is parameter.KEYWORD_ONLY
         if required and name not in node and name not in given:
             raise UserError(f"{key}.{name} is missing: {target} needs it")
+
+
+def _check_option(value: Any, annotation: Any, key: str) -> None:
+    """Checks one argument of a group: a value, a part with its own `_target_`, or a mapping of names to parts."""
+    classes = _classes(annotation)
+    if isinstance(value, Mapping) and "_target_" in value and classes:
+        check_group(value, key)
+        made = _callable(value, key)
+        known = [cls for cls in classes if not getattr(cls, "_is_protocol", False)]
+        if inspect.isclass(made) and known == classes and not issubclass(made, tuple(known)):
+            raise UserError(f"{key}._target_={value['_target_']} must be a {' or '.join(c.__name__ for c in known)}")
+        return
+    if classes and object not in classes:
+        others = tuple(member for member in _members(annotation) if member not in classes)
+        if not others:
+            raise UserError(f"{key}={value!r} {A_PART}")
+        annotation = typing.Union[others]  # noqa: UP007 - its members are known here only
+    check_type(value, annotation, key)
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            if isinstance(part, Mapping) and "_target_" in part:
+                check_group(part, f"{key}.{name}")
+            elif _of_parts(annotation):
+                raise UserError(f"{key}.{name}={part!r} {A_PART}")
+
+
+def _members(annotation: Any) -> list[Any]:
+    """Returns the members of a union, or the annotation itself."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return list(typing.get_args(annotation))
+    return [annotation]
+
+
+def _classes(annotation: Any) -> list[Any]:
+    """Returns the classes, other than those of plain values, that an annotation names; for `Any`, object."""
+    found = [
+        object if member is Any or typing.get_origin(member) is Callable else member for member in _members(annotation)
+    ]
+    return [cls for cls in found if inspect.isclass(cls) and typing.get_origin(cls) is None and cls not in PLAIN]
+
+
+def _of_parts(annotation: Any) -> bool:
+    """Returns whether an annotation is a mapping of names to parts, such as the terms of an objective."""
+    mappings = [m for m in _members(annotation) if typing.get_origin(m) is Mapping and len(typing.get_args(m)) == 2]
+    return bool(mappings) and all(_classes(typing.get_args(m)[1]) not in ([], [object]) for m in mappings)
+
+
+A_PART = "must be a part: a mapping with _target_ and its options"
+
+PLAIN = (int, float, str, bool, type(None), list, dict, tuple)
+"""Types of values that are written in a config as they are."""
 
 
 def read_record(record: type[T], node: Any, section: str = "", *, unknown: str = "unknown option {key}") -> T:
@@ -136,7 +185,10 @@ def check_type(value: Any, annotation: Any, key: str) -> None:
         adapter = TypeAdapter(annotation, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
     except PydanticSchemaGenerationError:
         return
-    except Exception:  # a dataclass or model brings its own config
+    except SchemaError:  # a mapping to a protocol, of which pydantic can check no instance
+        names = tuple(typing.get_origin(member) or member for member in _members(annotation))
+        return check_type(value, typing.Union[names], key)  # noqa: UP007 - its members are known here only
+    except PydanticUserError:  # a dataclass or model brings its own config
         adapter = TypeAdapter(annotation)
     try:
         try:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import torch
 
+from pixelflow.config.agreement import build_on_meta, check_agreement, check_contracts, check_shapes
 from pixelflow.config.build import Config, pick_device, sampler_settings
 from pixelflow.config.job import Job
 from pixelflow.config.schema import build, check_group, read_record, with_key
 from pixelflow.config.sections import SECTIONS, TopLevel, read_sampler
-from pixelflow.config.validate_training import check_training
+from pixelflow.config.validate_training import check_optimizer, check_training
+from pixelflow.config.values import check_values
 from pixelflow.errors import UserError
 from pixelflow.metrics.suite import WITH_FEATURES
 from pixelflow.sampling.speed import speed_up
@@ -41,15 +43,15 @@ def validate(config: Config, job: Job) -> None:
     Raises:
         UserError: The config is invalid; the message names the key, the value and what is accepted.
     """
+    check_values(config)
     _check_sections(config)
     for name, given in GROUPS.items():
         check_group(config[name], name, given=given)
     _check_metrics(config)
+    build(config, "data")
     _check_sampler(config)
     job.check(config, job.read(config["job"]))
     if "model" not in job.needs:
-        if "data" in job.needs:
-            build(config, "data")
         return
     _check_inputs(config, job)
     _check_parts(config)
@@ -97,14 +99,12 @@ def _check_sampler(config: Config) -> None:
 
 def _check_parts(config: Config) -> None:
     """Builds every part, the backbone without memory, and checks that they fit each other."""
-    cascade = build(config, "cascade")
-    for name in GROUPS:
-        if name not in ("cascade", "backbone", "optimizer", "objective"):
-            build(config, name)
-    solver = build(config, "solver")
-    objective = build(config, "objective")
-    with torch.device("meta"):
-        backbone = build(config, "backbone")
+    check_agreement(config)
+    parts = {name: build(config, name) for name in GROUPS if name not in ("backbone", "optimizer")}
+    cascade, solver, objective = parts["cascade"], parts["solver"], parts["objective"]
+    check_optimizer(config)
+    backbone = build_on_meta(config)
+    check_contracts(config, parts | {"backbone": backbone})
     settings = sampler_settings(config)
     if settings.cache_every > 1:
         if solver.adaptive:
@@ -127,7 +127,7 @@ def _check_parts(config: Config) -> None:
             f"cascade.num_stages={cascade.num_stages} needs a backbone for several resolutions, "
             f"but this one is fixed to {backbone.fixed_resolution} pixels: use cascade=single{free}"
         )
-    if config["data"].get("captions") and not build(config, "conditioning").reads_captions:
+    if config["data"].get("captions") and not parts["conditioning"].reads_captions:
         raise UserError(
             f"data.captions={config['data']['captions']}: {config['conditioning']['_target_'].rpartition('.')[2]} does "
             "not read captions, and there is no text conditioning yet; use data with classes and data.captions={}"
@@ -136,6 +136,7 @@ def _check_parts(config: Config) -> None:
         objective.check_backbone(backbone)
     except ValueError as error:
         raise UserError(f"objective.{error}") from None
+    check_shapes(config, backbone, cascade, objective.layers)
 
 
 def check_data(config: Config, job: Job) -> None:

@@ -8,9 +8,36 @@ from pathlib import Path
 import torch
 
 from pixelflow.config.build import Config, pick_device, trainer_settings
+from pixelflow.config.schema import build, with_key
 from pixelflow.errors import UserError
+from pixelflow.limits import at_least
 from pixelflow.nn.kernels import unavailable
 from pixelflow.processes import world_of
+
+
+def check_optimizer(config: Config) -> None:
+    """Constructs the optimizer for one number on the CPU.
+
+    Raises:
+        UserError: An option is out of range, or the optimizer refuses the options together.
+    """
+    node = config["optimizer"]
+    if node.get("_partial_") is not True:
+        raise UserError("optimizer._partial_ must be true: the trainer passes the weights")
+    with_key(lambda: _check_rates(node), node, "optimizer")
+    try:
+        build(config, "optimizer")(params=[torch.nn.Parameter(torch.zeros(1))])
+    except (ValueError, TypeError, RuntimeError) as error:  # what torch raises for options that do not fit
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"optimizer: {str(error).splitlines()[0]}") from error
+
+
+def _check_rates(node: Config) -> None:
+    at_least(0, **{key: node[key] for key in ("lr", "weight_decay", "eps", "momentum") if key in node})
+    for beta in node.get("betas", ()):
+        if not 0 <= beta < 1:
+            raise ValueError(f"betas={node['betas']} must be numbers in [0, 1)")
 
 
 def check_training(config: Config) -> None:

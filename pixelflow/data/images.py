@@ -222,6 +222,6 @@ def checked_weights(captions: Mapping[str, float] | None) -> dict[str, float]:
         ValueError: A weight is not above 0.
     """
     for name, weight in (captions or {}).items():
-        if weight <= 0:
-            raise ValueError(f"captions.{name}={weight} must be above 0; leave it out instead")
+        if not 0 < weight < float("inf"):
+            raise ValueError(f"captions.{name}={weight} must be above 0 and finite; leave it out instead")
     return dict(captions or {})

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TypedDict
 
 from pixelflow.data.transforms import Preprocess
+from pixelflow.limits import above, at_least, at_most
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,11 @@ class Reading:
     retries: int = 4
 
     def __post_init__(self) -> None:
-        for name, least in (("workers", 0), ("depth", 1), ("retries", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"reading.{name}={getattr(self, name)} must be at least {least}")
+        at_least(0, **{"reading.workers": self.workers, "reading.retries": self.retries})
+        at_least(1, **{"reading.depth": self.depth})
         if not 0 <= self.max_bad_share <= 1:
             raise ValueError(f"reading.max_bad_share={self.max_bad_share} must be in [0, 1]")
-        if self.stall_seconds <= 0:
-            raise ValueError(f"reading.stall_seconds={self.stall_seconds} must be above 0")
+        above(0, **{"reading.stall_seconds": self.stall_seconds})
 
 
 class ImageOptions(TypedDict, total=False):
@@ -78,8 +77,9 @@ class ImageSpec:
     reference_images: int = 5000
 
     def __post_init__(self) -> None:
-        for key, least in (("image_size", 1), ("num_classes", 1), ("reference_images", 0)):
-            if getattr(self, key) < least:
-                raise ValueError(f"{key}={getattr(self, key)} must be at least {least}")
+        at_least(1, image_size=self.image_size, num_classes=self.num_classes)
+        at_most(65_536, image_size=self.image_size)
+        at_most(10_000_000, num_classes=self.num_classes)
+        at_least(0, reference_images=self.reference_images)
         if self.channels not in (1, 3):
             raise ValueError(f"channels={self.channels} must be 1 or 3")

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from pixelflow.data.decode import decode, size_of
 from pixelflow.data.records import BadSample
+from pixelflow.limits import at_least
 
 ENLARGED = 1.125
 """Short side of a training image before its random crop, relative to the crop (PixelFlow, section 4.1)."""
@@ -56,11 +57,9 @@ class Preprocess:
     max_aspect: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.max_pixels < 1:
-            raise ValueError(f"preprocess.max_pixels={self.max_pixels} must be at least 1")
-        if self.min_side < 0:
-            raise ValueError(f"preprocess.min_side={self.min_side} must be 0 or more")
-        if self.max_aspect and self.max_aspect < 1:
+        at_least(1, **{"preprocess.max_pixels": self.max_pixels})
+        at_least(0, **{"preprocess.min_side": self.min_side})
+        if self.max_aspect and not 1 <= self.max_aspect < float("inf"):
             raise ValueError(f"preprocess.max_aspect={self.max_aspect} must be at least 1, or 0 for any")
 
     def stored_size(self, image_size: int) -> int:

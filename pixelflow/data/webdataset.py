@@ -17,6 +17,7 @@ from pixelflow.data.records import Split
 from pixelflow.data.shards import ShardSource, ShardStore, retried
 from pixelflow.data.spec import ImageOptions
 from pixelflow.errors import UserError
+from pixelflow.limits import above, at_least
 
 logger = logging.getLogger(__name__)
 
@@ -141,8 +142,7 @@ class ShardSet:
     texts: bool
 
     def __post_init__(self) -> None:
-        if self.cache_gb <= 0:
-            raise ValueError(f"cache_gb={self.cache_gb} must be above 0")
+        above(0, cache_gb=self.cache_gb)
 
     def path(self, split: Split) -> str:
         """Returns the argument that names the shards of a split; raises UserError if it was not given."""
@@ -224,8 +224,7 @@ class WebDataset(ImageData):
         **options: Unpack[ImageOptions],
     ) -> None:
         super().__init__(options, name="webdataset")
-        if shuffle_shards < 0:
-            raise ValueError(f"shuffle_shards={shuffle_shards} must be 0 or more")
+        at_least(0, shuffle_shards=shuffle_shards)
         self.captions, self.embeddings, self.shuffle_shards = checked_weights(captions), embeddings, shuffle_shards
         self.shards = ShardSet(
             root=root, held_out=held_out, cache_dir=cache_dir, cache_gb=cache_gb, retries=self.spec.reading.retries,

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from pixelflow.flow.path import StagePath, add_up, down
+from pixelflow.limits import at_least
 from pixelflow.types import FlowSample
 
 COVARIANCE_RIDGE = 1e-6
@@ -53,7 +54,7 @@ class Cascade:
             same name.
 
     Raises:
-        ValueError: image_size does not allow num_stages or kickoff, or gamma or t_eps is out of range.
+        ValueError: image_size does not allow num_stages or kickoff, or a number is out of range.
 
     Examples:
         >>> cascade = Cascade(image_size=32, num_stages=3)
@@ -72,9 +73,8 @@ class Cascade:
         t_eps: float = 0.05,
         max_timestep: float = 1000.0,
     ) -> None:
-        if num_stages < 1:
-            raise ValueError(f"num_stages={num_stages} must be at least 1")
-        factor = 2 ** (num_stages - 1)
+        at_least(1, image_size=image_size, num_stages=num_stages, kickoff=kickoff, max_timestep=max_timestep)
+        factor = 2 ** min(num_stages - 1, 64)  # no image has a larger side
         if image_size % factor:
             most = (image_size & -image_size).bit_length()
             raise ValueError(
@@ -86,6 +86,7 @@ class Cascade:
             raise ValueError(
                 f"kickoff={kickoff} must be image_size={image_size} divided by a power of two: one of {accepted}"
             )
+        at_least(num_stages, num_train_timesteps=num_train_timesteps)
         if not -1 / 3 - 1e-9 <= gamma < 0:
             raise ValueError(f"gamma={gamma} must be in [-1/3, 0)")
         if not 0 < t_eps < 1:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pixelflow.limits import at_least, finite
+
 PAPER_WEIGHTS = (0.0, 1 / 6, 2 / 3, 1.0)
 """Share of (scale - 1) in each of four stages (PixelFlow section 4.3)."""
 
@@ -24,9 +26,13 @@ class ConstantGuidance:
 
     Args:
         scale: The guidance scale.
+
+    Raises:
+        ValueError: The scale is not finite.
     """
 
     def __init__(self, *, scale: float) -> None:
+        finite(scale=scale)
         self.max_scale = scale
 
     def scale(self, stage: int, tau: float) -> float:
@@ -44,12 +50,16 @@ class StageWiseGuidance:
             between first and last and interpolated linearly: four stages give the table, one stage gives 1.
 
     Raises:
-        ValueError: The number of weights is not num_stages.
+        ValueError: The number of weights is not num_stages, or a number is not finite.
     """
 
     def __init__(self, *, scale: float, num_stages: int, weights: Sequence[float] | None = None) -> None:
+        finite(scale=scale)
+        at_least(1, num_stages=num_stages)
         if weights is not None and len(weights) != num_stages:
             raise ValueError(f"weights has {len(weights)} entries, but the cascade has {num_stages} stages")
+        for weight in weights or ():
+            finite(weights=weight)
         self.max_scale = scale
         self.weights = list(weights) if weights is not None else stage_weights(num_stages)
 
@@ -68,10 +78,11 @@ class IntervalGuidance:
         include_high: Whether tau = high is inside; PixelGen's release excludes it with Adams-Bashforth.
 
     Raises:
-        ValueError: Not 0 <= low < high <= 1.
+        ValueError: The scale is not finite, or not 0 <= low < high <= 1.
     """
 
     def __init__(self, *, scale: float, low: float, high: float, include_high: bool = True) -> None:
+        finite(scale=scale)
         if not 0 <= low < high <= 1:
             raise ValueError(f"low={low}, high={high} must satisfy 0 <= low < high <= 1")
         self.max_scale, self.low, self.high, self.include_high = scale, low, high, include_high

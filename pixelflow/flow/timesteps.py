@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pixelflow.limits import above, at_least, finite
+
 Grid = Literal["reference", "uniform"]
 
 
@@ -15,9 +17,13 @@ class UniformTimesteps:
 
     Args:
         num_train_timesteps: Number of values of tau.
+
+    Raises:
+        ValueError: There is no value of tau.
     """
 
     def __init__(self, *, num_train_timesteps: int = 1000) -> None:
+        at_least(1, num_train_timesteps=num_train_timesteps)
         self.num_train_timesteps = num_train_timesteps
 
     def __call__(self, uniform: Tensor) -> Tensor:
@@ -36,15 +42,14 @@ class LogitNormalTimesteps:
         high: Upper limit to which tau is clamped.
 
     Raises:
-        ValueError: std or shift is not above 0, or not 0 <= low < high <= 1.
+        ValueError: A number is not finite, std or shift is not above 0, or not 0 <= low < high <= 1.
     """
 
     def __init__(
         self, *, mean: float = -0.8, std: float = 0.8, shift: float = 1.0, low: float = 0.0, high: float = 1.0
     ) -> None:
-        for name, value in (("std", std), ("shift", shift)):
-            if value <= 0:
-                raise ValueError(f"{name}={value} must be above 0")
+        finite(mean=mean)
+        above(0, std=std, shift=shift)
         if not 0 <= low < high <= 1:
             raise ValueError(f"low={low}, high={high} must satisfy 0 <= low < high <= 1")
         self.mean, self.std, self.shift, self.low, self.high = mean, std, shift, low, high

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from pixelflow.limits import above, at_least
+
 
 class AdaptiveWeight(nn.Module):
     """A factor w on some terms of the objective, which is 1 until start_step and then updated every `every` steps.
@@ -25,7 +27,7 @@ class AdaptiveWeight(nn.Module):
         largest: Upper limit of the ratio of the gradients.
 
     Raises:
-        ValueError: `every` or `momentum` is out of range.
+        ValueError: A number is out of range.
     """
 
     value: Tensor
@@ -41,8 +43,9 @@ class AdaptiveWeight(nn.Module):
         largest: float = 100.0,
     ) -> None:
         super().__init__()
-        if every < 1:
-            raise ValueError(f"every={every} must be at least 1")
+        at_least(1, every=every)
+        at_least(0, start_step=start_step)
+        above(0, largest=largest)
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum={momentum} must be in [0, 1)")
         self.terms, self.reference = tuple(terms), reference

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from pixelflow.assets import missing_line
 from pixelflow.errors import UserError
+from pixelflow.limits import at_least
 
 
 class Frozen:
@@ -82,6 +83,9 @@ class DinoV2(Frozen):
         layer: The block whose output is taken, counted from 0; it is normalised by the network's last norm.
         image_size: The size to which all images are resized, bicubic; a multiple of 14.
         num_features: The width of the model.
+
+    Raises:
+        ValueError: A number is out of range.
     """
 
     def __init__(
@@ -94,6 +98,8 @@ class DinoV2(Frozen):
         num_features: int = 768,
     ) -> None:
         super().__init__(file=file)
+        at_least(0, layer=layer)
+        at_least(1, image_size=image_size, num_features=num_features)
         self.name, self.layer, self.image_size, self.num_features = name, layer, image_size, num_features
 
     def _build(self, path: Path | None) -> nn.Module:

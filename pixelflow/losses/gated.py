@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from pixelflow.limits import at_least
 from pixelflow.losses.frozen import Frozen
 
 
@@ -15,11 +16,11 @@ class GatedLoss:
     exclude the coarsest of four stages (0 to 0.25) altogether.
 
     Args:
-        weight: Factor of the term in the objective.
+        weight: Factor of the term in the objective, 0 or more.
         min_t: Smallest tau of the images that count, in [0, 1).
 
     Raises:
-        ValueError: min_t is out of range.
+        ValueError: weight or min_t is out of range.
     """
 
     encoder: str | None = None
@@ -28,6 +29,7 @@ class GatedLoss:
     networks: tuple[Frozen, ...] = ()
 
     def __init__(self, *, weight: float = 1.0, min_t: float = 0.0) -> None:
+        at_least(0, weight=weight)
         if not 0 <= min_t < 1:
             raise ValueError(f"min_t={min_t} must be in [0, 1)")
         self.weight, self.min_t = weight, min_t

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pixelflow.errors import UserError
+from pixelflow.limits import at_least
 from pixelflow.losses.frozen import Frozen, as_rgb, resized
 from pixelflow.losses.gated import GatedLoss
 from pixelflow.types import Batch, FlowSample, Predicted
@@ -21,10 +22,14 @@ class VGGDistance(Frozen):
     Args:
         file: See `Frozen`.
         image_size: The size to which images are resized, bicubic; None leaves them unchanged.
+
+    Raises:
+        ValueError: image_size is below 1.
     """
 
     def __init__(self, *, file: str | None = "vgg16-397923af.pth", image_size: int | None = None) -> None:
         super().__init__(file=file)
+        at_least(1, image_size=image_size)
         self.image_size = image_size
 
     def _build(self, path: Path | None) -> nn.Module:

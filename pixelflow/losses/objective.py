@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pixelflow.limits import at_least
 from pixelflow.losses.adaptive_weight import AdaptiveWeight
 from pixelflow.losses.frozen import Frozen
 from pixelflow.losses.gated import TrainedLoss
@@ -102,8 +103,7 @@ class Objective(nn.Module):
         self.terms = {name: loss for name, loss in terms.items() if loss.weight != 0}
         if not self.terms:
             raise ValueError("terms: at least one loss needs a weight other than 0")
-        if pad_to is not None and pad_to < 1:
-            raise ValueError(f"pad_to={pad_to} must be at least 1, or None for no padding")
+        at_least(1, pad_to=pad_to)
         encoders = encoders or {}
         for name, loss in self.terms.items():
             if loss.encoder is not None and loss.encoder not in encoders:

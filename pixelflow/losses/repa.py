@@ -7,6 +7,7 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pixelflow.limits import at_least
 from pixelflow.losses.gated import TrainedLoss
 from pixelflow.losses.p_dino import one_minus_cosine
 from pixelflow.types import Batch, FlowSample, Predicted
@@ -24,12 +25,17 @@ class Repa(TrainedLoss):
         hidden: Width of the projection.
         weight: See `GatedLoss`.
         min_t: See `GatedLoss`.
+
+    Raises:
+        ValueError: A number is out of range.
     """
 
     def __init__(
         self, *, encoder: str, layer: int = 8, hidden: int = 2048, weight: float = 0.5, min_t: float = 0.0
     ) -> None:
         super().__init__(weight=weight, min_t=min_t)
+        at_least(0, layer=layer)
+        at_least(1, hidden=hidden)
         self.encoder, self.layer, self.hidden = encoder, layer, hidden
 
     def build(self, *, width: int, num_features: int) -> None:

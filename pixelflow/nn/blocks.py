@@ -15,3 +15,8 @@ def blocks_of(backbone: nn.Module) -> nn.ModuleList:
     if not isinstance(blocks, nn.ModuleList):
         raise ValueError(f"{type(backbone).__name__} has no list of blocks (transformer_blocks or blocks)")
     return blocks
+
+
+LARGEST_DEPTH = 10_000
+LARGEST_WIDTH = 131_072
+"""Limits of the sizes of a transformer, so that a number of another meaning is refused instead of computed for hours."""

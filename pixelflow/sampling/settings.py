@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pixelflow.limits import at_least
+
 Precision = Literal["fp32", "bf16"]
 
 
@@ -42,10 +44,7 @@ class SamplerSettings:
         sizes = [self.batch_size] if isinstance(self.batch_size, int) else list(self.batch_size)
         if not sizes or min(sizes) < 1:
             raise ValueError(f"batch_size={self.batch_size} must be at least 1")
-        if self.fixed_batch is not None and self.fixed_batch < 1:
-            raise ValueError(f"fixed_batch={self.fixed_batch} must be at least 1")
-        if self.cache_every < 1:
-            raise ValueError(f"cache_every={self.cache_every} must be at least 1")
+        at_least(1, fixed_batch=self.fixed_batch, cache_every=self.cache_every)
 
     @property
     def stage_batch(self) -> list[int] | None:
@@ -66,11 +65,19 @@ class SampleSet:
         num_samples: Number of images.
         classes: The K classes.
         seed: Seed of the noise.
+
+    Raises:
+        ValueError: There is no image or no class.
     """
 
     num_samples: int
     classes: Sequence[int]
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least(1, num_samples=self.num_samples)
+        if not self.classes:
+            raise ValueError(f"classes={self.classes} must name at least one class")
 
     def labels_of(self, sample_ids: Sequence[int]) -> Tensor:
         """Returns the (B,) int64 class labels of some images. Ids beyond `num_samples` have labels as well."""

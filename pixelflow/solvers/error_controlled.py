@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pixelflow.errors import WorkFailed
 from pixelflow.flow.timesteps import Grid
+from pixelflow.limits import above
 from pixelflow.solvers.fixed import FixedGrid
 from pixelflow.solvers.per_image import TABLEAUS, integrate_per_image
 from pixelflow.types import VelocityFn
@@ -81,8 +82,7 @@ class AdaptiveRungeKutta:
         per_image: bool = False,
         timesteps: Timesteps = "reference",
     ) -> None:
-        if rtol <= 0 or atol <= 0:
-            raise ValueError(f"rtol={rtol}, atol={atol} must be above 0")
+        above(0, rtol=rtol, atol=atol)
         self.method, self.rtol, self.atol, self.per_image = method, rtol, atol, per_image
         self.last_tau = _last_tau(timesteps)
 

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from pixelflow.flow.timesteps import Grid, time_grid
+from pixelflow.limits import above, at_least
 from pixelflow.types import VelocityFn
 
 
@@ -37,13 +38,15 @@ class FixedGrid:
     def __init__(
         self, *, num_steps: int | list[int], num_stages: int, grid: Grid = "reference", shift: float = 1.0
     ) -> None:
+        at_least(1, num_stages=num_stages)
+        if num_stages > 64:
+            raise ValueError(f"num_stages={num_stages} must be at most 64")
         steps = [num_steps] * num_stages if isinstance(num_steps, int) else list(num_steps)
         if len(steps) != num_stages:
             raise ValueError(f"num_steps={num_steps} has {len(steps)} entries, but the cascade has {num_stages} stages")
         if min(steps) < 1:
             raise ValueError(f"num_steps={num_steps} must be at least 1")
-        if shift <= 0:
-            raise ValueError(f"shift={shift} must be above 0")
+        above(0, shift=shift)
         self.num_steps, self.grid, self.shift = steps, grid, shift
 
     def time_grid(self, stage: int) -> Tensor:

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pixelflow.limits import at_least
+
 
 class EMA:
     """Any number of averages, each updated by w <- d*w + (1-d)*model after every step.
@@ -33,8 +35,7 @@ class EMA:
             for value in values:
                 if not 0 <= value < 1:
                     raise ValueError(f"{name}={value} must be in [0, 1)")
-        if snapshot_every < 0:
-            raise ValueError(f"snapshot_every={snapshot_every} must be 0 or more")
+        at_least(0, snapshot_every=snapshot_every)
         if snapshot_every and not power:
             raise ValueError("snapshot_every needs power=[0.05,0.1] or others: snapshots are of power averages")
         self.snapshot_every = snapshot_every

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
+
+from pixelflow.limits import at_least
 
 Parallel = Literal["none", "ddp", "fsdp"]
 Attention = Literal["auto", "dense_groups", "varlen", "flash_attn"]
@@ -69,15 +72,13 @@ class TrainerSettings:
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "accumulate", "keep_checkpoints", "log_every", "max_bad_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+            at_least(1, **{name: getattr(self, name)})
         for name in ("warmup_steps", "save_every", "grid_every", "keep_every", "rollbacks", "profile_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be 0 or more")
+            at_least(0, **{name: getattr(self, name)})
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate={self.accumulate} must divide batch_size={self.batch_size}")
         for name in ("grad_clip", "shard_size", "stall_seconds"):
-            if (value := getattr(self, name)) is not None and value <= 0:
+            if (value := getattr(self, name)) is not None and not 0 < value < inf:
                 raise ValueError(
                     f"{name}={value} must be above 0" + (", or null for none" if name == "grad_clip" else "")
                 )

@@ -57,7 +57,7 @@ def test_averages_are_copies_without_gradients() -> None:
         ({"decay": 0.9, "more_decays": [0.5, 1.5]}, "more_decays=1.5 must be in"),
         ({"decay": 0.9, "power": [0.5]}, r"power=0.5 must be in \(0, 0.28\]"),
         ({"decay": 0.9, "snapshot_every": 5}, "snapshot_every needs power="),
-        ({"decay": 0.9, "snapshot_every": -5}, "snapshot_every=-5 must be 0 or more"),
+        ({"decay": 0.9, "snapshot_every": -5}, "snapshot_every=-5 must be at least 0"),
     ],
 )
 def test_numbers_out_of_range_are_refused(settings: dict, message: str) -> None:
