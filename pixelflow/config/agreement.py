@@ -65,7 +65,7 @@ def _value(config: Config, key: str) -> Any:
     return config[section].get(name)
 
 
-def build_on_meta(config: Config) -> nn.Module:
+def build_on_meta(config: Config) -> Any:
     """Builds the backbone on the meta device.
 
     Raises:
@@ -73,10 +73,9 @@ def build_on_meta(config: Config) -> nn.Module:
     """
     try:
         with torch.device("meta"):
-            backbone: nn.Module = build(config, "backbone")
+            return build(config, "backbone")
     except (RuntimeError, OverflowError) as error:
         raise UserError(f"backbone: torch cannot make tensors of these sizes: {_first_line(error)}") from error
-    return backbone
 
 
 def check_contracts(config: Config, parts: Mapping[str, Any]) -> None:

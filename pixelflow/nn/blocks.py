@@ -19,4 +19,4 @@ def blocks_of(backbone: nn.Module) -> nn.ModuleList:
 
 LARGEST_DEPTH = 10_000
 LARGEST_WIDTH = 131_072
-"""Limits of the sizes of a transformer, so that a number of another meaning is refused instead of computed for hours."""
+"""Limits of the sizes of a transformer: a larger number is refused instead of computed for hours."""

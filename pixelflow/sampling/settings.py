@@ -67,7 +67,7 @@ class SampleSet:
         seed: Seed of the noise.
 
     Raises:
-        ValueError: There is no image or no class.
+        ValueError: num_samples is negative, or there is no class.
     """
 
     num_samples: int
@@ -75,7 +75,7 @@ class SampleSet:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        at_least(1, num_samples=self.num_samples)
+        at_least(0, num_samples=self.num_samples)
         if not self.classes:
             raise ValueError(f"classes={self.classes} must name at least one class")
 
