@@ -124,8 +124,9 @@ class MLflowSender:
 
     def _log_artifact(self, name: str) -> None:
         path = self.folder / name
-        problem = "the file does not exist any more"
-        for _ in range(ARTIFACT_ATTEMPTS if path.exists() else 0):
+        inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+        problem = "the file does not exist any more" if inside else "it is not in the run folder"
+        for _ in range(ARTIFACT_ATTEMPTS if inside and path.exists() else 0):
             try:
                 if path.is_dir():
                     self._client.log_artifacts(self.state.run_id, str(path), name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import shutil
@@ -266,6 +267,19 @@ def test_artifacts_that_cannot_be_stored_do_not_block_the_rest(
     assert stored_metrics(folder) == {"loss": [(1, 1.0)]}
     warnings = [record.getMessage() for record in caplog.records if "has not received artifact" in record.getMessage()]
     assert [Path(line.split(":")[0]).name for line in warnings] == ["gone.png", "config.yaml"]
+
+
+def test_a_record_that_names_a_file_elsewhere_sends_nothing(
+    uri: str, run_folder: MakeFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = run_folder(uri)
+    private = folder.parent / "private.txt"
+    private.write_text("private")
+    lines = [{"time": 1.0, "artifact": name} for name in ("../private.txt", str(private), "a/../../private.txt")]
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    send(folder)
+    assert client_of(folder).list_artifacts(MirrorState.load(folder).run_id) == []
+    assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == ["it is not in the run folder"] * 3
 
 
 def test_a_broken_line_is_passed_over(uri: str, run_folder: MakeFolder, stored_metrics: Stored) -> None:
