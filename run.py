@@ -1,6 +1,6 @@
 """The one entrypoint: train, sample, evaluate and the other jobs. `python run.py --help` lists them."""
 
-from pixelflow.cli import run
+from pixelflow.commands import run
 
 if __name__ == "__main__":
     run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -25,23 +26,13 @@ from pixelflow.config.search_path import config_folders, known_keys
 from pixelflow.errors import Interrupted, UserError, WorkFailed
 from pixelflow.jobs import find_job, job_names
 from pixelflow.runs.folder import recorded_in
-from pixelflow.signals import CONTINUE, stop_signal
+from pixelflow.signals import BY_HAND, CONTINUE, ending_at_once, stop_signal
 from pixelflow.terminal import log_to_stderr, say
 
 DEBUG = "PIXELFLOW_TRACEBACK"
 """Environment variable that `--debug` sets. The traceback of a reported error is then shown as well."""
 
 BUG = "This is a bug of pixelflow, not a mistake in your command: please report it with the traceback above."
-
-
-def run() -> None:
-    """Runs `python run.py` and the console script `pixelflow`."""
-    main("run")
-
-
-def evaluate() -> None:
-    """Runs `python evaluate.py` and the console script `pixelflow-evaluate`."""
-    main("evaluate")
 
 
 def main(config_name: str) -> None:
@@ -55,7 +46,8 @@ def main(config_name: str) -> None:
         os.environ[DEBUG] = "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     log_to_stderr()
-    prepare_hydra()
+    with ending_at_once():
+        prepare_hydra()
     if {"hydra/launcher=slurm", "hydra/launcher=local"} & set(sys.argv) and not {"-m", "--multirun"} & set(sys.argv):
         sys.argv.insert(1, "--multirun")  # Hydra starts launchers for sweeps only; a single run is a sweep of one
     explained(hydra.main(config_path=str(conf_folder()), config_name=config_name, version_base="1.3")(dispatch))
@@ -77,8 +69,9 @@ def dispatch(config: DictConfig) -> Any:
         if "sweep" in job.needs:  # such a job reads no group, and starts without importing torch
             plain = {key: value for key, value in config.items() if key == "job" or not OmegaConf.is_config(value)}
             return job.start(OmegaConf.to_container(OmegaConf.create(plain), resolve=True), overrides)  # type: ignore
-        from pixelflow.config.resolve import resolve  # torch: seconds
-        from pixelflow.config.validate import check_data
+        with ending_at_once():
+            from pixelflow.config.resolve import resolve  # torch: seconds
+            from pixelflow.config.validate import check_data
 
         resolved = resolve(config, overrides, job)
         check_data(resolved, job)
@@ -112,7 +105,7 @@ def explained(work: Callable[[], Any], *, outermost: bool = True) -> Any:
     """Returns `work()`. An error that a user can act on ends the process with a short message.
 
     The exit status is 2 for a `UserError` or an error of Hydra in composing, 1 for a `WorkFailed`, 75 for an
-    `Interrupted` (the same command continues the work), and 130 for Ctrl-C. Every other exception is a bug.
+    `Interrupted` (the same command continues the work), and 130 instead after Ctrl-C. Every other exception is a bug.
 
     Args:
         work: The function to call.
@@ -121,7 +114,7 @@ def explained(work: Callable[[], Any], *, outermost: bool = True) -> Any:
     try:
         return work()
     except KeyboardInterrupt:
-        fail("interrupted; the same command continues from the last checkpoint", status=130)
+        fail("stopped by Ctrl-C; the same command does what is not done yet", status=BY_HAND)
     except Exception as error:
         message, status = report(error)
         if message is None:
@@ -155,8 +148,10 @@ def report(error: BaseException) -> tuple[str | None, int]:
     if isinstance(error, WorkFailed):
         return str(error), 1
     if isinstance(error, Interrupted):
-        name = signal.name if (signal := stop_signal()) else "a request"
-        return f"stopped by {name}: {error}; the same command continues from there", CONTINUE
+        number = stop_signal()
+        by_hand = number is signal.SIGINT
+        name = "Ctrl-C" if by_hand else number.name if number else "a request"
+        return f"stopped by {name}: {error}; the same command continues from there", BY_HAND if by_hand else CONTINUE
     return None, 1
 
 

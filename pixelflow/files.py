@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -145,7 +146,7 @@ def lock(path: Path, *, wait: bool = False) -> IO[str]:
     with writing(path):
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115
     try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take(file, wait)
     except BlockingIOError:
         file.close()
         raise InUse(f"{path.parent} is in use by another process; wait until it has ended") from None
@@ -156,6 +157,33 @@ def lock(path: Path, *, wait: bool = False) -> IO[str]:
             "use a folder on another one"
         ) from None
     return file
+
+
+def _take(file: IO[str], wait: bool) -> None:
+    for pause in (0.01, 0.1, 0.0):
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not pause:
+                raise
+        time.sleep(pause)  # it may be `is_locked`, which is over at once
+
+
+def is_locked(path: Path) -> bool | None:
+    """Returns whether a process holds the lock on the file `path`; None where the filesystem does not tell.
+
+    The file is only read, so that it may belong to another user.
+    """
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    return False
 
 
 @contextmanager

@@ -3,9 +3,9 @@
 The file holds resolved configs, so no config is composed, and the config groups of the checkout or of the user are not
 read. The user's own modules are found through PYTHONPATH, which the supervisor sets as it was at submission.
 
-The exit status is 0 when the work is done, 75 when it was interrupted and saved, and 1, after a traceback, when it
-failed. Only rank 0 returns 75. As soon as one process of a step leaves with another status than 0, SLURM ends the
-others, and rank 0 must not be ended while it writes.
+The exit status is 0 when the work is done, 75 when it was interrupted and saved, 130 when a second Ctrl-C ended it at
+once, and 1, after a traceback, when it failed. Only rank 0 returns 75. As soon as one process of a step leaves with
+another status than 0, SLURM ends the others, and rank 0 must not be ended while it writes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from pixelflow.errors import Interrupted
 from pixelflow.files import write_json
 from pixelflow.runs.status import read_status, write_status
-from pixelflow.signals import CONTINUE, stop_on_signals, stop_signal
+from pixelflow.signals import BY_HAND, CONTINUE, stop_on_signals, stop_signal
 from pixelflow.sweeps.batch import RESULT, FrozenJob
 from pixelflow.terminal import log_to_stderr, say
 
@@ -46,6 +46,10 @@ def start(job: FrozenJob) -> None:
         say(f"stopped: {error}", stream=sys.stderr)
         record_end(job, first, "interrupted", str(error))
         sys.exit(CONTINUE if first else 0)
+    except KeyboardInterrupt:
+        print("stopped at once by Ctrl-C", file=sys.stderr)
+        record_end(job, first, "interrupted", "stopped at once by Ctrl-C")
+        sys.exit(BY_HAND)
     except Exception as error:
         say(traceback.format_exc(), stream=sys.stderr, end="")
         record_end(job, first, "failed", (str(error) or type(error).__name__).splitlines()[0])

@@ -22,8 +22,9 @@ from pixelflow.data.dirty import DirtyReport, Found
 from pixelflow.data.encoding import Encoded, Encoder, PrepareSettings, encode_in_order
 from pixelflow.data.images import DataSource
 from pixelflow.data.records import BadSample, Source, Split
-from pixelflow.errors import UserError, WorkFailed
+from pixelflow.errors import Interrupted, UserError, WorkFailed
 from pixelflow.files import InUse, locked, write_aside, write_json, writing, written_aside
+from pixelflow.signals import stop_on_signals, stop_signal
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ def prepare(
         UserError: `output` holds anything else, or shards of other settings or data.
         DirtyData: More samples are damaged than accepted.
         WorkFailed: The disk is full, or a process was killed.
+        Interrupted: A signal asked to stop. Complete shards are kept.
     """
     source = data.source(split)
     total = sum(source.group_sizes)
@@ -81,7 +83,7 @@ def prepare(
         "text_encoder": encoder_name,
         "filters": {key: getattr(preprocess, key) for key in ("max_pixels", "min_side", "max_aspect")},
     }  # fmt: skip
-    with writing(output, CONTINUE), _claimed(output, identity):
+    with stop_on_signals(), writing(output, CONTINUE), _claimed(output, identity):
         encoder = Encoder(source, preprocess, settings, data.labelled, tuple(data.captions), tuple(data.class_names()))
         per = settings.samples_per_shard
         shards = [range(start, min(start + per, total)) for start in range(0, total, per)]
@@ -175,7 +177,11 @@ def _make_shards(
         made = encode_in_order(encoder, tasks, workers)
         progress(len(lines), len(shards))
         for number in missing:
-            chunks = [next(made) for _ in range(0, len(shards[number]), CHUNK)]
+            chunks = []
+            for _ in range(0, len(shards[number]), CHUNK):
+                if stop_signal() is not None:
+                    raise Interrupted(f"{len(lines)} of {len(shards)} shards are complete")
+                chunks.append(next(made))
             lines[number] = _write_shard(output, number, chunks, text_encoder)
             _report(report, output, lines[number], len(shards[number]))
             progress(len(lines), len(shards))

@@ -19,7 +19,7 @@ from pixelflow.reporting.runs import (
     seed_of,
 )
 from pixelflow.runs.flat import flatten
-from pixelflow.runs.status import STATUS_FILE, RunStatus
+from pixelflow.runs.status import STATUS_FILE, RunStatus, current_status
 
 
 def read_run_folders(root: Path) -> list[Run]:
@@ -55,7 +55,7 @@ def _read_folder(folder: Path) -> list[Run]:
     try:
         config = flatten(read_mapping(folder / "config.yaml"))
         seed = seed_of(config)
-        status = _read_status(folder / STATUS_FILE)
+        status = _read_status(folder)
         state, reason = _state_of(status)
         run = Run(folder.name, config, seed, {}, {}, state, folder, reason)
         if status is None or not status.evaluations:
@@ -74,8 +74,12 @@ def _read_folder(folder: Path) -> list[Run]:
     return [*(evaluated_runs(run, found, final=True) if found else ()), *broken]
 
 
-def _read_status(path: Path) -> RunStatus | None:
-    return RunStatus.parse(read_mapping(path)) if path.exists() else None
+def _read_status(folder: Path) -> RunStatus | None:
+    path = folder / STATUS_FILE
+    if not path.exists():
+        return None
+    RunStatus.parse(read_mapping(path))  # raises for a damaged file
+    return current_status(folder)
 
 
 def _state_of(status: RunStatus | None) -> tuple[str, str]:

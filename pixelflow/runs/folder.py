@@ -16,7 +16,7 @@ from pixelflow.errors import Interrupted, UserError
 from pixelflow.files import lock, write_json, write_text, writing
 from pixelflow.runs.identity import config_hash, training_config
 from pixelflow.runs.provenance import named_modules, provenance
-from pixelflow.runs.status import LOCK_FILE, write_status
+from pixelflow.runs.status import LOCK_FILE, name_host, write_status
 from pixelflow.terminal import VisibleFormatter
 
 logger = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ class RunFolder:
         self._lock = lock(self.path / LOCK_FILE)
         os.register_at_fork(after_in_child=self._lock.close)  # a surviving data worker would keep the folder locked
         try:
+            name_host(self._lock)
             self._write_config()
             write_json(self.path / "provenance.json", provenance(ROOT, named_modules(self.config)))
             with writing(self.path / "log.txt"):
@@ -98,7 +99,7 @@ class RunFolder:
     def _record_end(self, error: BaseException, trace: TracebackType | None) -> None:
         interrupted = isinstance(error, KeyboardInterrupt | Interrupted)
         by_hand = isinstance(error, KeyboardInterrupt)
-        message = "interrupted" if by_hand else (str(error) or type(error).__name__).splitlines()[0]
+        message = "stopped at once by Ctrl-C" if by_hand else (str(error) or type(error).__name__).splitlines()[0]
         # To the file alone: whoever catches the error prints a line to the terminal.
         about = (type(error), error, trace)
         assert self._log is not None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from pixelflow.files import InUse, locked, write_json
+from pixelflow.files import InUse, is_locked, locked, write_json
 
 STATUS_FILE = "status.json"
 LOCK_FILE = ".lock"
@@ -21,7 +23,8 @@ class RunStatus:
     """The state of a run as its folder records it.
 
     Args:
-        state: queued, starting, running, finished, failed, interrupted or cancelled; None where it is unknown.
+        state: queued, starting, running, finished, failed, interrupted or cancelled; None where it is unknown. `stopped`
+            is never recorded: it stands for `running` where that process no longer exists, see `current_status`.
         message: Why the run is in this state; one line, or empty.
         step: Training steps done.
         max_steps: Training steps of the whole run.
@@ -72,6 +75,51 @@ def read_status(folder: Path) -> RunStatus:
         return RunStatus.parse(content) if isinstance(content, dict) else RunStatus()
     except (OSError, ValueError):
         return RunStatus()
+
+
+def current_status(folder: Path) -> RunStatus:
+    """Returns the status of a run folder, checked against the lock that a running process holds.
+
+    A process that is killed leaves the state `running` behind, but no lock; its run is `stopped`. If it ran on another
+    host, a free lock proves nothing, because some network filesystems do not share locks between hosts: the state
+    remains `running`, and the message names the host and the time since a file of the run has changed.
+    """
+    status = read_status(folder)
+    if status.state != "running":
+        return status
+    locked = is_locked(folder / LOCK_FILE)
+    where = _host_of(folder)
+    reached = "" if status.step is None else f", step {status.step} of {status.max_steps or 'unknown'}"
+    if where not in (None, socket.gethostname()):
+        return replace(status, message=f"on {where} (last sign of life {_age(folder)} ago){reached}")
+    if locked is False:
+        return replace(status, state="stopped", message=f"its process was killed{reached}")
+    return status
+
+
+def name_host(file: IO[str]) -> None:
+    """Writes host and process id to the open lock file of a run, for `current_status`."""
+    file.truncate(0)
+    file.write(f"{socket.gethostname()} {os.getpid()}\n")
+    file.flush()
+
+
+def _host_of(folder: Path) -> str | None:
+    """The host of the process that holds or held the lock; None where it is not recorded."""
+    try:
+        words = (folder / LOCK_FILE).read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return words[0] if words else None
+
+
+def _age(folder: Path) -> str:
+    """The time since the last change of a file that a running process writes."""
+    files = [folder / name for name in (STATUS_FILE, "metrics.jsonl", "log.txt")]
+    minutes = (time.time() - max(file.stat().st_mtime for file in files if file.exists())) / 60
+    if minutes < 120:
+        return f"{max(minutes, 0):.0f} min"
+    return f"{minutes / 60:.0f} h" if minutes < 48 * 60 else f"{minutes / 1440:.0f} days"
 
 
 def write_status(folder: Path, state: str, message: str = "", **changes: Any) -> None:

@@ -64,7 +64,8 @@ def work_in_shares(world: World, sample_ids: Sequence[int], work: Work, *, fixed
     made = Made()
     with shared_errors(world, wait=True):
         try:
-            made = work(mine, on_batch=on_batch, stop=lambda: stop_signal() is not None)
+            if stop_signal() is None:
+                made = work(mine, on_batch=on_batch, stop=lambda: stop_signal() is not None)
         finally:
             progress.close()
     results = world.gather((astuple(made), stop_signal() is not None))

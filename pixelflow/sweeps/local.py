@@ -15,7 +15,7 @@ from typing import IO
 from pixelflow.errors import Interrupted, UserError
 from pixelflow.runs.attempts import read_attempts, record
 from pixelflow.runs.status import read_status, write_status
-from pixelflow.signals import stop_on_signals, stop_signal
+from pixelflow.signals import held_back, stop_on_signals, stop_signal
 from pixelflow.sweeps.batch import Batch, BatchJob, newest_batch
 from pixelflow.sweeps.claims import local_job, read_claim
 from pixelflow.sweeps.manifest import Sweep
@@ -60,7 +60,7 @@ def run_batch(sweep: Sweep) -> None:
                 if stop_signal() is not None:
                     _stop(running)
                 time.sleep(POLL)
-            except KeyboardInterrupt:  # the terminal sent Ctrl-C to the jobs as well
+            except KeyboardInterrupt:  # the second Ctrl-C, which the terminal sent to the jobs as well
                 _stop(running)
                 waiting = []
     left = [job for job in batch.jobs if read_status(job.path).state in ("interrupted", "queued")]
@@ -107,7 +107,8 @@ def _start(sweep: Sweep, batch: Batch, job: BatchJob, gpus: list[str]) -> _Runni
     environment = program.environment | ({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})
     log = open(sweep.logs / f"{job.name}.log", "ab")  # noqa: SIM115
     command = program.command(program.entry, job.file)
-    process = subprocess.Popen(command, env=environment, cwd=program.cwd, stdout=log, stderr=log)
+    with held_back():  # the terminal's Ctrl-C reaches it as well, and must not end it while it imports
+        process = subprocess.Popen(command, env=environment, cwd=program.cwd, stdout=log, stderr=log)
     logger.info("started %s", job.name)
     return _Running(job, process, gpus, log)
 
@@ -120,7 +121,10 @@ def _ended(batch: Batch, entry: _Running) -> str:
     record_end(folder, code, outcome)
     entry.log.close()
     logger.info("%s: %s", entry.job.name, outcome)
-    if outcome == "killed" and (read_attempts(folder).stalls >= batch.site.max_stalls or stop_signal() is not None):
+    if outcome == "killed" and stop_signal() is not None:
+        write_status(folder, "interrupted", "ended by a signal before it could save")
+        return "interrupted"
+    if outcome == "killed" and read_attempts(folder).stalls >= batch.site.max_stalls:
         message = "killed without a step of progress"
         logger.info("%s: %s", entry.job.name, message)
         record_failure(folder, message)

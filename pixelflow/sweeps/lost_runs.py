@@ -57,7 +57,7 @@ def _end(folder: Path, state: RunState) -> None:
         new, message = "cancelled", "cancelled"
     else:
         new = "interrupted"
-        message = "it left the queue" if known == "queued" else "its process was killed"
+        message = "it left the queue" if known == "queued" else "stopped: its process was killed"
     if known == new:
         return
     write_status(folder, new, message)

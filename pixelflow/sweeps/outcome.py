@@ -10,7 +10,7 @@ from pixelflow.runs.attempts import record
 from pixelflow.runs.status import read_status, write_status
 from pixelflow.signals import CONTINUE
 
-SILENT = (0, *(128 + number for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2)))
+SILENT = (0, *(128 + number for number in (signal.SIGINT, signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2)))
 """Exit statuses of a task that was ended from outside."""
 
 

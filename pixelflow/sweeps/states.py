@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pixelflow.files import is_locked
 from pixelflow.runs.attempts import read_attempts
-from pixelflow.runs.status import RunStatus, held, read_status
+from pixelflow.runs.status import LOCK_FILE, RunStatus, read_status
 from pixelflow.sweeps import slurm
 from pixelflow.sweeps.claims import Claim, read_claim
 from pixelflow.sweeps.manifest import Sweep, SweepJob
@@ -124,10 +125,8 @@ def _state(job: SweepJob, status: RunStatus, claim: Claim | None, entry: slurm.Q
 
 def _unwatched(folder: Path, claim: Claim | None, state: str) -> str:
     """The state of a run whose status is not the end of the job, and of which SLURM has no active job."""
-    if (folder / ".lock").exists():
-        with held(folder) as ours:
-            if not ours:
-                return "running"
+    if is_locked(folder / LOCK_FILE):
+        return "running"
     if claim is not None and claim.local_process is not None and _is_alive(claim.local_process):
         return "queued"
     if state == "finished":

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pixelflow.errors import Interrupted
 from pixelflow.metrics.catalogue import main_distance
+from pixelflow.signals import pause, stop_on_signals, stop_signal
 from pixelflow.sweeps import slurm
 from pixelflow.sweeps.batch import RESULT
 from pixelflow.sweeps.manifest import Sweep
@@ -41,7 +42,15 @@ def follow(sweep: Sweep, runs: Sequence[Awaited], trials: Sequence[Any]) -> list
 
     Returns:
         For each run `{"value": ...}`, or `{"error": message}` where it did not finish.
+
+    Raises:
+        Interrupted: A signal asked to stop. The jobs of a cluster continue.
     """
+    with stop_on_signals():
+        return _follow(sweep, runs, trials)
+
+
+def _follow(sweep: Sweep, runs: Sequence[Awaited], trials: Sequence[Any]) -> list[dict[str, Any]]:
     known = Sweep.load(sweep.folder)
     watched = {run.name: Watched(*entry) for run, entry in zip(runs, trials, strict=True)} if trials else {}
     while True:
@@ -51,7 +60,10 @@ def follow(sweep: Sweep, runs: Sequence[Awaited], trials: Sequence[Any]) -> list
                 prune(watch.trial, states[name])
         if not any(states[run.name].active for run in runs):
             return [result_of(states[run.name], run.evaluation) for run in runs]
-        time.sleep(POLL)
+        pause(POLL)
+        if stop_signal() is not None:
+            active = sum(states[run.name].active for run in runs)
+            raise Interrupted(f"{active} of {len(runs)} jobs are not over and are not cancelled")
 
 
 @dataclass

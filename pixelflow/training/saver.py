@@ -74,6 +74,8 @@ class Saver:
     def give_up(self) -> None:
         """Completes the last checkpoint after the run has failed, or logs why it is not complete."""
         self._deadline = time.monotonic() + FAILURE_SECONDS
+        if self._thread is not None and self._thread.is_alive():
+            logger.info("completing the checkpoint that is being written")
         try:
             self.wait()
         except Exception as error:

@@ -106,6 +106,9 @@ class Trainer:
             TrainingDiverged: Too many steps in a row were not finite.
             WorkFailed: A checkpoint could not be written, or the memory is not sufficient.
         """
+        if self.step < self.settings.max_steps and self.world.any(self.hooks.stop()):
+            saved = f"at step {self.step}, which is saved"
+            raise Interrupted(saved if self.step else "before the first step, so nothing is saved")
         progress = Progress(total=self.settings.max_steps, done=self.step)
         traces = self.checkpoints.folder.parent / "profile"
         try:

@@ -1,11 +1,13 @@
-"""Which errors the command shortens, with which exit status, and where it looks for options."""
+"""The errors that the command shortens, their exit statuses, and the places where it looks for options."""
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 
+from pixelflow import signals
 from pixelflow.cli import BUG, DEBUG, explained, report
 from pixelflow.conf_dir import option_files
 from pixelflow.config.search_path import config_folders
@@ -31,14 +33,32 @@ def raising(error: BaseException):
             75,
             "error: stopped by a request: saved at step 3; the same command",
         ),
-        (KeyboardInterrupt(), 130, "error: interrupted; the same command continues"),
+        (KeyboardInterrupt(), 130, "error: stopped by Ctrl-C; the same command does what is not done yet\n"),
     ],
 )
-def test_short(error: BaseException, status: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_short(
+    error: BaseException,
+    status: int,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(signals, "_received", None)
     with pytest.raises(SystemExit) as end:
         explained(raising(error))
     told = capsys.readouterr().err
     assert end.value.code == status and told.startswith(message) and "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "status"), [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 75)]
+)
+def test_the_signal_is_named_and_a_person_is_told_apart(
+    number: signal.Signals, name: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signals, "_received", number)
+    message = f"stopped by {name}: saved at step 3; the same command continues from there"
+    assert report(Interrupted("saved at step 3")) == (message, status)
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), OSError("x"), KeyError("x"), AssertionError()])

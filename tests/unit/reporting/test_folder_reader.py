@@ -11,6 +11,7 @@ from pixelflow.reporting.folder_reader import read_run_folders
 from pixelflow.reporting.formats import csv_text
 from pixelflow.reporting.table import build_table
 from pixelflow.runs.flat import flatten
+from pixelflow.runs.status import held
 from tests.unit.reporting.conftest import RECORD, config
 
 
@@ -127,14 +128,17 @@ def test_a_later_evaluation_that_fails_leaves_the_earlier_ones_in_the_table(
 
 def test_unfinished_failed_and_unevaluated_runs_are_kept(write_run: Callable[..., Path], tmp_path: Path) -> None:
     write_run("failed", config(8, 0), state="failed", message="the loss is nan at step 7")
-    write_run("running", config(8, 1), {"fid": 1.0}, state="running")
+    running = write_run("running", config(8, 1), {"fid": 1.0}, state="running")
+    write_run("killed", config(8, 3), state="running")  # no process holds its lock
     write_run("unevaluated", config(8, 2))
     (write_run("without", config(8, 4), {"fid": 1.0}) / "status.json").unlink()
-    runs = {run.name: run for run in read_run_folders(tmp_path)}
+    with held(running):
+        runs = {run.name: run for run in read_run_folders(tmp_path)}
     assert not any(run.complete for run in runs.values())
     assert {name: (run.state, run.reason) for name, run in runs.items()} == {
         "failed": ("failed", "the loss is nan at step 7"),
         "running": ("running", "step 7 of 10"),
+        "killed": ("stopped", "its process was killed, step 7 of 10"),
         "unevaluated": ("finished", ""),
         "without": ("unknown", "no status.json"),
     }
