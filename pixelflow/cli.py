@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from pixelflow.conf_dir import conf_folder, option_files
+from pixelflow.config.foreign import guard
 from pixelflow.config.job import register_jobs
 from pixelflow.config.launchers import register
 from pixelflow.config.search_path import config_folders, known_keys
@@ -44,6 +45,8 @@ def main(config_name: str) -> None:
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
         os.environ[DEBUG] = "1"
+    if any(argument.startswith("--experimental-rerun") for argument in sys.argv):
+        fail("--experimental-rerun runs a pickle, which may hold any code: give the command itself again", status=2)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     log_to_stderr()
     with ending_at_once():
@@ -96,6 +99,7 @@ def prepare_hydra() -> None:
     """Registers the jobs, the launchers and the sweepers with Hydra. Must be called before a config is composed."""
     jobs = [find_job(name) for name in job_names()]
     register(find_job, entry="pixelflow.frozen_job")
+    guard()
     register_jobs(jobs)
     lines = "\n  ".join(f"{job.name:20} {job.help}" for job in jobs)
     OmegaConf.register_new_resolver("help_of_jobs", lambda: lines, replace=True)

@@ -10,13 +10,13 @@ import os
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pixelflow.benchmarks.options import BenchmarkOptions
-from pixelflow.config.build import Config, build_model
+from pixelflow.config.build import Config, build_model, trainer_settings
+from pixelflow.config.schema import build
 from pixelflow.nn.blocks import blocks_of
 from pixelflow.processes import world_of
 from pixelflow.training.activation_checkpointing import KEPT_OPS
@@ -32,14 +32,14 @@ def estimate(config: Config, options: BenchmarkOptions) -> dict[str, Any]:
 
     Each device is assumed to reach `job.utilisation` of `job.tflops` in the FLOPs of the model.
     """
-    settings: TrainerSettings = instantiate(config["trainer"])
+    settings: TrainerSettings = trainer_settings(config)
     devices = options.devices or world_of(os.environ).size
     images = settings.images_per_part(devices)
     with torch.device("meta"):
         model = build_model(config)
     parameters = sum(p.numel() for p in model.backbone.parameters())
     costs = step_costs(model.backbone, model.cascade, channels=config["data"]["channels"], images=settings.batch_size)
-    averages = len(instantiate(config["ema"]).names)
+    averages = len(build(config, "ema").names)
     shards = (settings.shard_size or devices) if settings.parallel == "fsdp" else 1
     weights = parameters * 4 / shards
     activations = activation_bytes(config, images)
@@ -86,7 +86,7 @@ def activation_bytes(config: Config, images: int) -> int:
 
     The pass is eager; compiled blocks keep less. With activation checkpointing one block at a time is kept in full.
     """
-    settings: TrainerSettings = instantiate(config["trainer"])
+    settings: TrainerSettings = trainer_settings(config)
     with FakeTensorMode():
         model = build_model(config)
         cascade, backbone = model.cascade, model.backbone

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from torch import Tensor
 
 from pixelflow.benchmarks.options import MetricsBenchmarkOptions
 from pixelflow.config.build import Config, assets_root, pick_device
+from pixelflow.config.schema import build
 from pixelflow.files import write_json
 from pixelflow.metrics.evaluator import Evaluator
 from pixelflow.metrics.features import FeatureExtractor, Features
@@ -35,7 +35,7 @@ FEATURES = 2048
 def run(config: Config, options: MetricsBenchmarkOptions) -> None:
     """Measures both, writes the record to job.output and prints it."""
     device = pick_device(config["trainer"]["device"])
-    extractor = instantiate(config["metrics"]["features"])
+    extractor = build(config, "metrics.features")
     extractor.load(assets_root(config), device)
     generator = torch.Generator().manual_seed(0)
     shape = (options.batch_size, 3, options.side, options.side)

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from torch import Tensor
 
 from pixelflow.conf_dir import option_files, read_option
 from pixelflow.config.build import Config, load_model, pick_device, sample_set, sampler_settings
 from pixelflow.config.job import Job
+from pixelflow.config.schema import build
 from pixelflow.config.search_path import config_folders
 from pixelflow.config.suites import build_evaluator
 from pixelflow.config.validate import validate
@@ -123,7 +123,7 @@ def _point(
     config: Config, setting: dict[str, Any], model: Model, images: SampleSet, exact: Tensor, measure: Evaluator
 ) -> Point:
     settings = sampler_settings(config)
-    sampler = replace(model, solver=instantiate(config["solver"])).sampler(settings=settings)
+    sampler = replace(model, solver=build(config, "solver")).sampler(settings=settings)
     drawn = draw(sampler, images, settings.largest_batch)
     evaluator = Evaluator(features=measure.features, reference=measure.reference)
     for pixels in to_uint8(drawn.x).split(MEASURED_TOGETHER):

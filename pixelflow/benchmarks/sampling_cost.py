@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 
 from pixelflow.benchmarks.estimate import estimate, to_text
 from pixelflow.benchmarks.logging_cost import logging_cost
 from pixelflow.benchmarks.options import BenchmarkOptions
 from pixelflow.benchmarks.training_step import training
 from pixelflow.config.build import Config, build_model, pick_device, sampler_settings
+from pixelflow.config.schema import build
 from pixelflow.files import write_aside, write_json
 from pixelflow.flow import ConstantGuidance
 from pixelflow.nn.flops import DEFAULT_WIDTH, forward_flops, matrix_rate
@@ -118,7 +118,7 @@ def sampling(config: Config, options: BenchmarkOptions, device: torch.device) ->
                 best[name] = measured
     rate = max(rate, matrix_rate(width, dtype=dtype, device=device))  # other work on the machine may have slowed one
     with torch.device("meta"):
-        bare = instantiate(config["backbone"])
+        bare = build(config, "backbone")
     flops = [
         forward_flops(bare, stage.resolution, config["data"]["channels"]) for stage in best[CONFIGURED].costs.stages
     ]

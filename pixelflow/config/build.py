@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
 
 from pixelflow import loading
 from pixelflow.assets import COMMAND
 from pixelflow.config.job import Config
+from pixelflow.config.schema import build, trusted
 from pixelflow.config.sections import read_assets, read_sampler
 from pixelflow.errors import UserError
 from pixelflow.losses.objective import Objective
@@ -21,23 +21,23 @@ from pixelflow.training.weights import load_weights
 
 def build_model(config: Config) -> Model:
     """Builds the model of a config, with fresh weights and with its solver and guidance as defaults."""
-    backbone = instantiate(config["backbone"])
+    backbone = build(config, "backbone")
     return Model(
         backbone=backbone,
-        cascade=instantiate(config["cascade"], max_timestep=backbone.max_timestep),
-        prediction=instantiate(config["prediction"]),
-        conditioning=instantiate(config["conditioning"]),
+        cascade=build(config, "cascade", max_timestep=backbone.max_timestep),
+        prediction=build(config, "prediction"),
+        conditioning=build(config, "conditioning"),
         channels=config["data"]["channels"],
-        solver=instantiate(config["solver"]),
-        guidance=instantiate(config["guidance"]),
+        solver=build(config, "solver"),
+        guidance=build(config, "guidance"),
         settings=sampler_settings(config),
-        recipe=Recipe(config),
+        recipe=Recipe(config, trust=trusted(config)),
     )
 
 
 def trainer_settings(config: Config) -> TrainerSettings:
     """Returns the section `trainer` of a config."""
-    settings: TrainerSettings = instantiate(config["trainer"])
+    settings: TrainerSettings = build(config, "trainer")
     return settings
 
 
@@ -67,7 +67,7 @@ def load_model(config: Config, checkpoint: str | Path, device: torch.device) -> 
     """
     model = build_model(config)
     step = load_weights(model.backbone, checkpoint, config["sampler"]["weights"])
-    model.recipe = Recipe(config, step)
+    model.recipe = Recipe(config, step, trusted(config))
     model.backbone.to(device).eval().requires_grad_(False)
     return model
 
@@ -83,7 +83,7 @@ def build_objective(config: Config, model: Model, device: torch.device) -> Objec
     Raises:
         ValueError: A file is missing, or a loss does not fit the backbone.
     """
-    objective: Objective = instantiate(config["objective"])
+    objective: Objective = build(config, "objective")
     bf16 = config["trainer"]["precision"] == "bf16"
     objective.check_backbone(model.backbone)
     width = getattr(model.backbone, "width", None)
@@ -98,7 +98,7 @@ def assets_root(config: Config) -> Path:
 
 def require_assets(config: Config) -> None:
     """Raises UserError, naming every file that training needs and the assets folder lacks."""
-    objective: Objective = instantiate(config["objective"])
+    objective: Objective = build(config, "objective")
     if problems := objective.missing(assets_root(config)):
         remedy = f"`{COMMAND}`, with the options of this command, fetches them"
         raise UserError(f"{'; '.join(problems)}; {remedy} (assets.root={read_assets(config).root})")

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import functools
 import json
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, grammar_parser
+from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser
 
 from pixelflow.conf_dir import option_files
 from pixelflow.config.job import Job
-from pixelflow.config.schema import build, option_names
+from pixelflow.config.schema import build, option_names, trusted
 from pixelflow.config.search_path import config_folders
 from pixelflow.config.validate import GROUPS, validate
 from pixelflow.errors import UserError
 from pixelflow.flow.cascade import stages_from_kickoff
+from pixelflow.parts import check_targets
 from pixelflow.runs.identity import CALL_SECTIONS, EVALUATION_KEYS, MACHINE_KEYS, TRAINING_SECTIONS
 from pixelflow.training.reader import CheckpointError, read_state
 
-OmegaConf.register_new_resolver("stages_from_kickoff", stages_from_kickoff, replace=True)
+RESOLVERS = ("stages_from_kickoff",)
+"""The functions that a config may call, as `${name:...}`."""
+OmegaConf.register_new_resolver(RESOLVERS[0], stages_from_kickoff, replace=True)
+
+_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 FIXED_BY_TRAINING = ("experiments", *(name for name in TRAINING_SECTIONS if name not in ("trainer", "init_from")))
 """Sections that are read from the checkpoint."""
@@ -48,9 +56,12 @@ def resolve(
     Raises:
         UserError: The config is invalid, or the checkpoint cannot be read.
     """
+    trust = _typed_trust(config, overrides)
     if config.checkpoint is not None:
         config = _with_checkpoint(config, overrides, job)
+    _refuse_resolvers(config)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    check_targets(plain, trust=trust)
     _drop_leftovers(plain, typed={override.key_or_group for override in parse(overrides)})
     mark = json.dumps({**plain, "seed": type(plain.get("seed")).__name__}, sort_keys=True)
     if checked is None or mark not in checked:
@@ -58,6 +69,51 @@ def resolve(
     if checked is not None:
         checked.add(mark)
     return plain
+
+
+def _typed_trust(config: DictConfig, overrides: list[str]) -> list[str]:
+    """Returns `trust`, which is what the user typed: a file that came with a checkpoint must not extend it."""
+    trust: Any = OmegaConf.to_container(config.trust) if OmegaConf.is_config(config.trust) else config.trust
+    if not isinstance(trust, list) or not all(isinstance(name, str) and _MODULE.fullmatch(name) for name in trust):
+        raise UserError(f"trust={trust!r} must be a list of modules, such as trust=[mylib]")
+    if trust and not any(override.key_or_group == "trust" for override in parse(overrides)):
+        raise UserError(
+            f"trust={trust} is set in a file; it counts on the command line only: trust=[{','.join(trust)}]"
+        )
+    return trust
+
+
+def _refuse_resolvers(config: DictConfig) -> None:
+    """Raises UserError for `${name:...}` of another name than our own, such as one that reads the environment."""
+    for key, text in _texts(OmegaConf.to_container(config, resolve=False), ""):
+        for name in _functions(text):
+            if name not in RESOLVERS:
+                raise UserError(
+                    f"{key}={text} calls {name}: a config may only refer to its own keys, ${{key}}; give the value "
+                    "itself, such as data.root=$SCRATCH on the command line"
+                )
+
+
+def _functions(text: str) -> Iterator[str]:
+    """Yields the names of the functions that the interpolations of a text call."""
+    nodes: list[Any] = [grammar_parser.parse(text)] if "${" in text else []
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, OmegaConfGrammarParser.InterpolationResolverContext):
+            yield node.resolverName().getText()
+        nodes += node.getChildren() if hasattr(node, "getChildren") else ()
+
+
+def _texts(node: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Yields the dotted key of each text of a config, and the text."""
+    if isinstance(node, Mapping):
+        for name, inner in node.items():
+            yield from _texts(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, list):
+        for number, inner in enumerate(node):
+            yield from _texts(inner, f"{key}[{number}]")
+    elif isinstance(node, str):
+        yield key, node
 
 
 def without_gpu(config: dict[str, Any]) -> dict[str, Any]:
@@ -86,7 +142,7 @@ def _drop_leftovers(config: dict[str, Any], typed: set[str]) -> None:
     folders = config_folders()
     for group in GROUPS:
         of_others = {key for file in option_files(group, folders).values() for key in _keys_of(file)}
-        takes = option_names(config.get(group), group)
+        takes = option_names(config.get(group), group, trust=trusted(config))
         for key in [*config[group]]:
             if key in of_others and key not in takes and not key.startswith("_") and f"{group}.{key}" not in typed:
                 del config[group][key]
@@ -139,7 +195,11 @@ def _raw(node: Any) -> Any:
 
 
 def _with_checkpoint(config: DictConfig, overrides: list[str], job: Job) -> DictConfig:
-    merged = OmegaConf.create(checkpoint_config(config.checkpoint))
+    stored = {key: node for key, node in checkpoint_config(config.checkpoint).items() if key not in OF_THE_CALL}
+    for key, text in _texts(stored, ""):
+        if "${" in text:
+            raise CheckpointError(f"checkpoint={config.checkpoint}: {key}={text} in its config is not plain data")
+    merged = OmegaConf.create(stored)
     sizes = _complete(merged, config)
     for section in ("sampler", "metrics"):
         for key, default in config[section].items():  # keys that are newer than the checkpoint

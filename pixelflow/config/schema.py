@@ -11,31 +11,32 @@ import difflib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-import hydra.utils
 from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import SchemaError
 
 from pixelflow.errors import UserError
+from pixelflow.parts import check_targets, find, instantiate, named
 
 T = TypeVar("T")
 
 
-def check_group(node: Mapping[str, Any], key: str, *, given: tuple[str, ...] = ()) -> None:
+def check_group(node: Mapping[str, Any], key: str, *, given: tuple[str, ...] = (), trust: Sequence[str] = ()) -> None:
     """Checks the names and types in a group against the signature of its `_target_`.
 
     Args:
         node: The group: `_target_` and its keyword arguments.
         key: The key of the group in the config.
         given: Arguments that the code passes itself.
+        trust: Names of modules that may define parts, besides this package.
 
     Raises:
         UserError: The group does not fit; the message names the key, the value and what is accepted.
     """
     target = node.get("_target_")
-    parameters, hints = _options(_callable(node, key))
+    parameters, hints = _options(_callable(node, key, trust))
     partial = node.get("_partial_", False)
     if not isinstance(partial, bool) or (partial and not given):
         raise UserError(f"{key}._partial_={partial!r} must be left out")
@@ -44,19 +45,19 @@ def check_group(node: Mapping[str, Any], key: str, *, given: tuple[str, ...] = (
             continue
         if name not in parameters:
             raise UserError(f"{key}.{name} is not an option of {target}; {hint(name, parameters)}")
-        _check_option(value, hints.get(name, Any), f"{key}.{name}")
+        _check_option(value, hints.get(name, Any), f"{key}.{name}", trust)
     for name, parameter in parameters.items():
         required = parameter.default is parameter.empty and parameter.kind is parameter.KEYWORD_ONLY
         if required and name not in node and name not in given:
             raise UserError(f"{key}.{name} is missing: {target} needs it")
 
 
-def _check_option(value: Any, annotation: Any, key: str) -> None:
+def _check_option(value: Any, annotation: Any, key: str, trust: Sequence[str]) -> None:
     """Checks one argument of a group: a value, a part with its own `_target_`, or a mapping of names to parts."""
     classes = _classes(annotation)
     if isinstance(value, Mapping) and "_target_" in value and classes:
-        check_group(value, key)
-        made = _callable(value, key)
+        check_group(value, key, trust=trust)
+        made = _callable(value, key, trust)
         known = [cls for cls in classes if not getattr(cls, "_is_protocol", False)]
         if inspect.isclass(made) and known == classes and not issubclass(made, tuple(known)):
             raise UserError(f"{key}._target_={value['_target_']} must be a {' or '.join(c.__name__ for c in known)}")
@@ -70,7 +71,7 @@ def _check_option(value: Any, annotation: Any, key: str) -> None:
     if isinstance(value, Mapping):
         for name, part in value.items():
             if isinstance(part, Mapping) and "_target_" in part:
-                check_group(part, f"{key}.{name}")
+                check_group(part, f"{key}.{name}", trust=trust)
             elif _of_parts(annotation):
                 raise UserError(f"{key}.{name}={part!r} {A_PART}")
 
@@ -135,9 +136,26 @@ def hint(key: str, accepted: Iterable[str], prefix: str = "") -> str:
     return f"did you mean {prefix}{close[0]}?" if close else f"accepted: {', '.join(accepted) or 'none'}"
 
 
-def build(config: Mapping[str, Any], name: str) -> Any:
-    """Instantiates a group. A ValueError of its constructor becomes a UserError that names the config key."""
-    return with_key(lambda: hydra.utils.instantiate(config[name]), config[name], name)
+def build(config: Mapping[str, Any], key: str, **more: Any) -> Any:
+    """Builds the part that a resolved config describes at a dotted key, such as "solver" or "metrics.features".
+
+    Args:
+        config: A resolved config. Its `trust` names the modules that may define parts, besides this package.
+        key: The key of the node.
+        **more: Further arguments of the part, which the config does not hold.
+
+    Raises:
+        UserError: The part is not allowed, or its constructor refuses a value; the message names the key.
+    """
+    node: Any = config
+    for name in key.split("."):
+        node = node[name]
+    return with_key(lambda: instantiate(node, trust=trusted(config), **more), node, key)
+
+
+def trusted(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the modules, besides this package, that may define parts of a resolved config."""
+    return tuple(config.get("trust", ()))
 
 
 def with_key(build: Callable[[], Any], node: Mapping[str, Any], group: str) -> Any:
@@ -150,33 +168,24 @@ def with_key(build: Callable[[], Any], node: Mapping[str, Any], group: str) -> A
     """
     try:
         return build()
-    except Exception as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:  # Hydra wraps what a constructor raises
-            cause = cause.__cause__
-        if not isinstance(cause, ValueError):
-            raise
-        message = str(cause)
-        argument = message.split("=")[0].split(" ")[0].rstrip(":,")
-        prefix = f"{group}." if argument.split(".")[0] in node else f"{group}: "
-        raise UserError(prefix + message) from None
+    except ValueError as error:
+        raise UserError(named(str(error), node, group)) from None
 
 
-def option_names(node: Any, key: str) -> set[str]:
+def option_names(node: Any, key: str, *, trust: Sequence[str] = ()) -> set[str]:
     """Returns the names of the keyword arguments of a group's `_target_`. Raises UserError if it has none."""
-    return set(_options(_callable(node, key))[0])
+    return set(_options(_callable(node, key, trust))[0])
 
 
-def _callable(node: Any, key: str) -> Any:
+def _callable(node: Any, key: str, trust: Sequence[str]) -> Any:
     """Imports the `_target_` of the group at `key`."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise UserError(f"{key} has no _target_ (it is {node!r}); choose an option of the group, or set {key}._target_")
+    check_targets(node, trust=trust, key=key)
     try:
-        return hydra.utils.get_object(str(node["_target_"]))
-    except Exception as error:
-        raise UserError(
-            f"{key}._target_={node['_target_']} cannot be imported: {' '.join(str(error).split())}"
-        ) from None
+        return find(node["_target_"], trust=trust)
+    except UserError as error:
+        raise UserError(f"{key}._target_={error}") from None
 
 
 def check_type(value: Any, annotation: Any, key: str) -> None:

@@ -25,6 +25,7 @@ class TopLevel:
     init_from: str | None
     samples: str | None
     rerun: bool
+    trust: list[str]
     axes: list[str]
     paper: list[dict[str, Any]]
     seeds: int | list[int] | None

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from torch import Tensor
 
 from pixelflow.assets import COMMAND, missing_line
 from pixelflow.config.build import assets_root
 from pixelflow.config.job import Config
+from pixelflow.config.schema import build
 from pixelflow.errors import UserError
 from pixelflow.metrics import references, suite
 from pixelflow.metrics.clip import read_prompts
@@ -54,8 +53,8 @@ def require_metrics(config: Config, count: int) -> None:
 
 def needed_files(config: Config) -> list[str]:
     """Returns the files in the assets folder that the metrics read."""
-    nodes = [config["metrics"]["features"], *(node for node in _additional(config).values() if node is not None)]
-    files = [file for node in nodes for file in instantiate(node).needs()]
+    keys = ["metrics.features", *(key for key in _additional(config).values() if key is not None)]
+    files = [file for key in keys for file in build(config, key).needs()]
     path, root = _reference_path(config), assets_root(config)
     if path is not None and path.parent == root:
         files.append(path.name)
@@ -74,8 +73,8 @@ def build_suite(config: Config, device: torch.device) -> Suite:
             fit its network.
     """
     return suite.build_suite(
-        _loaded(config, config["metrics"]["features"], device),
-        {name: None if node is None else _loaded(config, node, device) for name, node in _additional(config).items()},
+        _loaded(config, "metrics.features", device),
+        {name: None if key is None else _loaded(config, key, device) for name, key in _additional(config).items()},
         reference=lambda extractor: _reference(config, extractor),
         prompts=lambda: _prompts(config),
     )
@@ -83,18 +82,18 @@ def build_suite(config: Config, device: torch.device) -> Suite:
 
 def build_evaluator(config: Config, device: torch.device) -> Evaluator:
     """Builds the main evaluator alone, for jobs that compare one number; see `build_suite`."""
-    features = _loaded(config, config["metrics"]["features"], device)
+    features = _loaded(config, "metrics.features", device)
     return Evaluator(features=features, reference=_reference(config, features))
 
 
-def _additional(config: Config) -> dict[str, Mapping[str, Any] | None]:
-    """Returns the extractors of the additional metrics, or None for a metric of the main extractor."""
-    metrics = config["metrics"]
-    return {name: None if name in WITH_FEATURES else metrics["extractors"][name] for name in metrics["also"]}
+def _additional(config: Config) -> dict[str, str | None]:
+    """Returns the keys of the extractors of the additional metrics, or None for a metric of the main extractor."""
+    also = config["metrics"]["also"]
+    return {name: None if name in WITH_FEATURES else f"metrics.extractors.{name}" for name in also}
 
 
-def _loaded(config: Config, node: Mapping[str, Any], device: torch.device) -> Any:
-    extractor: FeatureExtractor = instantiate(node)
+def _loaded(config: Config, key: str, device: torch.device) -> Any:
+    extractor: FeatureExtractor = build(config, key)
     extractor.load(assets_root(config), device)
     return extractor
 
@@ -108,7 +107,7 @@ def _reference_path(config: Config) -> Path | None:
 
 def _reference(config: Config, extractor: FeatureExtractor) -> Reference:
     def split_images(split: str) -> tuple[str, Tensor]:
-        data = instantiate(config["data"])
+        data = build(config, "data")
         return data.spec.name, data.images(split)[0]
 
     return references.load_reference(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -97,15 +98,19 @@ class PruningSweeper(Sweeper):
 
 
 def _pruner(pruning: DictConfig) -> Any:
-    """Makes the pruner. Raises UserError for one that does not exist or takes other arguments."""
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
+    """Makes the pruner. Raises UserError for one that optuna does not have, or that takes other arguments."""
+    from optuna import pruners
 
+    name = str(pruning.pruner).removeprefix("optuna.pruners.")
+    if name not in pruners.__all__:
+        names = ", ".join(name for name in pruners.__all__ if inspect.isclass(getattr(pruners, name)))
+        raise UserError(f"hydra.sweeper.pruning.pruner={pruning.pruner} is none of optuna's: {names}")
     try:
-        arguments = {key: value for key, value in pruning.items() if key not in ("metric", "pruner")}
-        return instantiate({"_target_": pruning.pruner, **arguments})
-    except InstantiationException as error:
-        raise UserError(f"hydra.sweeper.pruning: {' '.join(str(error).split())}") from None
+        return getattr(pruners, name)(
+            **{str(key): value for key, value in pruning.items() if key not in ("metric", "pruner")}
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"hydra.sweeper.pruning: {error}") from None
 
 
 def _tell_once(study: Any, trial: Any, **about: Any) -> None:

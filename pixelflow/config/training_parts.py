@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from pixelflow.config.build import (
@@ -20,6 +19,7 @@ from pixelflow.config.build import (
     sampler_settings,
     trainer_settings,
 )
+from pixelflow.config.schema import build
 from pixelflow.model import Model
 from pixelflow.processes import World
 from pixelflow.reporting.figures import image_grid
@@ -79,7 +79,7 @@ def build_trainer(
 def bare_backbone(config: Config) -> nn.Module:
     """Builds the backbone on the meta device, without memory for its weights."""
     with torch.device("meta"):
-        return instantiate(config["backbone"])
+        return build(config, "backbone")
 
 
 Grid = Callable[[Model, dict[str, Tensor], int], None]
@@ -138,15 +138,15 @@ def assemble_trainer(
         hooks.on_grid = partial(grid, model)
     network = build_network(model.backbone, model.cascade, settings, world=world, device=device)
     objective = build_objective(config, model, device)
-    loader = instantiate(config["data"]).loader(
+    loader = build(config, "data").loader(
         batch_size=settings.batch_size, seed=seed, rank=world.rank, world_size=world.size, device=device, report=report
     )
     return Trainer(
         state=TrainingState(
             network=network,
-            optimizer=instantiate(config["optimizer"])(params=[*network.parameters, *objective.parameters()]),
+            optimizer=build(config, "optimizer")(params=[*network.parameters, *objective.parameters()]),
             objective=objective,
-            ema=instantiate(config["ema"]),
+            ema=build(config, "ema"),
         ),
         flow=_flow_parts(config, model),
         loader=loader,
@@ -161,7 +161,7 @@ def assemble_trainer(
 def _flow_parts(config: Config, model: Model) -> FlowParts:
     return FlowParts(
         cascade=model.cascade,
-        timesteps=instantiate(config["timesteps"]),
+        timesteps=build(config, "timesteps"),
         prediction=model.prediction,
         conditioning=model.conditioning,
     )

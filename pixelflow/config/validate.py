@@ -11,7 +11,7 @@ import torch
 from pixelflow.config.agreement import build_on_meta, check_agreement, check_contracts, check_shapes
 from pixelflow.config.build import Config, pick_device, sampler_settings
 from pixelflow.config.job import Job
-from pixelflow.config.schema import build, check_group, read_record, with_key
+from pixelflow.config.schema import build, check_group, read_record, trusted, with_key
 from pixelflow.config.sections import SECTIONS, TopLevel, read_sampler
 from pixelflow.config.validate_training import check_optimizer, check_training
 from pixelflow.config.values import check_values
@@ -46,7 +46,7 @@ def validate(config: Config, job: Job) -> None:
     check_values(config)
     _check_sections(config)
     for name, given in GROUPS.items():
-        check_group(config[name], name, given=given)
+        check_group(config[name], name, given=given, trust=trusted(config))
     _check_metrics(config)
     build(config, "data")
     _check_sampler(config)
@@ -76,9 +76,9 @@ def _check_sections(config: Config) -> None:
 
 def _check_metrics(config: Config) -> None:
     metrics = config["metrics"]
-    check_group(metrics["features"], "metrics.features", given=("device",))
+    check_group(metrics["features"], "metrics.features", given=("device",), trust=trusted(config))
     for name, node in metrics["extractors"].items():
-        check_group(node, f"metrics.extractors.{name}")
+        check_group(node, f"metrics.extractors.{name}", trust=trusted(config))
     accepted = [*WITH_FEATURES, *metrics["extractors"]]
     for name in metrics["also"]:
         if name not in accepted:

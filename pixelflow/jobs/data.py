@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pixelflow.config.job import Config, Job, at_least
+from pixelflow.config.schema import build
 from pixelflow.terminal import say
 
 
@@ -32,13 +33,11 @@ class DataOptions:
 
 def run(config: Config, options: DataOptions, overrides: list[str]) -> None:
     """Prints and stores the facts about the data."""
-    from hydra.utils import instantiate
-
     from pixelflow.data.inspection import describe_samples, measure_loader  # torch: seconds
     from pixelflow.files import write_json
     from pixelflow.reporting.contact_sheet import IMAGES, contact_sheet
 
-    data = instantiate(config["data"])
+    data = build(config, "data")
     folder = Path(options.output) / data.spec.name
     facts = describe_samples(data, options.samples)
     measured, first = measure_loader(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from pixelflow.assets import ASSETS, fetch, missing_line
 from pixelflow.config.job import Config, Job
+from pixelflow.config.schema import build
 from pixelflow.errors import UserError
 from pixelflow.files import locked, writing
 from pixelflow.terminal import say
@@ -63,11 +64,9 @@ def run(config: Config, options: FetchOptions, overrides: list[str]) -> None:
 
 def wanted(config: Config, options: FetchOptions) -> list[str]:
     """Returns the files that the objective and the metrics read, and those named by job.files."""
-    from hydra.utils import instantiate
-
     from pixelflow.config.suites import needed_files
 
-    objective = instantiate(config["objective"])
+    objective = build(config, "objective")
     return list(dict.fromkeys([*objective.needs(), *needed_files(config), *options.files]))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pixelflow.config.job import Config, Job, at_least
-from pixelflow.config.schema import build, check_group, with_key
+from pixelflow.config.schema import build, check_group, trusted, with_key
 from pixelflow.errors import UserError
 from pixelflow.terminal import say
 
@@ -52,7 +52,7 @@ def check(config: Config, options: PrepareOptions) -> None:
     if not options.output:
         raise UserError("job=prepare needs job.output=FOLDER, where the shards go")
     if options.text_encoder:
-        check_group(options.text_encoder, "job.text_encoder")
+        check_group(options.text_encoder, "job.text_encoder", trust=trusted(config))
     build(config, "data")
     with_key(lambda: settings_of(config, options), config["job"], "job")
 
@@ -70,13 +70,11 @@ def settings_of(config: Config, options: PrepareOptions) -> Any:
 
 def run(config: Config, options: PrepareOptions, overrides: list[str]) -> None:
     """Writes the shards and their index, and prints how to train with them."""
-    from hydra.utils import instantiate
-
     from pixelflow.data.preparation import prepare  # torch: seconds
     from pixelflow.progress import Progress
 
-    data, settings = instantiate(config["data"]), settings_of(config, options)
-    encoder = instantiate(options.text_encoder) if options.text_encoder else None
+    data, settings = build(config, "data"), settings_of(config, options)
+    encoder = build(config, "job.text_encoder") if options.text_encoder else None
     output = Path(str(options.output)).expanduser()
     start = time.perf_counter()
     progress: Progress | None = None

@@ -42,6 +42,7 @@ CALL_SECTIONS = (
     "tracking",
     "runs_dir",
     "assets",
+    "trust",
     "checkpoint",
     "samples",
     "rerun",

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 
+import pixelflow
 from pixelflow.cli import prepare_hydra
 from pixelflow.config.resolve import resolve
+from pixelflow.config.schema import build
 from pixelflow.config.validate import GROUPS
+from pixelflow.errors import UserError
 from pixelflow.jobs import find_job, job_names
+from pixelflow.parts import instantiate
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = sorted(
@@ -48,7 +55,7 @@ def test_option(group: str, option: str) -> None:
     config = composed(f"{group}={option}", *NEEDS.get((group, option), []))
     with torch.device("meta"):
         for name in GROUPS:
-            assert instantiate(config[name]) is not None
+            assert build(config, name) is not None
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -99,7 +106,7 @@ def test_the_arms_of_pixelgen_losses_add_one_loss_each() -> None:
     ]  # fmt: skip
     for arm, terms, gate in wanted:
         arms = ["experiments=pixelgen_losses", f"experiments/pixelgen_losses@_global_={arm}"]
-        objective = instantiate(composed(*arms)["objective"])
+        objective = build(composed(*arms), "objective")
         assert list(objective.terms) == terms
         assert {loss.min_t for name, loss in objective.terms.items() if name in ("lpips", "p_dino")} <= {gate}
         assert set(objective.encoders) == ({"dino"} if "repa" in terms else set())
@@ -122,4 +129,71 @@ def test_kickoff_sets_the_number_of_stages() -> None:
     for kickoff, stages in ((4, 3), (8, 2), (16, 1)):
         config = composed("cascade=kickoff", f"cascade.kickoff={kickoff}", "backbone.patch_size=2",
                           "experiments=digits_kickoff")  # fmt: skip
-        assert instantiate(config["cascade"]).num_stages == stages
+        assert build(config, "cascade").num_stages == stages
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    """A checkpoint of a model."""
+    model = pixelflow.build(image_size=16, num_classes=10, channels=1, depth=1, num_stages=2)
+    return model.save(tmp_path / "step_00000000")
+
+
+def rewrite(folder: Path, change: Callable[[dict], None]) -> str:
+    """Changes the config stored in a checkpoint, as its author could, and returns the override that names it."""
+    content = json.loads((folder / "state.json").read_text())
+    del content["checksum"]
+    change(content["config"])
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    (folder / "state.json").write_text(
+        json.dumps(content | {"checksum": hashlib.sha256(text.encode()).hexdigest()}, indent=1)
+    )
+    return f"checkpoint={folder}"
+
+
+@pytest.mark.parametrize("key", ["backbone", "solver", "guidance", "conditioning", "cascade", "prediction"])
+@pytest.mark.parametrize("target", ["evil.go", "pixelflow.files.write_text", "pixelflow.data.webdataset.os.system"])
+def test_the_config_of_a_checkpoint_builds_known_parts_only(key: str, target: str, stored: Path) -> None:
+    typed = rewrite(stored, lambda config: config[key].update(_target_=target))
+    with pytest.raises(UserError, match=rf"{key}._target_={target} is not one of the package's own parts"):
+        composed("job=sample", typed)
+
+
+@pytest.mark.parametrize("value", [{"_target_": "evil.go"}, [{"a": {"_target_": "evil.go"}}]])
+def test_the_config_of_a_checkpoint_is_checked_at_any_depth(value: Any, stored: Path) -> None:
+    typed = rewrite(stored, lambda config: config["solver"].update(grid=value))
+    with pytest.raises(UserError, match=r"solver.grid.*_target_=evil.go is not one of"):
+        composed("job=sample", typed)
+
+
+@pytest.mark.parametrize("text", ["${oc.env:HOME}", "${data.channels}", "a ${oc.decode:x} b"])
+def test_the_config_of_a_checkpoint_refers_to_nothing(text: str, stored: Path) -> None:
+    typed = rewrite(stored, lambda config: config["solver"].update(grid=text))
+    with pytest.raises(UserError) as caught:
+        composed("job=sample", typed)
+    assert str(caught.value) == f"{typed}: solver.grid={text} in its config is not plain data"
+
+
+def test_a_checkpoint_does_not_extend_trust(stored: Path) -> None:
+    typed = rewrite(stored, lambda config: config.update(trust=["evil"], backbone={"_target_": "evil.Net"}))
+    with pytest.raises(UserError, match=r"backbone._target_=evil.Net is not one of .*trust=\['evil'\]"):
+        composed("job=sample", typed)
+
+
+@pytest.mark.parametrize(
+    "value", ["${oc.env:HOME}", "x${oc.env:HOME,y}", "${oc.${data.name}:HOME}", "${hydra:runtime.cwd}"]
+)
+def test_a_config_reads_itself_alone(value: str) -> None:
+    with pytest.raises(UserError, match=r"experiment=.* calls .*: a config may only refer to its own keys"):
+        composed(f"experiment='{value}'")
+
+
+def test_trust_counts_where_it_is_typed() -> None:
+    prepare_hydra()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("run", overrides=["trust=[evil]"])
+    with pytest.raises(UserError, match=r"trust=\['evil'\] is set in a file"):
+        resolve(config, [], find_job("pipeline"))
+    for value in ("evil", "[3]", "['a b']", "['']", "null"):
+        with pytest.raises(UserError, match=r"trust=.* must be a list of modules"):
+            composed(f"trust={value}")

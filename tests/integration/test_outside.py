@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow  # every test starts processes that import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["trainer.device=cpu", "trainer.batch_size=8", "sampler.num_samples=20", "tracking=none"]
-CHOSEN = ["backbone=convnet", "guidance=rising"]
+CHOSEN = ["backbone=convnet", "guidance=rising", "trust=[mylib]"]
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +55,17 @@ def test_pipeline_records_the_package(trained: Path) -> None:
 def test_sample_and_evaluate(home: Path, trained: Path) -> None:
     checkpoint = f"checkpoint={trained / 'checkpoints' / 'step_00000002'}"
     done = call(
-        home, "job=sample", checkpoint, *SMALL[:1], "sampler.num_samples=4", "guidance=rising", "guidance.most=3"
+        home,
+        "job=sample",
+        checkpoint,
+        *SMALL[:1],
+        "sampler.num_samples=4",
+        "guidance=rising",
+        "guidance.most=3",
+        "trust=[mylib]",
     )
     assert done.returncode == 0, done.stderr
-    done = call(home, checkpoint, *SMALL[:1], "sampler.num_samples=20", entry="evaluate.py")
+    done = call(home, checkpoint, *SMALL[:1], "sampler.num_samples=20", "trust=[mylib]", entry="evaluate.py")
     assert done.returncode == 0, done.stderr
 
 
