@@ -16,6 +16,7 @@ from pixelflow.errors import UserError
 from pixelflow.metrics.catalogue import main_metric
 from pixelflow.reporting.runs import Evaluation, Run, broken_run, evaluated_runs, read_evaluations, seed_of
 from pixelflow.runs.flat import flatten
+from pixelflow.terminal import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def _read_experiment(uri: str, experiment: str) -> list[Run]:
     client = MlflowClient(tracking_uri=uri)
     known = client.get_experiment_by_name(experiment)
     if known is None:
-        names = ", ".join(sorted(other.name for other in client.search_experiments()))
+        names = one_line(", ".join(sorted(other.name for other in client.search_experiments())))
         raise LookupError(f"has no experiment {experiment!r}; it has {names}")
     page = client.search_runs([known.experiment_id])
     found = list(page)

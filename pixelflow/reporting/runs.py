@@ -87,7 +87,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(text) if kind == "YAML" else json.loads(text)
     except OSError as error:
         raise UserError(f"{shown} cannot be read: {error.strerror}") from error
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{shown} is not {kind}: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{shown} is not a mapping")

@@ -168,3 +168,19 @@ def test_a_dead_server_is_given_up_soon() -> None:
     assert time.monotonic() - start < 30
     assert len(str(error.value)) < 400
     assert "secret" not in str(error.value)
+
+
+def test_what_a_server_answers_is_text(database: str, tmp_path: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=database)
+    hostile = "=1+1\x1b[2J|<b>\n# x"
+    experiment = client.create_experiment("a\x1b[2J\nerror: fake", artifact_location=tmp_path.as_uri())
+    run = Run(hostile, {"seed": 0, "k": hostile, "deep": "[" * 5000}, 0, {"fid": 1.0}, {}, "finished", None)
+    log_run(client, experiment, run, "FINISHED")
+    table = build_table(read_mlflow(database, "a\x1b[2J\nerror: fake"), axes=["k"])
+    for text in (markdown(table), csv_text(table)):
+        assert "\x1b" not in text and "\n# x" not in text and "\n=" not in text
+    with pytest.raises(UserError) as caught:
+        read_mlflow(database, "nothing")
+    assert "a\\x1b[2J error: fake" in str(caught.value) and "\n" not in str(caught.value)
