@@ -47,7 +47,7 @@ def start(job: FrozenJob) -> None:
         record_end(job, first, "interrupted", str(error))
         sys.exit(CONTINUE if first else 0)
     except KeyboardInterrupt:
-        print("stopped at once by Ctrl-C", file=sys.stderr)
+        say("stopped at once by Ctrl-C", stream=sys.stderr)
         record_end(job, first, "interrupted", "stopped at once by Ctrl-C")
         sys.exit(BY_HAND)
     except Exception as error:
