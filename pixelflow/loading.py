@@ -19,8 +19,9 @@ from pixelflow.model import SECTIONS, Model, Recipe
 from pixelflow.parts import instantiate
 from pixelflow.sampling.settings import Precision, SamplerSettings
 from pixelflow.training.checkpoint import CheckpointStore
-from pixelflow.training.reader import CheckpointError, read_state
-from pixelflow.training.weights import load_weights
+from pixelflow.training.fitting import of_stored_config
+from pixelflow.training.reader import CheckpointError, read_state, show
+from pixelflow.training.weights import load_backbone
 from pixelflow.types import Guidance, Prediction, Solver
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _assemble(Recipe(config), channels=channels, **parts)
-    _check_fit(model)
+    check_fit(model)
     return model
 
 
@@ -185,11 +186,14 @@ def _read(folder: Path, weights: str, trust: tuple[str, ...], precision: Precisi
     config = stored.config
     if lacking := [name for name in (*SECTIONS, "data") if not isinstance(config.get(name), Mapping)]:
         raise CheckpointError(f"{folder / 'state.json'} holds no config of a model: it lacks {', '.join(lacking)}")
-    recipe = Recipe(config, stored.step, trust)
-    model = _assemble(recipe, channels=config["data"]["channels"])
+    with of_stored_config(stored):
+        node = config["backbone"]
+        backbone, step = load_backbone(lambda: instantiate(node, trust=trust), folder, weights)
+        recipe = Recipe(config, step, trust)
+        model = _assemble(recipe, channels=config["data"].get("channels"), backbone=backbone)
+        check_fit(model)
     if precision is not None:
         model.settings = replace(model.settings, precision=precision)
-    load_weights(model.backbone, folder, weights)
     model.backbone.eval()
     return model
 
@@ -214,8 +218,16 @@ def _assemble(recipe: Recipe, *, channels: int, **given: Any) -> Model:
     )
 
 
-def _check_fit(model: Model) -> None:
-    patch, fixed = model.backbone.patch_size, model.backbone.fixed_resolution
+def check_fit(model: Model) -> None:
+    """Checks that the parts of a model have the sizes of each other and of its recipe.
+
+    Raises:
+        ValueError: The message names the sizes that differ.
+    """
+    backbone, config = model.backbone, model.recipe.config
+    if not isinstance(model.channels, int) or model.channels < 1:
+        raise ValueError(f"channels={show(model.channels)} must be a whole number above 0")
+    patch, fixed = backbone.patch_size, backbone.fixed_resolution
     if model.cascade.kickoff % patch:  # type: ignore[operator]
         raise ValueError(
             f"patch_size={patch} does not divide the kickoff resolution {model.cascade.kickoff} "
@@ -223,3 +235,17 @@ def _check_fit(model: Model) -> None:
         )
     if fixed is not None and model.num_stages > 1:
         raise ValueError(f"num_stages={model.num_stages} needs a backbone for several resolutions; it serves {fixed}")
+    # The tensors bound the sizes of the backbone only; the noise, the labels and the stages follow the others.
+    sizes = {
+        "resolution": (fixed, "image_size", model.image_size),
+        "in_channels": (getattr(backbone, "in_channels", None), "channels", model.channels),
+        "num_classes": (getattr(backbone, "num_classes", None), "conditioning.num_classes", model.num_classes),
+    }
+    data: Mapping[str, Any] = config.get("data", {})
+    sizes |= {f"data.{key}": (data.get(key), key, getattr(model, key)) for key in ("image_size", "num_classes")}
+    for part in ("solver", "guidance"):
+        stages = config.get(part, {}).get("num_stages")
+        sizes[f"{part}.num_stages"] = (stages, "cascade.num_stages", model.num_stages)
+    for name, (size, other, value) in sizes.items():
+        if size is not None and size != value:
+            raise ValueError(f"{name}={show(size)} of the backbone or recipe differs from {other}={show(value)}")

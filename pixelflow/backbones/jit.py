@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pixelflow.flow.cascade import LARGEST_IMAGE
 from pixelflow.limits import above, at_least, at_most
 from pixelflow.nn.attention import HeadNormAttention
 from pixelflow.nn.blocks import LARGEST_DEPTH, LARGEST_WIDTH
@@ -288,6 +289,7 @@ def _check(
     in_context_start: int,
     proj_drop: float,
 ) -> None:
+    at_most(LARGEST_IMAGE, image_size=image_size)  # before its table of positions is computed
     if image_size is not None and image_size % patch_size:
         raise ValueError(f"patch_size={patch_size} must divide image_size={image_size}")
     if width % (4 * num_heads):

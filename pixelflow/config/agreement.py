@@ -18,6 +18,7 @@ from pixelflow.config.schema import build
 from pixelflow.data.images import DataSource
 from pixelflow.errors import UserError
 from pixelflow.flow.cascade import Cascade
+from pixelflow.training.fitting import without_memory
 from pixelflow.training.settings import TrainerSettings
 from pixelflow.types import Backbone, Condition, Conditioning, Guidance, Loss, Prediction, Solver, Timesteps
 
@@ -72,7 +73,7 @@ def build_on_meta(config: Config) -> Any:
         UserError: Its constructor refuses the options, or torch cannot make tensors of these sizes.
     """
     try:
-        with torch.device("meta"):
+        with without_memory():
             return build(config, "backbone")
     except (RuntimeError, OverflowError) as error:
         raise UserError(f"backbone: torch cannot make tensors of these sizes: {_first_line(error)}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from pixelflow import loading
 from pixelflow.assets import COMMAND
@@ -15,13 +16,20 @@ from pixelflow.errors import UserError
 from pixelflow.losses.objective import Objective
 from pixelflow.model import Model, Recipe
 from pixelflow.sampling.settings import SamplerSettings, SampleSet
+from pixelflow.training.fitting import of_stored_config
+from pixelflow.training.reader import read_state
 from pixelflow.training.settings import TrainerSettings
-from pixelflow.training.weights import load_weights
+from pixelflow.training.weights import load_backbone
 
 
-def build_model(config: Config) -> Model:
-    """Builds the model of a config, with fresh weights and with its solver and guidance as defaults."""
-    backbone = build(config, "backbone")
+def build_model(config: Config, backbone: nn.Module | None = None) -> Model:
+    """Builds the model of a config, with its solver and guidance as defaults.
+
+    Args:
+        config: A resolved config.
+        backbone: The backbone; by default one with fresh weights.
+    """
+    backbone = build(config, "backbone") if backbone is None else backbone
     return Model(
         backbone=backbone,
         cascade=build(config, "cascade", max_timestep=backbone.max_timestep),
@@ -65,9 +73,12 @@ def load_model(config: Config, checkpoint: str | Path, device: torch.device) -> 
     Raises:
         CheckpointError: The checkpoint is damaged, or its weights do not fit the config.
     """
-    model = build_model(config)
-    step = load_weights(model.backbone, checkpoint, config["sampler"]["weights"])
+    weights = config["sampler"]["weights"]
+    backbone, step = load_backbone(lambda: build(config, "backbone"), checkpoint, weights)
+    model = build_model(config, backbone)
     model.recipe = Recipe(config, step, trusted(config))
+    with of_stored_config(read_state(checkpoint)):
+        loading.check_fit(model)
     model.backbone.to(device).eval().requires_grad_(False)
     return model
 

@@ -29,6 +29,7 @@ from pixelflow.signals import stop_signal
 from pixelflow.training.checkpoint import CheckpointStore
 from pixelflow.training.costs import device_rate, step_costs
 from pixelflow.training.draw import FlowParts
+from pixelflow.training.fitting import without_memory
 from pixelflow.training.meter import Meter
 from pixelflow.training.networks import build_network
 from pixelflow.training.settings import TrainerSettings
@@ -78,7 +79,7 @@ def build_trainer(
 
 def bare_backbone(config: Config) -> nn.Module:
     """Builds the backbone on the meta device, without memory for its weights."""
-    with torch.device("meta"):
+    with without_memory():
         return build(config, "backbone")
 
 

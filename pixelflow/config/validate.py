@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,6 +19,7 @@ from pixelflow.config.values import check_values
 from pixelflow.errors import UserError
 from pixelflow.metrics.suite import WITH_FEATURES
 from pixelflow.sampling.speed import speed_up
+from pixelflow.training.weights import bare_backbone
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "data": (),
@@ -103,7 +105,11 @@ def _check_parts(config: Config) -> None:
     parts = {name: build(config, name) for name in GROUPS if name not in ("backbone", "optimizer")}
     cascade, solver, objective = parts["cascade"], parts["solver"], parts["objective"]
     check_optimizer(config)
-    backbone = build_on_meta(config)
+    if config["checkpoint"] is None:
+        backbone: Any = build_on_meta(config)
+    else:  # its config may describe a backbone of any size
+        weights = config["sampler"]["weights"]
+        backbone = bare_backbone(lambda: build(config, "backbone"), config["checkpoint"], weights)
     check_contracts(config, parts | {"backbone": backbone})
     settings = sampler_settings(config)
     if settings.cache_every > 1:

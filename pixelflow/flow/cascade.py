@@ -13,11 +13,14 @@ import numpy as np
 from torch import Tensor
 
 from pixelflow.flow.path import StagePath, add_up, down
-from pixelflow.limits import at_least
+from pixelflow.limits import at_least, at_most
 from pixelflow.types import FlowSample
 
 COVARIANCE_RIDGE = 1e-6
 """Added to the covariance of the correlated noise, which is singular at gamma = -1/3."""
+
+LARGEST_IMAGE = 2**14
+"""Largest side of images in pixels, so that a wrong number is refused before it is allocated."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Cascade:
         max_timestep: float = 1000.0,
     ) -> None:
         at_least(1, image_size=image_size, num_stages=num_stages, kickoff=kickoff, max_timestep=max_timestep)
+        at_most(LARGEST_IMAGE, image_size=image_size)
         factor = 2 ** min(num_stages - 1, 64)  # no image has a larger side
         if image_size % factor:
             most = (image_size & -image_size).bit_length()

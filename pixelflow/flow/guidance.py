@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pixelflow.limits import at_least, finite
+from pixelflow.limits import at_least, at_most, finite
 
 PAPER_WEIGHTS = (0.0, 1 / 6, 2 / 3, 1.0)
 """Share of (scale - 1) in each of four stages (PixelFlow section 4.3)."""
@@ -128,6 +128,7 @@ class StageIntervalGuidance:
 
 def stage_weights(num_stages: int) -> list[float]:
     """Returns the paper's four weights, interpolated linearly to `num_stages` stages."""
+    at_most(64, num_stages=num_stages)
     if num_stages == 1:
         return [1.0]
     last = len(PAPER_WEIGHTS) - 1

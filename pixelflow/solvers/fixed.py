@@ -13,8 +13,11 @@ import numpy as np
 from torch import Tensor
 
 from pixelflow.flow.timesteps import Grid, time_grid
-from pixelflow.limits import above, at_least
+from pixelflow.limits import above, at_least, at_most
 from pixelflow.types import VelocityFn
+
+MOST_STEPS = 10**6
+"""Largest number of steps per stage."""
 
 
 class FixedGrid:
@@ -39,13 +42,13 @@ class FixedGrid:
         self, *, num_steps: int | list[int], num_stages: int, grid: Grid = "reference", shift: float = 1.0
     ) -> None:
         at_least(1, num_stages=num_stages)
-        if num_stages > 64:
-            raise ValueError(f"num_stages={num_stages} must be at most 64")
+        at_most(64, num_stages=num_stages)
         steps = [num_steps] * num_stages if isinstance(num_steps, int) else list(num_steps)
         if len(steps) != num_stages:
             raise ValueError(f"num_steps={num_steps} has {len(steps)} entries, but the cascade has {num_stages} stages")
         if min(steps) < 1:
             raise ValueError(f"num_steps={num_steps} must be at least 1")
+        at_most(MOST_STEPS, num_steps=max(steps))
         above(0, shift=shift)
         self.num_steps, self.grid, self.shift = steps, grid, shift
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pixelflow.flow.timesteps import Grid
-from pixelflow.limits import at_least
+from pixelflow.limits import at_least, at_most
 from pixelflow.solvers.fixed import AdamsBashforth, Euler, Heun
 
 Method = Literal["euler", "heun", "adams_bashforth"]
@@ -39,6 +39,7 @@ def few_steps(
         ValueError: A number of steps is below 1, or an argument of the solver is invalid.
     """
     at_least(1, coarse_steps=coarse_steps, last_steps=last_steps, num_stages=num_stages)
+    at_most(64, num_stages=num_stages)
     num_steps = [coarse_steps] * (num_stages - 1) + [last_steps]
     if method == "adams_bashforth":
         return AdamsBashforth(num_steps=num_steps, num_stages=num_stages, order=order, grid=grid, shift=shift)

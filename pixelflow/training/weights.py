@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from pixelflow.training.checkpoint import CheckpointStore
 from pixelflow.training.ema import gamma_of, posthoc
-from pixelflow.training.fitting import misfit, require_finite
-from pixelflow.training.reader import CheckpointError, StoredState, load_checkpoint, read_state
+from pixelflow.training.fitting import build_bare, misfit, require_finite
+from pixelflow.training.reader import CheckpointError, StoredState, TensorInfo, load_checkpoint, read_state
 
 logger = logging.getLogger(__name__)
 
@@ -62,12 +62,16 @@ class Snapshots(Mapping[tuple[int, str], dict[str, Tensor]]):
             if stored.step != step:
                 raise CheckpointError(f"{stored.path} is a snapshot of step {stored.step}: it was renamed or changed")
 
+    def headers(self) -> dict[str, TensorInfo]:
+        """Returns types and shapes of the tensors of the first snapshot, which are those of all."""
+        step, name = self._keys[0]
+        return self._stored[step].headers([name])
+
     def __getitem__(self, key: tuple[int, str]) -> dict[str, Tensor]:
         step, name = key
-        first_step, first_name = self._keys[0]
-        stored, first = self._stored[step], self._stored[first_step]
-        if problem := misfit(first.headers([first_name]), stored.headers([name])):
-            raise CheckpointError(f"{stored.path} does not fit {first.path}: {problem}")
+        stored = self._stored[step]
+        if problem := misfit(self.headers(), stored.headers([name])):
+            raise CheckpointError(f"{stored.path} does not fit the first snapshot: {problem}")
         return load_checkpoint(stored.path, stems=(name,)).tensors[name]
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
@@ -122,25 +126,49 @@ def _lacking(stored: StoredState, name: str) -> CheckpointError:
     return CheckpointError(f"{stored.path} has no weights called {name}; it has {there}")
 
 
-def load_weights(backbone: nn.Module, checkpoint: str | Path, name: str) -> int:
-    """Loads the weights of one name into a backbone.
+def bare_backbone(build: Callable[[], nn.Module], checkpoint: str | Path, name: str) -> nn.Module:
+    """Builds the backbone of a checkpoint without memory for its weights, and compares it with their headers.
 
     Args:
-        backbone: The network.
+        build: Builds the backbone from the stored config.
         checkpoint: A checkpoint folder.
-        name: See `check_name`.
-
-    Returns:
-        The step of the checkpoint.
+        name: Name of the weights, see `check_name`.
 
     Raises:
-        CheckpointError: The checkpoint cannot be read, has no such weights, or does not fit the backbone.
+        CheckpointError: The checkpoint cannot be read, has no such weights, or does not fit the backbone. A config
+            that describes a larger backbone than the file holds is refused while it is built.
     """
+    stored = read_state(checkpoint)
+    return build_bare(build, _headers(stored, name), stored)
+
+
+def load_backbone(build: Callable[[], nn.Module], checkpoint: str | Path, name: str) -> tuple[nn.Module, int]:
+    """Builds the backbone of a checkpoint and loads its weights. The arguments are those of `bare_backbone`.
+
+    Returns:
+        The backbone, and the step of the checkpoint.
+
+    Raises:
+        CheckpointError: See `bare_backbone`; or the weights are damaged or not finite.
+    """
+    bare_backbone(build, checkpoint, name)
     weights, step = read_weights(checkpoint, name)
+    backbone = build()
     if problem := misfit(backbone.state_dict(), weights):
         raise CheckpointError(f"{checkpoint} does not fit this backbone: {problem}")
     backbone.load_state_dict(weights)
-    return step
+    return backbone, step
+
+
+def _headers(stored: StoredState, name: str) -> dict[str, TensorInfo]:
+    if name.startswith("posthoc_"):
+        snapshots = Snapshots(_snapshot_folder(stored.path), last=stored.step)
+        if not len(snapshots):
+            raise CheckpointError(f"weights={name}: 0 snapshots of power averages; train with snapshot_every")
+        return snapshots.headers()
+    if name not in stored.stems:
+        raise _lacking(stored, name)
+    return stored.headers([name])
 
 
 @torch.no_grad()
