@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
@@ -47,6 +48,7 @@ def main(config_name: str) -> None:
         os.environ[DEBUG] = "1"
     if any(argument.startswith("--experimental-rerun") for argument in sys.argv):
         fail("--experimental-rerun runs a pickle, which may hold any code: give the command itself again", status=2)
+    check_switches()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     log_to_stderr()
     with ending_at_once():
@@ -54,6 +56,13 @@ def main(config_name: str) -> None:
     if {"hydra/launcher=slurm", "hydra/launcher=local"} & set(sys.argv) and not {"-m", "--multirun"} & set(sys.argv):
         sys.argv.insert(1, "--multirun")  # Hydra starts launchers for sweeps only; a single run is a sweep of one
     explained(hydra.main(config_path=str(conf_folder()), config_name=config_name, version_base="1.3")(dispatch))
+
+
+def check_switches() -> None:
+    """Ends the process with a message for a switch that does not exist; argparse would print its usage first."""
+    parser = get_args_parser()
+    parser.error = lambda message: fail(f"{message} (python run.py --hydra-help lists the switches)", status=2)  # type: ignore
+    parser.parse_args()
 
 
 def dispatch(config: DictConfig) -> Any:

@@ -10,8 +10,8 @@ import logging
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +23,9 @@ from torch import Tensor
 
 from pixelflow.errors import Interrupted, WorkFailed
 from pixelflow.files import locked
+
+LOCK = ".lock"
+"""File whose lock a job holds while it works on a folder."""
 
 COLLECTIVE_TIMEOUT = timedelta(days=7)
 """Time limit of a collective operation. It is long because processes may sample or measure for hours between two."""
@@ -259,10 +262,30 @@ def _leave_last(world: World, timeout: timedelta) -> None:
 
 @contextmanager
 def held(folder: Path, world: World) -> Iterator[None]:
-    """Locks a folder, so that one job at a time works on it; rank 0 holds the lock for all processes of the job."""
+    """Locks a folder, so that one job at a time works on it; rank 0 holds the lock for all processes of the job.
+
+    After an error the folders that were made for this are removed, unless the job has written something to them.
+    """
     with ExitStack() as stack:
         with shared_errors(world, wait=True):
             if world.rank == 0:
+                new = [path for path in (folder, *folder.parents) if not path.exists()]
                 folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(locked(folder / ".lock"))
+                stack.enter_context(locked(folder / LOCK))
+                stack.enter_context(_removed_if_unused(folder, new))
         yield
+
+
+@contextmanager
+def _removed_if_unused(folder: Path, new: Sequence[Path]) -> Iterator[None]:
+    """Removes the folders `new`, innermost first, after an error of a block that leaves only the lock in them."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # a folder that holds something
+            if new and folder.exists() and [path.name for path in folder.iterdir()] == [LOCK]:
+                (folder / LOCK).unlink()
+            for path in new:
+                if path.exists():
+                    path.rmdir()
+        raise

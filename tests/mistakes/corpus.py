@@ -2,6 +2,7 @@
 
 A line is `COMMAND => STATUS MESSAGE`. The command holds the arguments of `run.py` as a shell would split them; before
 them may stand environment variables and `evaluate.py`. The message is a regular expression that the error must match.
+`<LF>`, `<TAB>`, `<ESC>` and `<DEL>` stand for these characters.
 An argument `@NAME` or `KEY=@NAME:TEXT` stands for the path of a file that the function NAME in `given` makes. A line
 `[KIND]` names the kind of the lines that follow, and `#` begins a comment.
 """
@@ -16,6 +17,8 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / "cases"
 VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*=")
 FILE = re.compile(r"(|.*?=)@([a-z_]+)(?::(.*))?", re.DOTALL)
+
+CHARACTERS = {"LF": "\n", "TAB": "\t", "ESC": "\x1b", "DEL": "\x7f"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,10 @@ class Case:
     @property
     def words(self) -> list[str]:
         """The command, split."""
-        return shlex.split(self.line)
+        line = self.line
+        for name, character in CHARACTERS.items():
+            line = line.replace(f"<{name}>", character)
+        return shlex.split(line)
 
     @property
     def environment(self) -> dict[str, str]:

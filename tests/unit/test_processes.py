@@ -4,13 +4,14 @@ import multiprocessing
 import os
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from pixelflow.errors import UserError
-from pixelflow.processes import World, _rendezvous, processes, shared_errors, world_of
+from pixelflow.processes import World, _rendezvous, held, processes, shared_errors, world_of
 
 
 def test_alone() -> None:
@@ -103,3 +104,21 @@ def test_sums_shares_and_flags_of_two() -> None:
         return a.tolist(), b.item(), world.any(world.rank == 1), world.any(False), world.slice(6)
 
     assert in_two(work) == [f"([3.0, 3.0], 10.0, True, False, {part!r})" for part in (slice(0, 3), slice(3, 6))]
+
+
+@pytest.mark.parametrize(("written", "left"), [(None, []), ("images.npz", ["samples"])])
+def test_what_a_failed_job_made_and_did_not_use_is_removed(
+    tmp_path: Path, written: str | None, left: list[str]
+) -> None:
+    folder = tmp_path / "samples" / "a"
+    with pytest.raises(UserError), held(folder, World()):
+        if written:
+            (folder / written).write_text("x")
+        raise UserError("x")
+    assert [path.name for path in tmp_path.iterdir()] == left
+
+
+def test_a_folder_that_was_there_stays_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError), held(tmp_path, World()):
+        raise UserError("x")
+    assert tmp_path.is_dir()
