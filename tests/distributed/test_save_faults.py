@@ -1,0 +1,67 @@
+"""A disk that fails at any call of a joint save: all processes report it, none hangs, the last checkpoint stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_a_save_of_two_processes_fails_at_every_call(tmp_path: Path) -> None:
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.distributed.save_faults", str(tmp_path)]
+    started = [
+        subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | common | {"RANK": str(rank)}, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        ended = [process.communicate(timeout=300) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0, 0], ended
+    first, second = ([json.loads(line) for line in out.splitlines()] for out, _ in ended)
+    assert len(first) == len(second)
+    for ours, theirs in zip(first, second, strict=True):
+        check(ours, theirs)
+    for faulty, least in ((0, 12), (1, 4)):  # rank 0 makes the folder, writes the state and renames
+        reached = [r for ours, theirs in zip(first, second, strict=True) for r in (ours, theirs) if r["failed"]]
+        assert len([r for r in reached if r["faulty"] == faulty]) > least
+
+
+def check(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Compares what the two processes report of one attempt."""
+    assert ours["message"] == theirs["message"], (ours, theirs)
+    assert ours["left"] == theirs["left"] == []
+    step, total, problems = ours["kept"]
+    assert problems == [] and total == step * 8 and step in (5, 10)
+    if ours["message"] is None:
+        assert step == 10, ours
+    else:
+        assert "the checkpoint of step 10 could not be written" in ours["message"]
+        reason = "Input/output error" if ours["at"] % 2 else "No space left on device"
+        assert (
+            (reason in ours["message"] and f"process {ours['faulty'] + 1} of 2" in ours["message"])
+            or step == 10
+            or (ours["faulty"] == 0)
+        ), ours
+    if not ours["failed"] and not theirs["failed"]:
+        assert ours["message"] is None
