@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 REPEAT = "run the same command again"
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+FORBIDDEN = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
 BROKEN = (errno.EIO, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT)
 """Errors of a disk or of a network filesystem."""
 
@@ -64,6 +73,20 @@ def writing(path: Path, remedy: str = REPEAT) -> Iterator[None]:
         if error.errno in BROKEN:
             raise WorkFailed(f"{reason}; check the disk, then {remedy}") from error
         raise
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it, where they are missing.
+
+    Raises:
+        WorkFailed: The disk or the quota is full, or the disk fails.
+        UserError: The place does not allow it.
+    """
+    try:
+        with writing(path):
+            Path(path).mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # a dangling link, or a file system such as /proc
+        raise UserError(f"{path} cannot be made: {error.strerror}; choose another folder") from error
 
 
 def write_aside(path: Path, content: bytes, *, remedy: str = REPEAT, durable: bool = False) -> Path:

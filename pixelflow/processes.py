@@ -21,8 +21,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pixelflow.errors import Interrupted, WorkFailed
-from pixelflow.files import locked
+from pixelflow.errors import Interrupted, UserError, WorkFailed
+from pixelflow.files import locked, make_folder
 
 LOCK = ".lock"
 """File whose lock a job holds while it works on a folder."""
@@ -109,14 +109,34 @@ def world_of(environment: Mapping[str, str]) -> World:
 
     Returns:
         The world without a store; a world of one process if neither set of variables is present.
+
+    Raises:
+        UserError: A variable is not a number, or does not fit the others.
     """
     if "RANK" in environment and "WORLD_SIZE" in environment:
-        rank = int(environment["RANK"])
-        return World(rank, int(environment["WORLD_SIZE"]), int(environment.get("LOCAL_RANK", rank)))
-    if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # set by srun, not in a plain batch script
-        size = int(environment["SLURM_STEP_NUM_TASKS"])
-        return World(int(environment["SLURM_PROCID"]), size, int(environment["SLURM_LOCALID"]))
+        size = _number(environment, "WORLD_SIZE", 1)
+        rank = _number(environment, "RANK", 0, size)
+        local = _number(environment, "LOCAL_RANK", 0, size) if "LOCAL_RANK" in environment else rank
+        return World(rank, size, local)
+    if "SLURM_STEP_NUM_TASKS" in environment:  # set by srun, not in a plain batch script
+        size = _number(environment, "SLURM_STEP_NUM_TASKS", 1)
+        if size > 1:
+            rank, local = (_number(environment, name, 0, size) for name in ("SLURM_PROCID", "SLURM_LOCALID"))
+            return World(rank, size, local)
     return World()
+
+
+def _number(environment: Mapping[str, str], name: str, least: int, end: int | None = None) -> int:
+    """Returns an environment variable as an integer that is at least `least` and below `end`."""
+    text = environment.get(name, "")
+    number = int(text) if re.fullmatch(r"\d{1,9}", text, re.ASCII) else -1
+    if number < least or (end is not None and number >= end):
+        limit = "" if end is None else f" below the number of processes, {end}"
+        raise UserError(
+            f"the environment variable {name}={text!r} must be an integer of at least {least}{limit}; unset it, or start "
+            "the processes with torchrun or srun"
+        )
+    return number
 
 
 def _rendezvous(environment: Mapping[str, str]) -> dict[str, str]:
@@ -270,7 +290,7 @@ def held(folder: Path, world: World) -> Iterator[None]:
         with shared_errors(world, wait=True):
             if world.rank == 0:
                 new = [path for path in (folder, *folder.parents) if not path.exists()]
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
                 stack.enter_context(locked(folder / LOCK))
                 stack.enter_context(_removed_if_unused(folder, new))
         yield

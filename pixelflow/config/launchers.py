@@ -33,6 +33,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from pixelflow.config.job import FindJob
 from pixelflow.config.sweepers import PruningSweeper, expand
 from pixelflow.errors import Interrupted, UserError, WorkFailed
+from pixelflow.runs.places import check_writable
 
 
 class _SweepLauncher(Launcher):
@@ -166,6 +167,15 @@ class SettingsSweeper(BasicSweeper):
 
     def __init__(self, max_batch_size: int | None = None, params: DictConfig | None = None) -> None:
         super().__init__(max_batch_size, params)  # type: ignore[arg-type]
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Runs the sweep. Hydra makes a folder below runs_dir first.
+
+        Raises:
+            UserError: runs_dir cannot be written.
+        """
+        check_writable(str(self.config.runs_dir), "runs_dir")  # type: ignore[union-attr]
+        return super().sweep(arguments)
 
     def split_arguments(self, overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:  # type: ignore[override]
         """Returns the batches of the sweep; a batch is a list of runs, a run is a list of overrides."""

@@ -24,6 +24,7 @@ from pixelflow.errors import UserError
 from pixelflow.flow.cascade import stages_from_kickoff
 from pixelflow.parts import check_targets
 from pixelflow.runs.identity import CALL_SECTIONS, EVALUATION_KEYS, MACHINE_KEYS, TRAINING_SECTIONS
+from pixelflow.runs.places import check_path
 from pixelflow.training.reader import CheckpointError, read_state
 
 RESOLVERS = ("stages_from_kickoff",)
@@ -58,6 +59,7 @@ def resolve(
     """
     trust = _typed_trust(config, overrides)
     if config.checkpoint is not None:
+        check_path(str(config.checkpoint), "checkpoint")
         config = _with_checkpoint(config, overrides, job)
     _refuse_resolvers(config)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]

@@ -169,7 +169,7 @@ def with_key(build: Callable[[], Any], node: Mapping[str, Any], group: str) -> A
     try:
         return build()
     except ValueError as error:
-        raise UserError(named(str(error), node, group)) from None
+        raise UserError(named(str(error), node, group) if group else str(error)) from None
 
 
 def option_names(node: Any, key: str, *, trust: Sequence[str] = ()) -> set[str]:

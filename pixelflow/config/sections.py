@@ -8,15 +8,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pixelflow.config.schema import read_record
+from pixelflow.runs.places import check_name, check_path
 from pixelflow.runs.settings import TrackingSettings
 from pixelflow.sampling.produce import parse_classes
 from pixelflow.sampling.settings import Precision, SamplerSettings, SampleSet
-from pixelflow.training.weights import check_name
+from pixelflow.training.weights import check_name as check_weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class TopLevel:
-    """The keys that belong to no section; conf/run.yaml describes them."""
+    """The keys that belong to no section; conf/run.yaml describes them.
+
+    Raises:
+        ValueError: A name or a path has no accepted form; the message begins with its key.
+    """
 
     experiment: str
     seed: int
@@ -34,6 +39,14 @@ class TopLevel:
     sweep: str | None
     watch: bool
     run_folder: str | None
+
+    def __post_init__(self) -> None:
+        check_name(self.experiment, "experiment")
+        for key in ("runs_dir", "checkpoint", "init_from", "samples", "sweep", "run_folder"):
+            if (path := getattr(self, key)) is not None:
+                check_path(path, key)
+        if self.runs_dir.startswith("~"):
+            raise ValueError(f"runs_dir={self.runs_dir} must not begin with ~, which is not replaced here")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +72,7 @@ class SamplerSection:
     trajectories: int
 
     def __post_init__(self) -> None:
-        check_name(self.weights)
+        check_weights(self.weights)
         for key, least in {"num_samples": 1, "per_shard": 1, "trajectories": 0}.items():
             if getattr(self, key) < least:
                 raise ValueError(f"{key}={getattr(self, key)} must be at least {least}")

@@ -18,6 +18,7 @@ from pixelflow.config.validate_training import check_optimizer, check_training
 from pixelflow.config.values import check_values
 from pixelflow.errors import UserError
 from pixelflow.metrics.suite import WITH_FEATURES
+from pixelflow.runs.places import check_path, check_writable
 from pixelflow.sampling.speed import speed_up
 from pixelflow.training.weights import bare_backbone
 
@@ -52,7 +53,10 @@ def validate(config: Config, job: Job) -> None:
     _check_metrics(config)
     build(config, "data")
     _check_sampler(config)
-    job.check(config, job.read(config["job"]))
+    options = job.read(config["job"])
+    if (output := getattr(options, "output", None)) is not None:
+        check_path(output, "job.output")
+    job.check(config, options)
     if "model" not in job.needs:
         return
     _check_inputs(config, job)
@@ -146,14 +150,18 @@ def _check_parts(config: Config) -> None:
 
 
 def check_data(config: Config, job: Job) -> None:
-    """Looks for the data if the job needs them; reads a folder or an index, no images.
+    """Looks for the data if the job needs them, and whether runs_dir can be written if the job writes there.
+
+    A folder or an index of the data is read, no images.
 
     Raises:
-        UserError: The data are not where the config says.
+        UserError: The data are not where the config says, or runs_dir cannot be written.
     """
     if "data" in job.needs:
         data = build(config, "data")
         with_key(data.check, config["data"], "data")
+    if job.makes_run_folder or config["checkpoint"] is not None:
+        check_writable(config["runs_dir"], "runs_dir")
 
 
 def _check_inputs(config: Config, job: Job) -> None:

@@ -13,7 +13,7 @@ from typing import IO, Any
 import yaml
 
 from pixelflow.errors import Interrupted, UserError
-from pixelflow.files import lock, write_json, write_text, writing
+from pixelflow.files import lock, make_folder, write_json, write_text, writing
 from pixelflow.runs.identity import config_hash, training_config
 from pixelflow.runs.provenance import named_modules, provenance
 from pixelflow.runs.status import LOCK_FILE, name_host, write_status
@@ -63,8 +63,7 @@ class RunFolder:
         self._log: logging.Handler | None = None
 
     def __enter__(self) -> RunFolder:
-        with writing(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         self._lock = lock(self.path / LOCK_FILE)
         os.register_at_fork(after_in_child=self._lock.close)  # a surviving data worker would keep the folder locked
         try:

@@ -33,7 +33,7 @@ from pixelflow.sampling.produce import Made
 from pixelflow.sampling.shared import Work, drawing
 from pixelflow.signals import stop_on_signals
 from pixelflow.terminal import say
-from pixelflow.workflows.make_samples import run_of, sample, sampling_record
+from pixelflow.workflows.make_samples import results_of, sample, sampling_record
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def run_evaluation(config: Config, *, images: bool) -> Outcome:
         require_metrics(config, sample_set(config).num_samples)
         folder = sample(config, config["checkpoint"])
         name = evaluation_file(Path(config["checkpoint"]).name, config)
-        result = evaluate(config, folder, run_of(config["checkpoint"]) / name)
+        result = evaluate(config, folder, results_of(config, config["checkpoint"]) / name)
     else:
         result = evaluate_checkpoint(config, config["checkpoint"])
     if result["rank"] == 0:
@@ -124,7 +124,7 @@ def evaluate_checkpoint(config: Config, checkpoint: str, home: Path | None = Non
     Args:
         config: A resolved config.
         checkpoint: A checkpoint folder.
-        home: The run folder, where the evaluation is written; by default that of the checkpoint.
+        home: The run folder, where the evaluation is written; see `pixelflow.runs.places.home_of`.
 
     Returns:
         See `evaluate`.
@@ -133,7 +133,7 @@ def evaluate_checkpoint(config: Config, checkpoint: str, home: Path | None = Non
         UserError: Something that measuring needs is missing or does not fit; found before sampling starts.
         Interrupted: A process was asked to stop. What is measured is kept.
     """
-    home = run_of(checkpoint) if home is None else home
+    home = results_of(config, checkpoint) if home is None else home
     images, settings = sample_set(config), sampler_settings(config)
     require_metrics(config, images.num_samples)
     path = home / evaluation_file(Path(checkpoint).name, config)

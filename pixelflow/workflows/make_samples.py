@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from pixelflow.config.build import Config, load_model, pick_device, sample_set, 
 from pixelflow.config.sections import read_sampler
 from pixelflow.errors import Interrupted, WorkFailed
 from pixelflow.files import write_json
-from pixelflow.processes import World, held, processes, shared_errors
+from pixelflow.processes import World, held, processes, shared_errors, world_of
 from pixelflow.reporting.figures import image_grid
 from pixelflow.reporting.trajectories import Trajectories
 from pixelflow.runs.identity import file_name, sampling_hash
+from pixelflow.runs.places import home_of, report_home
 from pixelflow.runs.provenance import versions
 from pixelflow.sampling.outputs import PngOutput, make_output
 from pixelflow.sampling.produce import Made
@@ -37,9 +39,12 @@ logger = logging.getLogger(__name__)
 GRID_IMAGES_PER_CLASS = GRID_CLASSES = 10
 
 
-def run_of(checkpoint: str | Path) -> Path:
-    """Returns the run folder of a checkpoint; for a checkpoint outside a run, the folder two levels above it."""
-    return Path(checkpoint).resolve().parent.parent
+def results_of(config: Config, checkpoint: str | Path) -> Path:
+    """Returns the folder for the samples and evaluations of a checkpoint, and logs one that is not its own run."""
+    home = home_of(checkpoint, config["runs_dir"])
+    if world_of(os.environ).rank == 0:
+        report_home(home, checkpoint)
+    return home
 
 
 def sample(config: Config, checkpoint: str | Path, home: Path | None = None) -> Path:
@@ -48,7 +53,7 @@ def sample(config: Config, checkpoint: str | Path, home: Path | None = None) -> 
     Args:
         config: A resolved config.
         checkpoint: A checkpoint folder.
-        home: The run folder; by default that of the checkpoint.
+        home: The run folder; by default see `pixelflow.runs.places.home_of`.
 
     Returns:
         The folder, `home`/samples/<step>-<hash>.
@@ -58,7 +63,7 @@ def sample(config: Config, checkpoint: str | Path, home: Path | None = None) -> 
         UserError: Another process works on the folder.
         Interrupted: A process was asked to stop. The images that were written are kept.
     """
-    home = run_of(checkpoint) if home is None else home
+    home = results_of(config, checkpoint) if home is None else home
     folder = home / "samples" / f"{file_name(Path(checkpoint).name)}-{sampling_hash(config)}"
     device = pick_device(trainer_settings(config).device)
     with stop_on_signals(), processes(device) as (world, device), held(folder, world):

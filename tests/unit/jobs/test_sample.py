@@ -11,6 +11,7 @@ import torch
 import pixelflow
 from pixelflow.config.build import build_model
 from pixelflow.errors import UserError
+from pixelflow.runs.places import FOREIGN
 from pixelflow.training.checkpoint import CheckpointStore
 from pixelflow.workflows.make_samples import sample
 from tests.conf.test_compose import composed
@@ -35,6 +36,7 @@ def test_the_job_and_the_library_give_the_same_images_bit_for_bit(tmp_path: Path
     for solver in ([], ["solver=heun", "solver.num_steps=3", "guidance.scale=4", "sampler.seed=5"]):
         arguments = [
             "job=sample",
+            f"runs_dir={tmp_path}",
             f"checkpoint={checkpoint}",
             "sampler.num_samples=23",
             "sampler.batch_size=10",
@@ -42,6 +44,7 @@ def test_the_job_and_the_library_give_the_same_images_bit_for_bit(tmp_path: Path
         ]
         config = composed(*arguments)
         folder = sample(config, str(checkpoint))
+        assert folder.parents[2] == tmp_path / FOREIGN  # the checkpoint lies in no run
         with np.load(folder / "images.npz") as archive:
             expected, labels = archive["arr_0"], archive["arr_1"]
         model = pixelflow.load(tmp_path, device="cpu")
@@ -58,7 +61,9 @@ def test_a_saved_model_that_was_never_trained(tmp_path: Path) -> None:
     """Its config has no trainer, no metrics and no source of data; the job takes those of the command."""
     model = pixelflow.build(image_size=16, num_stages=2, num_classes=10, channels=1, depth=2)
     checkpoint = model.save(tmp_path / "checkpoints" / "mine")
-    config = composed("job=sample", f"checkpoint={checkpoint}", "sampler.num_samples=12", "solver.num_steps=2")
+    config = composed(
+        "job=sample", f"runs_dir={tmp_path}", f"checkpoint={checkpoint}", "sampler.num_samples=12", "solver.num_steps=2"
+    )
     assert config["backbone"] == model.recipe.config["backbone"] and config["cascade"]["num_stages"] == 2
     with np.load(sample(config, str(checkpoint)) / "images.npz") as archive:
         images = archive["arr_0"]
