@@ -35,15 +35,21 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluate(checkpoint: Path, *arguments: str, launcher: list[str] | None = None) -> dict:
-    done = call("job=evaluate", f"checkpoint={checkpoint}", *SMALL, *arguments, launcher=launcher)
+    done = call("job=evaluate", *of(checkpoint), *SMALL, *arguments, launcher=launcher)
     assert done.returncode == 0, done.stderr
     (path,) = (checkpoint.parent.parent / "evaluation").glob("*.json")
     assert f"record: {path}" in done.stdout
     return json.loads(path.read_text())
 
 
+def of(checkpoint: Path) -> list[str]:
+    """The arguments by which a command works in the run of a checkpoint."""
+    return [f"checkpoint={checkpoint}", f"runs_dir={checkpoint.parents[2]}"]
+
+
 def copy_of(checkpoint: Path, folder: Path) -> Path:
     shutil.copytree(checkpoint, folder / "checkpoints" / checkpoint.name)
+    shutil.copy(checkpoint.parents[1] / "config.yaml", folder)
     return folder / "checkpoints" / checkpoint.name
 
 
@@ -63,7 +69,7 @@ def test_a_number_without_files_and_with_its_record(checkpoint: Path, straight: 
     assert known <= set(record)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints", "evaluation"]
     assert len(list((tmp_path / "evaluation").iterdir())) == 1, "the state is gone"
-    again = call("job=evaluate", f"checkpoint={mine}", *SMALL, "sampler.fixed_batch=8")
+    again = call("job=evaluate", *of(mine), *SMALL, "sampler.fixed_batch=8")
     assert again.returncode == 0 and "there already" in again.stderr
     costs = ("seconds_per_image",)
     same = {key: value for key, value in found["metrics"].items() if key not in costs}
@@ -91,7 +97,7 @@ def test_two_processes_give_the_same_number(checkpoint: Path, straight: dict, tm
 def test_a_stopped_evaluation_continues(checkpoint: Path, tmp_path: Path) -> None:
     mine = copy_of(checkpoint, tmp_path)
     slow = ["sampler.fixed_batch=8", "solver.num_steps=60"]
-    command = [sys.executable, str(ROOT / "run.py"), "job=evaluate", f"checkpoint={mine}", *SMALL, *slow]
+    command = [sys.executable, str(ROOT / "run.py"), "job=evaluate", *of(mine), *SMALL, *slow]
     process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     deadline = time.monotonic() + 120
@@ -103,7 +109,7 @@ def test_a_stopped_evaluation_continues(checkpoint: Path, tmp_path: Path) -> Non
     assert not list((tmp_path / "evaluation").glob("*.json"))
     (part,) = tmp_path.glob("evaluation/.*.state/part_*.safetensors")
     assert part.stat().st_size > 1000
-    done = call("job=evaluate", f"checkpoint={mine}", *SMALL, *slow)
+    done = call("job=evaluate", *of(mine), *SMALL, *slow)
     assert done.returncode == 0 and "of 64 images are measured; the others follow" in done.stderr, done.stderr
     (path,) = (tmp_path / "evaluation").iterdir()
     found = json.loads(path.read_text())

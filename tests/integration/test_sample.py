@@ -38,14 +38,20 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
+def of(checkpoint: Path) -> list[str]:
+    """The arguments by which a command works in the run of a checkpoint."""
+    return [f"checkpoint={checkpoint}", f"runs_dir={checkpoint.parents[2]}"]
+
+
 def copy_of(checkpoint: Path, folder: Path) -> Path:
     """Copies only the checkpoint to another run folder, which has no samples yet."""
     shutil.copytree(checkpoint, folder / "checkpoints" / checkpoint.name)
+    shutil.copy(checkpoint.parents[1] / "config.yaml", folder)
     return folder / "checkpoints" / checkpoint.name
 
 
 def sample(checkpoint: Path, *arguments: str, launcher: list[str] | None = None) -> Path:
-    done = call("job=sample", f"checkpoint={checkpoint}", *SMALL, *arguments, launcher=launcher)
+    done = call("job=sample", *of(checkpoint), *SMALL, *arguments, launcher=launcher)
     assert done.returncode == 0, done.stderr
     (folder,) = (checkpoint.parent.parent / "samples").iterdir()
     return folder
@@ -88,7 +94,7 @@ def test_a_stopped_job_continues(number: signal.Signals, checkpoint: Path, strai
     mine = copy_of(checkpoint, tmp_path)
     # Many small steps: the job must still be at it when the first images are there.
     slow = ["sampler.fixed_batch=8", "solver.num_steps=40"]
-    command = [sys.executable, str(ROOT / "run.py"), "job=sample", f"checkpoint={mine}", *SMALL, *slow]
+    command = [sys.executable, str(ROOT / "run.py"), "job=sample", *of(mine), *SMALL, *slow]
     process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len(list(tmp_path.glob("samples/*/images/*.png"))) < 10 and time.monotonic() < deadline:
@@ -100,7 +106,7 @@ def test_a_stopped_job_continues(number: signal.Signals, checkpoint: Path, strai
     assert 10 <= len(kept) < 64, "it ended before it was stopped"
     damaged = sorted((folder / "images").glob("*.png"))[1]
     damaged.write_bytes(damaged.read_bytes()[:50])
-    done = call("job=sample", f"checkpoint={mine}", *SMALL, *slow)
+    done = call("job=sample", *of(mine), *SMALL, *slow)
     assert done.returncode == 0, done.stderr
     assert f"{len(kept) - 1} of 64 images are there" in done.stderr
     assert json.loads((folder / "record.json").read_text())["images_timed"] == 64 - len(kept) + 1
@@ -125,7 +131,7 @@ def test_png_folder_and_repair_of_a_damaged_one(checkpoint: Path, straight: Path
     assert {p.name: p.read_bytes() for p in files} == before
     changed = [p.name for p in files if p.stat().st_mtime_ns != times[p.name]]
     assert changed == [files[20].name, files[21].name]
-    done = call(f"checkpoint={mine}", "job=evaluate", *SMALL, *settings)
+    done = call(*of(mine), "job=evaluate", *SMALL, *settings)
     assert done.returncode == 0 and "accuracy" in done.stdout, done.stderr
 
 
@@ -133,7 +139,7 @@ def test_png_folder_and_repair_of_a_damaged_one(checkpoint: Path, straight: Path
 def test_a_disk_that_fills_up(checkpoint: Path, straight: Path, tmp_path: Path) -> None:
     """A limit on the size of files simulates it: the images fit, the .npz of 50 kB does not."""
     mine = copy_of(checkpoint, tmp_path)
-    arguments = ["job=sample", f"checkpoint={mine}", *SMALL, "sampler.fixed_batch=8"]
+    arguments = ["job=sample", *of(mine), *SMALL, "sampler.fixed_batch=8"]
     done = call(*arguments, limit=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)))
     assert done.returncode == 1 and len(done.stderr.strip().splitlines()) <= 3
     assert "could not be written" in done.stderr and "64 of 64 are kept" in done.stderr
@@ -150,7 +156,7 @@ def test_shards_and_classes(checkpoint: Path, tmp_path: Path) -> None:
     settings = ["sampler.format=shards", "sampler.per_shard=30", "sampler.classes=3-5", "sampler.batch_size=[64,20]"]
     folder = sample(mine, *settings)
     assert sorted(p.name for p in folder.glob("*.tar")) == [f"shard_0000{i}.tar" for i in range(3)]
-    done = call(f"checkpoint={mine}", "job=evaluate", *SMALL, *settings)
+    done = call(*of(mine), "job=evaluate", *SMALL, *settings)
     assert done.returncode == 0 and "accuracy" in done.stdout, done.stderr
 
 
@@ -162,6 +168,6 @@ def test_mistakes_are_reported_before_anything_is_written(checkpoint: Path, tmp_
         "sampler.batch_size=[1,2,3]": "has 3 entries, but the cascade has 2 stages",
         "sampler.cuda_graphs=true": "needs a CUDA device",
     }.items():
-        done = call("job=sample", f"checkpoint={mine}", setting)
+        done = call("job=sample", *of(mine), setting)
         assert done.returncode == 2 and message in done.stderr, done.stderr
     assert not (tmp_path / "samples").exists()
