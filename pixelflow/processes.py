@@ -133,8 +133,8 @@ def _number(environment: Mapping[str, str], name: str, least: int, end: int | No
     if number < least or (end is not None and number >= end):
         limit = "" if end is None else f" below the number of processes, {end}"
         raise UserError(
-            f"the environment variable {name}={text!r} must be an integer of at least {least}{limit}; unset it, or start "
-            "the processes with torchrun or srun"
+            f"the environment variable {name}={text!r} must be an integer of at least {least}{limit}; unset it, or "
+            "start the processes with torchrun or srun"
         )
     return number
 

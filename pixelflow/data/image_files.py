@@ -202,12 +202,15 @@ class NpzImages(ImageFiles):
 
 
 def _labels(archive: zipfile.ZipFile, shape: tuple[int, ...]) -> Tensor | None:
-    """Reads arr_1 if it has one number per image. A small file can unpack to any size, so the header is read first."""
+    """Reads arr_1, one class per image. A small file can unpack to any size, so the header is read first."""
     with archive.open("arr_1.npy") as stream:
         found, _, dtype = npy_header(stream)
     if found != shape or dtype.kind not in "iuf" or archive.getinfo("arr_1.npy").file_size > 8 * shape[0] + 10_000:
-        return None
-    return torch.from_numpy(read_npy(archive.read("arr_1.npy")).astype(np.int64))
+        raise ValueError(f"arr_1 must hold one class for each of the {shape[0]} images, got {dtype} {found}")
+    labels = read_npy(archive.read("arr_1.npy"))
+    if not (labels >= 0).all() or not (labels < 2**31).all() or not (labels == np.floor(labels)).all():
+        raise ValueError("arr_1 must hold classes, which are integers of at least 0")
+    return torch.from_numpy(labels.astype(np.int64))
 
 
 class ShardImages(ImageFiles):

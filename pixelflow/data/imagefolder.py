@@ -65,7 +65,8 @@ class ImageFolder(ImageData):
     def _folder(self, split: Split) -> Path:
         root = Path(require_root(self.root, "a folder with train/CLASS/*.jpg")).expanduser()
         if not root.is_dir():
-            raise UserError(f"root={self.root} is not a folder")
+            local = ": images are read from a folder, shards from an address (data=webdataset)"
+            raise UserError(f"root={self.root} is not a folder{local if '://' in str(self.root) else ''}")
         if split == "train":
             return root / "train" if (root / "train").is_dir() else root
         if not (root / "val").is_dir():

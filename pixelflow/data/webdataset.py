@@ -164,6 +164,10 @@ class ShardSet:
         """
         root = self.path("train")
         if "://" in root:
+            try:
+                fsspec.get_filesystem_class(root.partition("://")[0])
+            except (ValueError, ImportError) as error:  # an unknown protocol, or its package is not installed
+                raise UserError(f"root={root}: {error}") from None
             return
         index = list_shards(root, retries=0).index
         if index is None:

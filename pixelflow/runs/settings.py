@@ -28,6 +28,8 @@ class TrackingSettings:
     uri: str | None
 
     def __post_init__(self) -> None:
+        if self.uri is not None and not self.uri.strip():
+            raise ValueError(f"uri={self.uri!r} must be an address or a folder; null is the file mlflow.db in runs_dir")
         scheme, separator, _ = (self.uri or "").partition("://")
         if separator and scheme.partition("+")[0] not in SCHEMES:
             plugins = entry_points(group="mlflow.tracking_store")

@@ -32,6 +32,18 @@ def test_slurm_steps_of_several_tasks() -> None:
     assert world_of({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}) == World()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("RANK", "a"), ("RANK", "2"), ("RANK", "-1"), ("WORLD_SIZE", "0"), ("WORLD_SIZE", "1e3"), ("LOCAL_RANK", ""),
+     ("SLURM_STEP_NUM_TASKS", "many"), ("SLURM_PROCID", "4"), ("SLURM_LOCALID", "x")],
+)  # fmt: skip
+def test_variables_that_are_no_numbers_are_named(name: str, value: str) -> None:
+    torchrun = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    slurm = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    with pytest.raises(UserError, match=rf"^the environment variable {name}='{value}' must be an integer"):
+        world_of((slurm if name.startswith("SLURM") else torchrun) | {name: value})
+
+
 def test_where_a_slurm_step_meets() -> None:
     assert _rendezvous({"MASTER_ADDR": "node1"}) == {}
     found = _rendezvous({"SLURM_JOB_ID": "12", "SLURM_STEP_ID": "1"})

@@ -108,7 +108,24 @@ def test_an_npz_whose_header_lies_is_refused(tmp_path: Path) -> None:
 def test_labels_that_are_not_one_number_per_image_are_not_unpacked(tmp_path: Path) -> None:
     path = npz(tmp_path / "a.npz", arr_0=npy(IMAGES), arr_1=npy(np.zeros(100_000_000, dtype=np.uint8)))
     tracemalloc.start()
-    assert open_images(path).labels is None
+    with pytest.raises(UserError, match=r"one class for each of the 5 images, got uint8 \(100000000,\)"):
+        open_images(path)
+
+
+@pytest.mark.parametrize("labels", [np.arange(4), np.arange(10).reshape(5, 2), np.array(list("abcde"))])
+def test_labels_of_another_length_or_type(tmp_path: Path, labels: np.ndarray) -> None:
+    np.savez(tmp_path / "all.npz", arr_0=IMAGES, arr_1=labels)
+    with pytest.raises(
+        UserError, match=r"all\.npz cannot be read .*(must hold one class for each of the 5 images|not numbers)"
+    ):
+        open_images(tmp_path / "all.npz")
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2, 3, -1], [0, 1, 2, 3, 0.5], [0, 1, 2, 3, np.nan], [0, 1, 2, 3, 2**40]])
+def test_labels_that_are_no_classes(tmp_path: Path, labels: list[float]) -> None:
+    np.savez(tmp_path / "all.npz", arr_0=IMAGES, arr_1=np.array(labels))
+    with pytest.raises(UserError, match=r"arr_1 must hold classes, which are integers of at least 0"):
+        open_images(tmp_path / "all.npz")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 5_000_000

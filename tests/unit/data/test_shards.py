@@ -256,6 +256,8 @@ def test_a_damaged_index_is_named(tmp_path: Path, content: str) -> None:
 def test_an_unknown_protocol_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"root=nowhere://bucket: .*nowhere"):
         data("nowhere://bucket", tmp_path).source("train")
+    with pytest.raises(UserError, match=r"root=nowhere://bucket: .*nowhere"):
+        data("nowhere://bucket", tmp_path).check()
 
 
 def test_a_cache_on_a_filesystem_without_locks_is_refused_at_once(
