@@ -72,7 +72,7 @@ class FailingDisk:
         return write
 
     def _tensors(self) -> Callable[..., Any]:
-        """safetensors reports errors of the disk by an exception of its own, and may leave a part of the file."""
+        """safetensors reports errors of the disk as SafetensorError, and may leave a part of the file."""
         real = safetensors.torch.save_file
 
         def save(tensors: Any, path: Path, *args: Any) -> None:

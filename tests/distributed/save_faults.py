@@ -1,4 +1,4 @@
-"""One of two processes that save together while the disk of one fails.
+"""Saves in one of two processes while the disk of one of them fails.
 
 Started as `python -m tests.distributed.save_faults FOLDER`, with RANK and WORLD_SIZE in the environment.
 
