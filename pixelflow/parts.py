@@ -61,8 +61,9 @@ def check_targets(node: Any, *, trust: Sequence[str] = (), key: str = "") -> Non
         UserError: A target is not allowed.
     """
     for where, target in targets(node, key):
-        module = target.rpartition(".")[0] if isinstance(target, str) else ""
-        if target not in registry() and not _is_trusted(module, trust):
+        if not isinstance(target, str):
+            raise UserError(f"{where}._target_={target!r} must be the dotted name of a class".removeprefix("."))
+        if target not in registry() and not _is_trusted(target.rpartition(".")[0], trust):
             raise NotTrustedError(where, target)
 
 

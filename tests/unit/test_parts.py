@@ -70,6 +70,14 @@ def test_other_targets_are_refused_before_anything_is_imported(
     assert not (tmp_path / "imported").exists()
 
 
+@pytest.mark.parametrize("target", [{}, [], None, 3, True, {"_target_": "os.system"}])
+def test_a_target_that_is_no_name(target: Any) -> None:
+    with pytest.raises(UserError, match=r"^a\[0\]\._target_=.* must be the dotted name of a class$"):
+        instantiate({**CASCADE, "a": [{"_target_": target}]})
+    with pytest.raises(UserError, match=r"^_target_=.* must be"):
+        instantiate({"_target_": target})
+
+
 @pytest.mark.parametrize("name", ["system", "value", "Path", "nothing", "_partial_"])
 def test_a_trusted_module_gives_its_own_classes_alone(name: str, mylib: str) -> None:
     with pytest.raises(UserError, match="mylib"):
