@@ -155,7 +155,8 @@ def test_other_work_that_is_killed_ends_as_undisturbed_one(name: str, checkpoint
         copied.mkdir(parents=True)
         for file in checkpoint.iterdir():
             (copied / file.name).write_bytes(file.read_bytes())
-        return Command((*arguments, f"checkpoint={copied}"), tmp_path / folder)
+        (tmp_path / folder / "config.yaml").write_bytes((checkpoint.parents[1] / "config.yaml").read_bytes())
+        return Command((*arguments, f"checkpoint={copied}", f"runs_dir={tmp_path}"), tmp_path / folder)
 
     def found(command: Command) -> Path:
         (folder,) = command.cwd.glob(place)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -110,6 +112,38 @@ def test_no_process_to_be_had_is_reported_and_training_goes_on(
     log_steps(tmp_path, range(3))
     (tmp_path / "mlflow.json").unlink()  # whatever somebody does to the mirror's own files
     assert mirror.close() == 3
+
+
+@pytest.mark.slow
+def test_a_mirror_that_is_killed_at_random_moments_sends_every_metric_once(
+    uri: str, tmp_path: Path, stored_metrics: Stored
+) -> None:
+    folder, moments, steps = tmp_path / "run", random.Random(0), itertools.count()
+
+    def sent() -> int:
+        return MirrorState.load(folder).offset
+
+    def log_a_step(log: MetricsLog) -> None:
+        step = next(steps)
+        log.metrics({"loss": 1 / (step + 1)}, step=step)
+        time.sleep(0.02)
+
+    for _ in range(max(2, int(os.environ.get("PIXELFLOW_KILLS", "20")) // 5)):
+        mirror = MLflowMirror(folder=folder, uri=uri, experiment="test", run_name="run")
+        assert mirror._process is not None
+        before, end = sent(), time.monotonic() + PATIENCE
+        with MetricsLog(folder) as log:
+            while sent() == before:
+                assert time.monotonic() < end, "nothing is sent"
+                log_a_step(log)
+            for _ in range(moments.randrange(100)):  # the mirror sends once a second
+                log_a_step(log)
+        mirror._process.kill()
+        mirror._process.wait()
+        mirror.close()
+    report = sync(folder)
+    assert (report.unsent, report.error) == (0, None)
+    assert stored_metrics(folder) == history(folder / "metrics.jsonl")
 
 
 SHORT_LIFE = """
