@@ -174,3 +174,20 @@ def test_a_killed_process_ends_the_others(tmp_path: Path) -> None:
     assert ended.statuses == [1, -9]
     assert "process 1 of 2 lost the connection to the others" in ended.errors[0]
     assert CheckpointStore(tmp_path / "checkpoints").latest()[0] is not None
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_is_killed_in_a_save_leaves_the_checkpoint_before_it(
+    rank: int, alone: tuple[Path, Ended], tmp_path: Path
+) -> None:
+    """All files of one process are written, and the checkpoint of step 4 is never renamed."""
+    ended = run(tmp_path, processes=2, faults={str(rank): {"4": "kill in the next save"}})
+    assert ended.statuses[rank] == -9 and ended.statuses[1 - rank] == 1, ended.errors
+    assert "Traceback" not in ended.errors[1 - rank], ended.errors
+    store = CheckpointStore(tmp_path / "checkpoints")
+    assert store.steps() == [2] and list(store.folder.glob(".step_00000004.*/*.safetensors"))
+    again = run(tmp_path, processes=2)
+    expected = losses(alone[1])
+    assert losses(again) == pytest.approx(expected[2:], rel=1e-5)
+    assert sorted(path.name for path in store.folder.iterdir()) == ["step_00000004", "step_00000006"]
+    assert_close(store.path(6), alone[0] / "checkpoints" / "step_00000006")

@@ -24,7 +24,8 @@ from pixelflow.flow import Cascade, UniformTimesteps, VelocityPrediction
 from pixelflow.losses import FlowMatching, Objective
 from pixelflow.processes import World, processes
 from pixelflow.signals import CONTINUE, stop_on_signals, stop_signal
-from pixelflow.training.checkpoint import CheckpointStore
+from pixelflow.training import saver
+from pixelflow.training.checkpoint import CheckpointStore, write_tensors
 from pixelflow.training.distributed import Network
 from pixelflow.training.draw import FlowParts
 from pixelflow.training.ema import EMA
@@ -55,6 +56,8 @@ class Faulty:
                     raise ValueError("the data are gone")
                 case "kill":
                     os.kill(os.getpid(), signal.SIGKILL)
+                case "kill in the next save":
+                    saver.write_tensors = _write_and_die
                 case "stop":
                     os.kill(os.getpid(), signal.SIGUSR2)
                 case "nan":
@@ -62,6 +65,14 @@ class Faulty:
                 case "slow":
                     time.sleep(0.3)
             yield batch
+
+
+def _write_and_die(folder: Path, tensors: Any, **settings: Any) -> Any:
+    """Writes the tensor files of this process; one that writes a checkpoint is killed before it can report them."""
+    files = write_tensors(folder, tensors, **settings)
+    if folder.parent.name == "checkpoints":  # snapshots are saved before it
+        os.kill(os.getpid(), signal.SIGKILL)
+    return files
 
 
 def trainer_of(folder: Path, options: dict[str, Any], world: World, mark: Any, device: torch.device = CPU) -> Trainer:
