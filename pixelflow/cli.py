@@ -14,7 +14,7 @@ from typing import Any
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -192,10 +192,16 @@ def explain(error: BaseException) -> str:
     text = "\n".join(messages)
     if isinstance(error, YAMLError):
         return f"a config file is not valid YAML: {' '.join(str(error).split())}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} is not a valid override: {first_line(messages[0])}"
+    if "Config group override must be" in text and (wrong := _no_option()):
+        return wrong
     unknown = re.search(r"Could not override '([^']+)'|is not in struct\s+full_key: (\S+)", text)
     if unknown:
         key = (unknown.group(1) or unknown.group(2)).split("@")[0]
         known = known_keys()
+        if options := sorted(option_files(key, config_folders())):
+            return f"{key} is chosen at a place of the config: +{key}@PLACE=OPTION, with one of {', '.join(options)}"
         if key in known:
             return f"{key} does not accept this value: is an interpolation ${{...}} in it unknown?"
         close = difflib.get_close_matches(key, known, n=1)
@@ -206,4 +212,19 @@ def explain(error: BaseException) -> str:
         group, _, option = missing.group(1).rpartition("/")
         options = sorted(option_files(group, config_folders())) if group != "job" else job_names()
         return f"{group}={option} does not exist; one of: {', '.join(options)}"
-    return next(line for line in messages[0].splitlines() if line.strip())
+    return first_line(messages[0])
+
+
+def first_line(text: str) -> str:
+    """Returns the first line of a text that is not empty."""
+    return next((line for line in text.splitlines() if line.strip()), "")
+
+
+def _no_option() -> str:
+    """Returns a message about the first argument of this process that gives a group something else than an option."""
+    for argument in sys.argv[1:]:
+        group, _, value = argument.lstrip("+~").partition("=")
+        options = sorted(option_files(group, config_folders())) if group else []
+        if options and value not in options:
+            return f"{argument} is not an option of the group {group}; one of: {', '.join(options)}"
+    return ""

@@ -105,6 +105,10 @@ class MetricsSection:
     extractors: dict[str, dict[str, Any]]
     prompts: str | None
 
+    def __post_init__(self) -> None:
+        if not self.reference.strip():
+            raise ValueError("reference='' must be train, held_out, a folder or an .npz")
+
 
 @dataclass(frozen=True, kw_only=True)
 class AssetsSection:
@@ -115,6 +119,10 @@ class AssetsSection:
     """
 
     root: str
+
+    def __post_init__(self) -> None:
+        if not self.root.strip():
+            raise ValueError("root='' must be a folder")
 
     @property
     def path(self) -> Path:

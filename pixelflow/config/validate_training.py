@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import torch
 
@@ -13,6 +12,8 @@ from pixelflow.errors import UserError
 from pixelflow.limits import at_least
 from pixelflow.nn.kernels import unavailable
 from pixelflow.processes import world_of
+from pixelflow.training.reader import CheckpointError
+from pixelflow.training.weights import read_weights
 
 
 def check_optimizer(config: Config) -> None:
@@ -67,5 +68,8 @@ def check_training(config: Config) -> None:
             "objective.adaptive needs gradients of whole weights, which trainer.parallel=fsdp divides: use ddp"
         )
     start = config["init_from"]
-    if start is not None and not (Path(start) / "state.json").exists():
-        raise UserError(f"init_from={start} is not a checkpoint: it has no state.json")
+    if start is not None:  # read completely, because a damaged file must not be found when the run folder exists
+        try:
+            read_weights(start, "ema")
+        except CheckpointError as error:
+            raise UserError(f"init_from={error}") from None

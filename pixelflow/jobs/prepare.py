@@ -45,6 +45,9 @@ class PrepareOptions:
 
     def __post_init__(self) -> None:
         at_least(0, self, "workers")
+        at_least(1, self, "size")
+        if not 0 <= self.max_bad_share <= 1:
+            raise ValueError(f"max_bad_share={self.max_bad_share} must be in [0, 1]")
 
 
 def check(config: Config, options: PrepareOptions) -> None:

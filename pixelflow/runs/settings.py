@@ -30,7 +30,9 @@ class TrackingSettings:
     def __post_init__(self) -> None:
         if self.uri is not None and not self.uri.strip():
             raise ValueError(f"uri={self.uri!r} must be an address or a folder; null is the file mlflow.db in runs_dir")
-        scheme, separator, _ = (self.uri or "").partition("://")
+        scheme, separator, rest = (self.uri or "").partition("://")
+        if scheme in ("http", "https") and separator and not rest.strip("/"):
+            raise ValueError(f"uri={self.uri} names no host")
         if separator and scheme.partition("+")[0] not in SCHEMES:
             plugins = entry_points(group="mlflow.tracking_store")
             if scheme not in plugins.names:

@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from pixelflow.errors import UserError
 from pixelflow.files import locked, write_json
 
@@ -126,13 +128,16 @@ class Sweep:
         path = folder / MANIFEST
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            jobs = {entry["name"]: SweepJob(**entry) for entry in content.pop("jobs")}
-            submissions = [Submission(**entry) for entry in content.pop("submissions")]
-            return Sweep(folder=folder, jobs=jobs, submissions=submissions, **content)
+            content["jobs"] = {entry["name"]: entry for entry in content["jobs"]}
+            return TypeAdapter(Sweep).validate_python({**content, "folder": folder})
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"{folder} is not a sweep: it has no {MANIFEST}") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise UserError(f"{path} is damaged: {key}={first['input']!r:.100}: {first['msg']}") from None
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged: {error}") from None
+            raise UserError(f"{path} is damaged: {error!r}") from None
 
     def save(self) -> None:
         """Writes the manifest."""
@@ -167,12 +172,14 @@ def find_sweep(path: str | None) -> Sweep:
     """
     if path is None:
         raise UserError("sweep=PATH is missing: the folder of a sweep, like runs/digits_kickoff/sweep-1a2b3c4d")
+    if not isinstance(path, str):
+        raise UserError(f"sweep={path!r} must be the path of a folder")
     folder = Path(path).absolute()
     if (folder / MANIFEST).exists():
         return Sweep.load(folder)
     sweeps = sorted(folder.glob(f"*/{MANIFEST}"), key=lambda file: file.stat().st_mtime)
     if not sweeps:
-        what = "is not a sweep and contains none" if folder.is_dir() else "does not exist"
+        what = "is not a sweep and contains none" if folder.exists() else "does not exist"
         raise UserError(f"sweep={path} {what}; a sweep is a folder with a {MANIFEST}")
     return Sweep.load(sweeps[-1].parent)
 

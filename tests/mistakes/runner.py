@@ -23,6 +23,7 @@ from types import FrameType
 from typing import Any
 from unittest.mock import patch
 
+import matplotlib.font_manager  # noqa: F401  # when first imported, it runs fc-list and writes to the home folder
 import psutil
 from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -55,7 +56,7 @@ def call(*args, **kwargs):
 
 
 class TookTooLong(BaseException):
-    """A command did not end within `SECONDS`."""
+    """A command did not end in time."""
 
 
 class Accepted(BaseException):
@@ -93,8 +94,9 @@ class Outcome:
 
     @property
     def message(self) -> str:
-        """The standard error without the numbered headings of a sweep's runs."""
-        return "\n".join(line for line in self.err.splitlines() if line.strip() and not re.match(r"\[\d+\] ", line))
+        """The standard error without the headings of a sweep's runs and the place of a foreign checkpoint's results."""
+        heading = re.compile(r"\[\d+\] |.* belongs to no run of yours in runs_dir")
+        return "\n".join(line for line in self.err.splitlines() if line.strip() and not heading.match(line))
 
     @property
     def traceback(self) -> bool:
@@ -146,16 +148,17 @@ class Runner:
     def _warm_up(self) -> None:
         """Trains two steps, so that the libraries have been imported and have made what they make when imported."""
         run = f"job=train tracking=none runs_dir={self.models.runs} trainer.max_steps=2 trainer.batch_size=8 {SMALL}"
-        outcome = self.run(Case("warm-up", run, 0, "."), works=True)
+        outcome = self.run(Case("warm-up", run, 0, "."), works=True, seconds=600.0)
         if outcome.status != 0:
             raise RuntimeError(outcome.err)
 
-    def run(self, case: Case, *, works: bool = False) -> Outcome:
+    def run(self, case: Case, *, works: bool = False, seconds: float = SECONDS) -> Outcome:
         """Runs a case.
 
         Args:
             case: The line.
             works: Whether the command may train and sample.
+            seconds: Time after which it is ended.
         """
         self.count += 1
         place = self.folder / f"{self.count}"
@@ -167,7 +170,7 @@ class Runner:
         children = {child.pid for child in psutil.Process().children(recursive=True)}
         with _inside(place, case.environment, self.folder / "modules"), redirect_stdout(out), redirect_stderr(err):
             sys.argv = [f"{case.program}.py", *arguments]
-            with watching(place) as watch, _limits(), ExitStack() as stack:
+            with watching(place) as watch, _limits(seconds), ExitStack() as stack:
                 if not works:
                     stack.enter_context(patch.object(Trainer, "fit", accept))
                     stack.enter_context(patch.object(Sampler, "sample", accept))
@@ -243,18 +246,18 @@ def _inside(place: Path, environment: dict[str, str], modules: Path) -> Iterator
 
 
 @contextmanager
-def _limits() -> Iterator[None]:
+def _limits(seconds: float) -> Iterator[None]:
     """Ends a command that does not end by itself, and bounds its memory."""
 
     def late(number: int, frame: FrameType | None) -> None:
-        raise TookTooLong(f"no end after {SECONDS:.0f} s")
+        raise TookTooLong(f"no end after {seconds:.0f} s")
 
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     with ExitStack() as stack:
         resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + MEMORY, hard))
         stack.callback(resource.setrlimit, resource.RLIMIT_AS, (soft, hard))
         handler = signal.signal(signal.SIGALRM, late)
-        remaining, _ = signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        remaining, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
         stack.callback(signal.setitimer, signal.ITIMER_REAL, remaining)
         stack.callback(signal.signal, signal.SIGALRM, handler)
         yield

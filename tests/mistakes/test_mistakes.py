@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from tests.mistakes.corpus import Case, read_corpus
 from tests.mistakes.runner import Runner
 
 CORPUS = read_corpus()
+QUICK = 4
+"""The quick suite runs every fourth line; `make mistakes` and the slow tests run all."""
 
 
 @pytest.fixture(scope="module")
@@ -17,14 +20,21 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     return Runner(Path(tmp_path_factory.mktemp("mistakes")) / "corpus")
 
 
-@pytest.mark.parametrize("case", CORPUS, ids=[case.line for case in CORPUS])
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.line, marks=[pytest.mark.slow] if number % QUICK else [])
+        for number, case in enumerate(CORPUS)
+    ],
+)
 def test_mistake(case: Case, runner: Runner) -> None:
     assert not (problems := runner.run(case).problems()), problems
 
 
 def test_every_line_is_there_once() -> None:
-    lines = [case.line for case in CORPUS]
-    assert not [line for line in lines if lines.count(line) > 1]
+    lines = Counter(case.line for case in CORPUS)
+    assert not [line for line, count in lines.items() if count > 1]
+    assert len(lines) >= 250
 
 
 def test_a_command_that_is_accepted_is_a_problem(runner: Runner) -> None:
