@@ -12,8 +12,10 @@ from omegaconf import DictConfig
 from pixelflow.config.build import require_assets
 from pixelflow.config.job import Config, FindJob
 from pixelflow.config.resolve import resolve
+from pixelflow.config.same_data import check_same_data
 from pixelflow.config.validate import check_data
 from pixelflow.errors import UserError
+from pixelflow.runs.context import run_path
 from pixelflow.runs.identity import config_hash, evaluation_hash, own_evaluation
 from pixelflow.runs.settings import RunSettings
 from pixelflow.sweeps.arrays import TRAIN
@@ -32,6 +34,8 @@ class RunRequests:
     def __init__(self, launcher: str, find_job: FindJob) -> None:
         self.launcher, self.find_job = launcher, find_job
         self._known: set[str] = set()
+        self._data: dict[str, dict[str, Any]] = {}
+        self._roots: dict[str, Any] = {}
 
     def make(self, number: int, config: DictConfig, overrides: list[str]) -> RunRequest:
         """Returns the request of run `number` of the sweep.
@@ -54,6 +58,9 @@ class RunRequests:
             check_data(resolved, job)
             if job.makes_run_folder:
                 require_assets(resolved)
+        if job.makes_run_folder:
+            self._check_roots(resolved)
+            check_same_data(resolved, run_path(resolved, overrides), self._data)
         resolved["runs_dir"] = str(Path(resolved["runs_dir"]).absolute())
         evaluates = job.name != TRAIN
         digest = config_hash(resolved) + (evaluation_hash(resolved) if evaluates else "")
@@ -64,6 +71,16 @@ class RunRequests:
             task_digest=hashlib.sha256(inputs.encode()).hexdigest()[:8],
             max_steps=resolved["trainer"]["max_steps"] if job.makes_run_folder else 0,
         )  # fmt: skip
+
+    def _check_roots(self, config: Config) -> None:
+        """Refuses runs that differ in data.root only: they would be one run."""
+        root = config["data"].get("root")
+        other = self._roots.setdefault(config_hash(config), root)
+        if other != root:
+            raise UserError(
+                f"data.root={root} does not make another run than data.root={other}: submit them one after the other, "
+                "each with its own experiment=NAME"
+            )
 
 
 def sweep_request(config: Config, *, axes: list[str], launcher: str, entry: str, **how: Any) -> SweepRequest:

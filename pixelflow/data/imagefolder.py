@@ -9,12 +9,15 @@ from typing import Unpack
 
 import numpy as np
 
+from pixelflow.data.fingerprint import digest
 from pixelflow.data.images import ImageData, require_root
 from pixelflow.data.records import BadSample, Record, Split
 from pixelflow.data.spec import ImageOptions
 from pixelflow.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
+SIZES = 1000
+"""Number of files whose sizes tell one copy of the data from another, such as a smaller one with the same names."""
 
 
 class ImageFolder(ImageData):
@@ -93,6 +96,14 @@ class FileSource:
         """Returns the path of a file relative to the folder."""
         return self._names[index].decode("utf-8", "surrogateescape")
 
+    def hashes(self) -> dict[str, str]:
+        """Returns hashes of the names of all files and of the sizes of some, which do not depend on the folder."""
+        some = np.linspace(0, len(self._names), min(len(self._names), SIZES), endpoint=False).astype(int)
+        return {
+            "names": digest(self.name(index) for index in range(len(self._names))),
+            "sizes": digest(str(_size(self.where(index))) for index in some),
+        }
+
     def where(self, index: int) -> str:
         """Returns the path of a file."""
         return str(self.folder / self.name(index))
@@ -115,6 +126,13 @@ def read_file(path: str) -> bytes:
         raise BadSample("missing file") from None
     except (PermissionError, IsADirectoryError) as error:
         raise BadSample("unreadable file", str(error.strerror)) from None
+
+
+def _size(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None
 
 
 def image_paths(folder: Path) -> Iterator[str]:

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from pixelflow.data.dirty import DirtyReport, Found
 from pixelflow.data.encoding import Encoded, Encoder, PrepareSettings, encode_in_order
+from pixelflow.data.fingerprint import content_hash
 from pixelflow.data.images import DataSource
-from pixelflow.data.records import BadSample, Source, Split
+from pixelflow.data.records import Split
 from pixelflow.errors import Interrupted, UserError, WorkFailed
 from pixelflow.files import InUse, locked, write_aside, write_json, writing, written_aside
 from pixelflow.signals import stop_on_signals, stop_signal
@@ -32,8 +33,6 @@ VERSION = 1
 INDEX, IDENTITY, DONE = "index.json", "prepare.json", "done"
 CHUNK = 32
 """Number of samples that a process encodes at a time, and number of captions that are encoded together."""
-FINGERPRINTED = 64
-"""Number of records that identify the data."""
 CONTINUE = "run the same command again: it continues after the last complete shard"
 
 TextEncoder = Callable[[list[str]], Tensor]
@@ -79,7 +78,7 @@ def prepare(
     preprocess = data.spec.preprocess
     identity = {
         "version": VERSION, "data": data.spec.name, "split": split, "samples": total,
-        "content": fingerprint(source, total), **asdict(settings), "captions": list(data.captions),
+        "content": content_hash(source, total), **asdict(settings), "captions": list(data.captions),
         "text_encoder": encoder_name,
         "filters": {key: getattr(preprocess, key) for key in ("max_pixels", "min_side", "max_aspect")},
     }  # fmt: skip
@@ -99,24 +98,6 @@ def prepare(
         }
         write_json(output / INDEX, index)
         return index
-
-
-def fingerprint(source: Source, total: int) -> str:
-    """Returns a hash of some records, which distinguishes data of equal name and size.
-
-    Args:
-        source: The records.
-        total: Their number.
-    """
-    digest = hashlib.sha256()
-    for index in np.linspace(0, total - 1, min(FINGERPRINTED, total)).astype(int).tolist():
-        try:
-            record = source.read(index)
-            image = record.image if isinstance(record.image, bytes) else record.image.tobytes()
-            digest.update(hashlib.sha256(image).digest() + repr((record.label, sorted(record.captions))).encode())
-        except BadSample as bad:
-            digest.update(bad.reason.encode())
-    return digest.hexdigest()[:16]
 
 
 @contextmanager

@@ -23,6 +23,7 @@ import fsspec
 import numpy as np
 from webdataset.tariterators import base_plus_ext
 
+from pixelflow.data.fingerprint import digest
 from pixelflow.data.npy import read_npy
 from pixelflow.data.records import BadSample, Record
 from pixelflow.data.workers import report_alive
@@ -235,6 +236,14 @@ class ShardSource:
         self.urls, self.store, self.texts = list(urls), store, texts
         self.group_sizes = list(counts) if counts is not None else [len(store.table(url)) for url in urls]
         self._ends = np.cumsum(self.group_sizes)
+
+    def hashes(self) -> dict[str, str]:
+        """Returns hashes of the names and numbers of samples of the shards, and of the sizes of local ones."""
+        names = [url.rpartition("/")[2] for url in self.urls]
+        found = {"names": digest(f"{name} {count}" for name, count in zip(names, self.group_sizes, strict=True))}
+        if not any("://" in url for url in self.urls):
+            found["sizes"] = digest(str(Path(url).stat().st_size) for url in self.urls)
+        return found
 
     def place(self, index: int) -> tuple[str, int]:
         """Returns the shard of a sample and the row in it."""

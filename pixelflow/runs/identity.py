@@ -96,7 +96,8 @@ TRAINER_MACHINE_KEYS = (
 """Keys of `trainer` that change where and how fast a run trains but, beyond rounding, not its weights."""
 
 DATA_MACHINE_KEYS = ("root", "held_out", "cache_dir", "cache_gb", "reading")
-"""Keys of `data` that state where the data lie and how they are read. The data's name is part of the identity."""
+"""Keys of `data` that state where the data lie and how they are read. The data's name is part of the identity.
+`data.json` in the run folder distinguishes other data of that name from moved ones."""
 
 MACHINE_KEYS = (
     *CALL_SECTIONS,

@@ -19,7 +19,7 @@ from pixelflow.reporting.figures import loss_curve
 from pixelflow.reporting.folder_reader import read_run_folders
 from pixelflow.reporting.formats import markdown
 from pixelflow.reporting.table import build_table
-from pixelflow.runs.context import Run, catch_up, open_run, run_path
+from pixelflow.runs.context import Run, catch_up, open_run
 from pixelflow.runs.identity import evaluation_file, own_evaluation
 from pixelflow.runs.settings import RunSettings
 from pixelflow.runs.status import add_evaluation, read_status
@@ -27,7 +27,7 @@ from pixelflow.terminal import say
 from pixelflow.tracking import history
 from pixelflow.workflows.evaluate_samples import evaluate
 from pixelflow.workflows.make_samples import sample
-from pixelflow.workflows.train_run import train
+from pixelflow.workflows.train_run import find_run, train
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def run_pipeline(config: Config, overrides: list[str]) -> None:
     """Runs job=pipeline and prints the table of the run."""
     settings = RunSettings.of(config)
     with processes(pick_device(trainer_settings(config).device)) as (world, device):
-        path = world.broadcast(run_path(config, overrides) if world.rank == 0 else None)
+        path = find_run(config, overrides, world)
         there = world.broadcast(finished(config, path))
         if not there:
             require_assets(config)

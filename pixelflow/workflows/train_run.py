@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from pixelflow.config.build import Config, pick_device, require_assets, trainer_settings
+from pixelflow.config.same_data import check_same_data, record_data
 from pixelflow.config.training_parts import build_trainer, checkpoint_store
-from pixelflow.processes import World, processes
+from pixelflow.processes import World, processes, shared_errors
 from pixelflow.runs.context import Run, open_run, run_path
 from pixelflow.terminal import say
 from pixelflow.training.trainer import Trainer
@@ -24,12 +25,32 @@ def run_training(config: Config, overrides: list[str]) -> None:
     """Runs job=train and prints the last checkpoint."""
     require_assets(config)
     with processes(pick_device(trainer_settings(config).device)) as (world, device):
-        path = world.broadcast(run_path(config, overrides) if world.rank == 0 else None)
+        path = find_run(config, overrides, world)
         with open_run(path, config, world) as run:
             checkpoint = train(config, run, world, device)
             run.folder.set_status("finished", job="train")
     if world.rank == 0:
         say(f"trained: {checkpoint}")
+
+
+def find_run(config: Config, overrides: list[str], world: World) -> Path:
+    """Returns the run folder, after a check that what is trained there is trained on the data of this config.
+
+    Args:
+        config: The resolved config.
+        overrides: The overrides that the user typed.
+        world: The processes of the job.
+
+    Raises:
+        UserError: The data differ.
+    """
+    path = None
+    with shared_errors(world, wait=True):
+        if world.rank == 0:
+            path = run_path(config, overrides)
+            check_same_data(config, path)
+    found: Path = world.broadcast(path)
+    return found
 
 
 def train(config: Config, run: Run, world: World, device: torch.device) -> Path:
@@ -41,6 +62,8 @@ def train(config: Config, run: Run, world: World, device: torch.device) -> Path:
         run.tracker.resume_from(settings.max_steps)
         return last
     run.folder.set_status("running", job="train", max_steps=settings.max_steps)
+    if world.rank == 0:
+        record_data(config, run.path)
     with _watched(settings.stall_seconds, run, world) as mark:
         trainer = build_trainer(config, run, world=world, device=device, mark=mark)
         logger.info("training %s on %s", run.path, _described(trainer))

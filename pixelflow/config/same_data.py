@@ -1,0 +1,82 @@
+"""The record of the data that a run is trained on, in `data.json` of its folder.
+
+`data.root` does not belong to the identity of a run, so that data can be moved. The record distinguishes moved data
+from other data.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pixelflow.config.build import Config, trainer_settings
+from pixelflow.config.schema import build, with_key
+from pixelflow.config.training_parts import checkpoint_store
+from pixelflow.data.fingerprint import difference, fingerprint
+from pixelflow.errors import UserError
+from pixelflow.files import write_json
+from pixelflow.runs.status import read_status
+
+FILE = "data.json"
+
+
+def record_data(config: Config, path: Path) -> None:
+    """Records the data at the first start of a run. Data without `root` are part of the identity and not recorded.
+
+    Args:
+        config: The resolved config of the run.
+        path: The run folder.
+
+    Raises:
+        UserError: The data cannot be listed.
+    """
+    if _root(config) is not None and not ((path / FILE).exists() and _has_begun(config, path)):
+        write_json(path / FILE, {"root": _root(config), **_fingerprint(config)})
+
+
+def check_same_data(config: Config, path: Path, known: dict[str, dict[str, Any]] | None = None) -> None:
+    """Compares the data of a command with those that a run was trained on. A run without a record is accepted.
+
+    Args:
+        config: The resolved config of the command.
+        path: The run folder, which need not exist.
+        known: Fingerprints by data section, for the runs of a sweep. Those that are computed are added.
+
+    Raises:
+        UserError: The data differ, or the record is damaged.
+    """
+    if _root(config) is None or not (path / FILE).exists() or not _has_begun(config, path):
+        return
+    try:
+        before = json.loads((path / FILE).read_text(encoding="utf-8"))
+        differs = difference(before, _fingerprint(config, known))
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path / FILE} is damaged; remove it to train on with these data") from None
+    if differs:
+        raise UserError(
+            f"data.root={_root(config)} holds other data than the run {path.name} was trained on: {differs}; "
+            f"use data.root={before.get('root')}, or start another run with rerun=true or another experiment=NAME"
+        )
+
+
+def _root(config: Config) -> Any:
+    return config["data"].get("root")
+
+
+def _has_begun(config: Config, path: Path) -> bool:
+    """Returns whether the run holds trained weights, so that the data can no longer be chosen."""
+    return bool(checkpoint_store(trainer_settings(config), path).steps()) or read_status(path).state == "finished"
+
+
+def _fingerprint(config: Config, known: dict[str, dict[str, Any]] | None = None) -> dict[str, Any]:
+    key = json.dumps(config["data"], sort_keys=True)
+    if known is not None and key in known:
+        return known[key]
+    data = build(config, "data")
+    found = with_key(lambda: fingerprint(data), config["data"], "data")
+    if known is not None:
+        known[key] = found
+    return found
