@@ -181,8 +181,10 @@ class SettingsSweeper(BasicSweeper):
         """Returns the batches of the sweep; a batch is a list of runs, a run is a list of overrides."""
         (grid,) = BasicSweeper.split_arguments(overrides, None)
         assert self.config is not None
-        settings = OmegaConf.to_container(self.config.settings)
-        seeds = OmegaConf.to_container(self.config.seeds) if OmegaConf.is_list(self.config.seeds) else self.config.seeds
+        settings, seeds = (
+            OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+            for value in (self.config.settings, self.config.seeds)
+        )
         jobs = expand(grid, settings, seeds)  # type: ignore[arg-type]
         if max_batch_size is None:
             return [jobs]

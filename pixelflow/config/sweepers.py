@@ -15,6 +15,8 @@ from omegaconf import DictConfig
 
 from pixelflow.errors import UserError
 
+MOST_SEEDS = 10_000
+
 
 def expand(
     grid: Sequence[Sequence[str]], settings: Sequence[Mapping[str, Any]], seeds: int | Sequence[int] | None
@@ -33,11 +35,15 @@ def expand(
         >>> expand([["a=1"]], [{"b": 2}, {"a": 3}], [0])
         [['a=1', 'b=2', 'seed=0'], ['a=3', 'seed=0']]
     """
+    if not isinstance(settings, list | tuple):
+        raise UserError(f"settings={settings!r} must be a list of mappings of keys to values")
     for number, setting in enumerate(settings):
         if not isinstance(setting, Mapping) or not setting:
             raise UserError(f"settings[{number}]={setting!r} must be a mapping of keys to values")
-    if isinstance(seeds, str) or (isinstance(seeds, int) and seeds < 1) or seeds == []:
-        raise UserError(f"seeds={seeds} must be at least 1, or a list of seeds")
+    counted = isinstance(seeds, int) and not isinstance(seeds, bool) and 1 <= seeds <= MOST_SEEDS
+    listed = isinstance(seeds, list | tuple) and seeds and all(type(seed) is int for seed in seeds)
+    if seeds is not None and not counted and not listed:
+        raise UserError(f"seeds={seeds} must be at least 1, or a list of seeds; at most {MOST_SEEDS}")
     chosen = [None] if seeds is None else range(seeds) if isinstance(seeds, int) else seeds
     jobs: list[list[str]] = []
     for job in grid:
