@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,13 +170,20 @@ class SettingsSweeper(BasicSweeper):
         super().__init__(max_batch_size, params)  # type: ignore[arg-type]
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Runs the sweep. Hydra makes a folder below runs_dir first.
+        """Runs the sweep. Hydra makes a folder below runs_dir first, which is removed if the sweep is refused.
 
         Raises:
-            UserError: runs_dir cannot be written.
+            UserError: runs_dir cannot be written, or a run is invalid.
         """
-        check_writable(str(self.config.runs_dir), "runs_dir")  # type: ignore[union-attr]
-        return super().sweep(arguments)
+        assert self.config is not None
+        check_writable(str(self.config.runs_dir), "runs_dir")
+        folder = Path(str(self.config.hydra.sweep.dir))
+        new = [path for path in (folder, *folder.parents) if not path.exists()]
+        try:
+            return super().sweep(arguments)
+        except UserError:
+            _remove_unused(new)
+            raise
 
     def split_arguments(self, overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:  # type: ignore[override]
         """Returns the batches of the sweep; a batch is a list of runs, a run is a list of overrides."""
@@ -194,6 +202,15 @@ class SettingsSweeper(BasicSweeper):
         """Composes all runs, except for launchers that do so themselves before anything starts."""
         if not isinstance(self.launcher, _SweepLauncher):
             super().validate_batch_is_legal(batch)
+
+
+def _remove_unused(new: Sequence[Path]) -> None:
+    """Removes the folders `new`, innermost first, if they hold nothing but the file that Hydra writes there."""
+    with suppress(OSError):  # a folder that holds something
+        for path in new:
+            if [inside.name for inside in path.iterdir()] == ["multirun.yaml"]:
+                (path / "multirun.yaml").unlink()
+            path.rmdir()
 
 
 def swept(config: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[str]:

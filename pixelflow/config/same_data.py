@@ -15,24 +15,30 @@ from pixelflow.config.schema import build, with_key
 from pixelflow.config.training_parts import checkpoint_store
 from pixelflow.data.fingerprint import difference, fingerprint
 from pixelflow.errors import UserError
-from pixelflow.files import write_json
 from pixelflow.runs.status import read_status
 
 FILE = "data.json"
 
 
-def record_data(config: Config, path: Path) -> None:
-    """Records the data at the first start of a run. Data without `root` are part of the identity and not recorded.
+def examine_data(config: Config, path: Path) -> dict[str, Any] | None:
+    """Lists the data of a command before its run folder is made, and compares them with those of an earlier call.
 
     Args:
-        config: The resolved config of the run.
-        path: The run folder.
+        config: The resolved config of the command.
+        path: The run folder, which need not exist.
+
+    Returns:
+        The record to be written when training starts; None if there is one, or if none is needed: data without `root`
+        are part of the identity of the run.
 
     Raises:
-        UserError: The data cannot be listed.
+        UserError: The data cannot be used, or they differ from those that the run was trained on.
     """
-    if _root(config) is not None and not ((path / FILE).exists() and _has_begun(config, path)):
-        write_json(path / FILE, {"root": _root(config), **_fingerprint(config)})
+    if _has_begun(config, path):
+        check_same_data(config, path)
+        return None
+    found = _fingerprint(config)
+    return None if _root(config) is None else {"root": _root(config), **found}
 
 
 def check_same_data(config: Config, path: Path, known: dict[str, dict[str, Any]] | None = None) -> None:

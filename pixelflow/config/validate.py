@@ -60,9 +60,9 @@ def validate(config: Config, job: Job) -> None:
     if "model" not in job.needs:
         return
     _check_inputs(config, job)
-    _check_parts(config)
+    backbone = _check_parts(config)
     if job.makes_run_folder:
-        check_training(config)
+        check_training(config, backbone)
     pick_device(config["trainer"]["device"])
 
 
@@ -103,8 +103,8 @@ def _check_sampler(config: Config) -> None:
             raise UserError(f"sampler.{key}=true needs a CUDA device; leave it out here")
 
 
-def _check_parts(config: Config) -> None:
-    """Builds every part, the backbone without memory, and checks that they fit each other."""
+def _check_parts(config: Config) -> Any:
+    """Builds every part, the backbone without memory, checks that they fit each other, and returns the backbone."""
     check_agreement(config)
     parts = {name: build(config, name) for name in GROUPS if name not in ("backbone", "optimizer")}
     cascade, solver, objective = parts["cascade"], parts["solver"], parts["objective"]
@@ -147,6 +147,7 @@ def _check_parts(config: Config) -> None:
     except ValueError as error:
         raise UserError(f"objective.{error}") from None
     check_shapes(config, backbone, cascade, objective.layers)
+    return backbone
 
 
 def check_data(config: Config, job: Job) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import torch
+from torch import nn
 
 from pixelflow.config.build import Config, pick_device, trainer_settings
 from pixelflow.config.schema import build, with_key
@@ -13,7 +14,7 @@ from pixelflow.limits import at_least
 from pixelflow.nn.kernels import unavailable
 from pixelflow.processes import world_of
 from pixelflow.training.reader import CheckpointError
-from pixelflow.training.weights import read_weights
+from pixelflow.training.weights import fitting, read_weights
 
 
 def check_optimizer(config: Config) -> None:
@@ -41,8 +42,12 @@ def _check_rates(node: Config) -> None:
             raise ValueError(f"betas={node['betas']} must be numbers in [0, 1)")
 
 
-def check_training(config: Config) -> None:
+def check_training(config: Config, backbone: nn.Module) -> None:
     """Checks how a run is trained.
+
+    Args:
+        config: A resolved config.
+        backbone: Its backbone, on any device.
 
     Raises:
         UserError: The message names the key, its value and the accepted ones.
@@ -70,6 +75,7 @@ def check_training(config: Config) -> None:
     start = config["init_from"]
     if start is not None:  # read completely, because a damaged file must not be found when the run folder exists
         try:
-            read_weights(start, "ema")
+            weights, _ = read_weights(start, "ema")
+            fitting(backbone.state_dict(), weights, start)
         except CheckpointError as error:
             raise UserError(f"init_from={error}") from None

@@ -44,7 +44,7 @@ def submit_part(sweep: Sweep, part: Sequence[Planned], site: Site, program: Prog
     ids = _sbatch(sweep, path, first)
     _remember(sweep, part, ids, [])
     if split:
-        small = replace(site, **{"gpus_per_node": 1, "nodes": 1, **(site.evaluation or {}), "evaluation": None})
+        small = site.of_evaluation()
         path = folder / f"batch_{number + 1}.json"
         second = Batch.freeze(path, part, token=token, job=job, site=small, program=program)
         _remember(sweep, part, ids, _sbatch(sweep, path, second, f"aftercorr:{ids[0].split('_')[0]}"))

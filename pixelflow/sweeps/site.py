@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+from pixelflow.limits import at_least
+
+AT_LEAST_1 = (
+    "nodes", "tasks_per_node", "cpus_per_task", "mem_gb", "timeout_min", "max_array_size", "max_stalls", "max_attempts",
+    "processes",
+)  # fmt: skip
+AT_LEAST_0 = ("gpus_per_node", "array_parallelism", "max_restarts", "signal_delay_s", "max_gpu_hours")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +80,12 @@ class Site:
     processes: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("nodes", "timeout_min", "max_array_size", "max_stalls", "max_attempts", "processes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("gpus_per_node", "array_parallelism", "max_restarts", "signal_delay_s"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be 0 or more")
+        at_least(1, **{name: getattr(self, name) for name in AT_LEAST_1})
+        at_least(0, **{name: getattr(self, name) for name in AT_LEAST_0})
+        for name in ("partition", "account", "qos", "constraint", "exclude", "gres"):
+            _require_line(name, getattr(self, name))
+        for number, option in enumerate(self.srun_args):
+            _require_line(f"srun_args[{number}]", option)
         if self.signal_delay_s >= 60 * self.timeout_min:
             raise ValueError(
                 f"signal_delay_s={self.signal_delay_s} must be less than the time limit, timeout_min={self.timeout_min}"
@@ -85,6 +93,16 @@ class Site:
         for key in self.additional_parameters:
             if not re.fullmatch(r"[a-z][a-z-]*", key):
                 raise ValueError(f"additional_parameters: {key!r} is not a long option of sbatch, such as mail-type")
+            _require_line(f"additional_parameters.{key}", self.additional_parameters[key])
+        if self.evaluation is not None:
+            try:
+                self.of_evaluation()
+            except (TypeError, ValueError) as error:  # TypeError: an unknown name, or a value of another type
+                raise ValueError(f"evaluation={self.evaluation}: {error}") from None
+
+    def of_evaluation(self) -> Site:
+        """Returns the settings of the second job: one GPU on one node unless `evaluation` says otherwise."""
+        return replace(self, **{"gpus_per_node": 1, "nodes": 1, **(self.evaluation or {}), "evaluation": None})
 
     @property
     def tasks(self) -> int:
@@ -115,3 +133,9 @@ class Site:
         # srun does not inherit --cpus-per-task.
         cpus = [f"--cpus-per-task={self.cpus_per_task}"] if self.cpus_per_task else []
         return ["--kill-on-bad-exit=1", *cpus, *self.srun_args]
+
+
+def _require_line(name: str, value: Any) -> None:
+    """Raises ValueError for a text that would add a line to the script of a job, or that is empty."""
+    if isinstance(value, str) and (not value.strip() or len(value.splitlines()) > 1):
+        raise ValueError(f"{name}={value!r} must be one line of text; leave it out for none")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pixelflow.training.checkpoint import CheckpointStore
 from pixelflow.training.ema import gamma_of, posthoc
-from pixelflow.training.fitting import build_bare, misfit, require_finite
+from pixelflow.training.fitting import Described, build_bare, misfit, require_finite
 from pixelflow.training.reader import CheckpointError, StoredState, TensorInfo, load_checkpoint, read_state
 
 logger = logging.getLogger(__name__)
@@ -171,6 +171,27 @@ def _headers(stored: StoredState, name: str) -> dict[str, TensorInfo]:
     return stored.headers([name])
 
 
+def fitting(mine: Mapping[str, Described], theirs: Mapping[str, Described], checkpoint: str | Path) -> list[str]:
+    """Returns the names of the tensors that a network can take from a checkpoint: those of equal name and shape.
+
+    Args:
+        mine: The tensors of the network.
+        theirs: The tensors of the checkpoint.
+        checkpoint: Its folder, for the message.
+
+    Raises:
+        CheckpointError: No tensor fits, or most tensors that both have differ in shape. A network of another width has
+            a few small tensors of equal shape, and would hardly be initialised.
+    """
+    common = [name for name in mine if name in theirs]
+    found = [name for name in common if tuple(mine[name].shape) == tuple(theirs[name].shape)]
+    if not found or 2 * len(found) < len(common):
+        raise CheckpointError(
+            f"{checkpoint}: {len(found)} of {len(mine)} tensors fit this backbone; {misfit(mine, theirs)}"
+        )
+    return found
+
+
 @torch.no_grad()
 def init_from(backbone: nn.Module, checkpoint: str | Path) -> None:
     """Copies the averaged weights of another run's checkpoint, of any resolution or number of stages.
@@ -182,13 +203,11 @@ def init_from(backbone: nn.Module, checkpoint: str | Path) -> None:
         checkpoint: A checkpoint folder.
 
     Raises:
-        CheckpointError: The checkpoint cannot be read, or none of its tensors matches.
+        CheckpointError: The checkpoint cannot be read, or is that of another network, see `fitting`.
     """
     weights, step = read_weights(checkpoint, "ema")
     mine = backbone.state_dict()
-    copied = [name for name, value in mine.items() if name in weights and weights[name].shape == value.shape]
-    if not copied:
-        raise CheckpointError(f"{checkpoint}: none of its weights fits this backbone")
+    copied = fitting(mine, weights, checkpoint)
     for name in copied:
         mine[name].copy_(weights[name])
     logger.info("copied %d of %d tensors from %s, step %d", len(copied), len(mine), checkpoint, step)

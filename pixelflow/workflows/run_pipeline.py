@@ -27,7 +27,7 @@ from pixelflow.terminal import say
 from pixelflow.tracking import history
 from pixelflow.workflows.evaluate_samples import evaluate
 from pixelflow.workflows.make_samples import sample
-from pixelflow.workflows.train_run import find_run, train
+from pixelflow.workflows.train_run import find_run, record_data, train
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +36,14 @@ def run_pipeline(config: Config, overrides: list[str]) -> None:
     """Runs job=pipeline and prints the table of the run."""
     settings = RunSettings.of(config)
     with processes(pick_device(trainer_settings(config).device)) as (world, device):
-        path = find_run(config, overrides, world)
+        path, data = find_run(config, overrides, world)
         there = world.broadcast(finished(config, path))
         if not there:
             require_assets(config)
             require_metrics(config, sample_set(config).num_samples)
             start = time.monotonic()
             with open_run(path, config, world) as run:
+                record_data(data, run)
                 work(config, run, world, device)
             logger.info("finished in %.0f s", time.monotonic() - start)
     if world.rank:

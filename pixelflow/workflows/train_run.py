@@ -6,14 +6,17 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from pixelflow.config.build import Config, pick_device, require_assets, trainer_settings
-from pixelflow.config.same_data import check_same_data, record_data
+from pixelflow.config.same_data import FILE, examine_data
 from pixelflow.config.training_parts import build_trainer, checkpoint_store
+from pixelflow.files import write_json
 from pixelflow.processes import World, processes, shared_errors
 from pixelflow.runs.context import Run, open_run, run_path
+from pixelflow.runs.folder import RunFolder
 from pixelflow.terminal import say
 from pixelflow.training.trainer import Trainer
 from pixelflow.training.watchdog import Watchdog
@@ -25,16 +28,17 @@ def run_training(config: Config, overrides: list[str]) -> None:
     """Runs job=train and prints the last checkpoint."""
     require_assets(config)
     with processes(pick_device(trainer_settings(config).device)) as (world, device):
-        path = find_run(config, overrides, world)
+        path, data = find_run(config, overrides, world)
         with open_run(path, config, world) as run:
+            record_data(data, run)
             checkpoint = train(config, run, world, device)
             run.folder.set_status("finished", job="train")
     if world.rank == 0:
         say(f"trained: {checkpoint}")
 
 
-def find_run(config: Config, overrides: list[str], world: World) -> Path:
-    """Returns the run folder, after a check that what is trained there is trained on the data of this config.
+def find_run(config: Config, overrides: list[str], world: World) -> tuple[Path, dict[str, Any] | None]:
+    """Returns the run folder, and the record of the data that is to be written there, see `examine_data`.
 
     Args:
         config: The resolved config.
@@ -42,15 +46,22 @@ def find_run(config: Config, overrides: list[str], world: World) -> Path:
         world: The processes of the job.
 
     Raises:
-        UserError: The data differ.
+        UserError: The data cannot be used, or are not those that the run was trained on.
     """
-    path = None
+    found: tuple[Path, dict[str, Any] | None] | None = None
     with shared_errors(world, wait=True):
         if world.rank == 0:
             path = run_path(config, overrides)
-            check_same_data(config, path)
-    found: Path = world.broadcast(path)
+            found = path, examine_data(config, path)
+    found = world.broadcast(found)
+    assert found is not None
     return found
+
+
+def record_data(data: dict[str, Any] | None, run: Run) -> None:
+    """Writes the record of the data in the process that holds the run folder."""
+    if data is not None and isinstance(run.folder, RunFolder):
+        write_json(run.path / FILE, data)
 
 
 def train(config: Config, run: Run, world: World, device: torch.device) -> Path:
@@ -62,8 +73,6 @@ def train(config: Config, run: Run, world: World, device: torch.device) -> Path:
         run.tracker.resume_from(settings.max_steps)
         return last
     run.folder.set_status("running", job="train", max_steps=settings.max_steps)
-    if world.rank == 0:
-        record_data(config, run.path)
     with _watched(settings.stall_seconds, run, world) as mark:
         trainer = build_trainer(config, run, world=world, device=device, mark=mark)
         logger.info("training %s on %s", run.path, _described(trainer))

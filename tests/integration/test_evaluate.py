@@ -67,7 +67,7 @@ def test_a_number_without_files_and_with_its_record(checkpoint: Path, straight: 
     known = {"checkpoint", "step", "weights", "solver", "guidance", "seed", "features", "weights_of_features", "uint8"}
     known |= {"preprocessing", "reference", "reference_content", "num_samples", "versions", "time"}
     assert known <= set(record)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints", "evaluation"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints", "config.yaml", "evaluation"]
     assert len(list((tmp_path / "evaluation").iterdir())) == 1, "the state is gone"
     again = call("job=evaluate", *of(mine), *SMALL, "sampler.fixed_batch=8")
     assert again.returncode == 0 and "there already" in again.stderr

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pixelflow.config.same_data import FILE, check_same_data, record_data
+from pixelflow.config.same_data import FILE, check_same_data, examine_data
 from pixelflow.config.sweep_requests import RunRequests
 from pixelflow.errors import UserError
 from pixelflow.jobs import find_job
@@ -99,8 +99,21 @@ def test_old_folders_damaged_records_and_runs_without_weights(tmp_path: Path) ->
     (path / "status.json").unlink()
     shutil.rmtree(path / "checkpoints")
     check_same_data(other, path)
-    record_data(other, path)
-    assert json.loads((path / FILE).read_text())["images"] == 7
+    again = examine_data(other, path)
+    assert again is not None and again["images"] == 7
+
+
+@pytest.mark.parametrize("kind", ["imagefolder", "webdataset"])
+def test_data_without_images_leave_no_run_folder(kind: str, tmp_path: Path) -> None:
+    if kind == "imagefolder":
+        for name in ("c0", "c1"):
+            (tmp_path / "empty" / "train" / name).mkdir(parents=True)
+    else:
+        write_shard(tmp_path / "empty" / "0.tar", 0)
+    cache = [f"data.cache_dir={tmp_path / 'cache'}"] if kind == "webdataset" else []
+    with pytest.raises(UserError, match=r"data.root=.*empty.*no (images|samples)"):
+        train(command(kind, tmp_path / "empty", tmp_path / "runs", *cache))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_sweep_is_refused_before_it_is_submitted(tmp_path: Path) -> None:

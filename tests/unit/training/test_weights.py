@@ -62,5 +62,22 @@ def test_another_patch_size_takes_what_fits(tmp_path: Path, caplog: pytest.LogCa
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="none of its weights fits"):
+    with pytest.raises(CheckpointError, match="0 of 2 tensors fit this backbone; missing: bias, weight; left over"):
         init_from(torch.nn.Linear(2, 2), saved(tmp_path))
+
+
+def test_weights_of_another_width_are_refused_although_a_few_fit(tmp_path: Path) -> None:
+    wider = tiny_pixelflow(seed=2, num_heads=4)
+    fresh = {name: value.clone() for name, value in wider.state_dict().items()}
+    with pytest.raises(
+        CheckpointError, match=r"[1-9]\d* of \d+ tensors fit this backbone; of another shape: .* instead of"
+    ):
+        init_from(wider, saved(tmp_path))
+    assert all(torch.equal(value, fresh[name]) for name, value in wider.state_dict().items())
+
+
+def test_a_deeper_network_takes_the_blocks_that_exist(tmp_path: Path) -> None:
+    deeper = tiny_pixelflow(seed=2, depth=6)
+    init_from(deeper, saved(tmp_path))
+    theirs = tiny_pixelflow(seed=1).state_dict()
+    assert all(torch.equal(deeper.state_dict()[name], value) for name, value in theirs.items())
