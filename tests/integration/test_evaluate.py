@@ -77,6 +77,25 @@ def test_a_number_without_files_and_with_its_record(checkpoint: Path, straight: 
 
 
 @pytest.mark.slow
+def test_a_checkpoint_of_another_is_measured_once(checkpoint: Path, tmp_path: Path) -> None:
+    """Its results lie below runs_dir, and a copy of it elsewhere finds them."""
+    theirs = copy_of(checkpoint, tmp_path / "theirs")
+    before = {path: path.read_bytes() for path in (tmp_path / "theirs").rglob("*") if path.is_file()}
+    arguments = ["job=evaluate", f"runs_dir={tmp_path / 'runs'}", *SMALL]
+    first = call(*arguments, f"checkpoint={theirs}")
+    assert first.returncode == 0 and "its results go to" in first.stderr, first.stderr
+    (home,) = (tmp_path / "runs" / "_checkpoints").iterdir()
+    (record,) = home.glob("evaluation/*.json")
+    made = {path: path.stat().st_mtime_ns for path in home.rglob("*") if path.is_file()}
+    for place in (theirs, copy_of(checkpoint, tmp_path / "elsewhere")):
+        again = call(*arguments, f"checkpoint={place}")
+        assert again.returncode == 0 and f"record: {record}" in again.stdout, again.stderr
+        assert "there already" in again.stderr and "image 8/64" not in again.stderr, again.stderr
+    assert made == {path: path.stat().st_mtime_ns for path in home.rglob("*") if path.is_file()}, "computed once"
+    assert before == {path: path.read_bytes() for path in (tmp_path / "theirs").rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
 def test_images_are_written_when_asked_for_and_give_the_same(checkpoint: Path, straight: dict, tmp_path: Path) -> None:
     found = evaluate(copy_of(checkpoint, tmp_path), "sampler.fixed_batch=8", "job.images=true")
     (folder,) = (tmp_path / "samples").iterdir()
