@@ -18,9 +18,22 @@ from pixelflow.config.schema import build
 from pixelflow.data.images import DataSource
 from pixelflow.errors import UserError
 from pixelflow.flow.cascade import Cascade
+from pixelflow.losses.objective import Objective
 from pixelflow.training.fitting import without_memory
 from pixelflow.training.settings import TrainerSettings
-from pixelflow.types import Backbone, Condition, Conditioning, Guidance, Loss, Prediction, Solver, Timesteps
+from pixelflow.types import (
+    Backbone,
+    Batch,
+    Condition,
+    Conditioning,
+    FlowSample,
+    Guidance,
+    Loss,
+    Predicted,
+    Prediction,
+    Solver,
+    Timesteps,
+)
 
 EQUAL = {
     "data.num_classes": ("backbone.num_classes", "conditioning.num_classes"),
@@ -141,6 +154,54 @@ def check_shapes(config: Config, backbone: nn.Module, cascade: Cascade, features
     if got != [tuple(part.shape) for part in images]:
         raise UserError(f"{what}, give an output of the shapes {got}")
     _fitting.add(mark)
+
+
+def check_terms(config: Config, objective: Objective, cascade: Cascade, prediction: Prediction) -> None:
+    """Computes the terms of the objective on the meta device, for two images of each stage.
+
+    A term with a frozen network or features is not computed: its network would have to be loaded.
+
+    Args:
+        config: A resolved config.
+        objective: The objective.
+        cascade: The cascade.
+        prediction: The meaning of the backbone's output.
+
+    Raises:
+        UserError: A term cannot be computed for these images, or does not return one value per image.
+    """
+    data = config["data"]
+    sides = [cascade.resolution(stage) for stage in range(cascade.num_stages)]
+    try:
+        objective.check_images(min(sides))
+    except ValueError as error:
+        raise UserError(f"objective.{error}") from None
+    with torch.device("meta"):
+        x = torch.empty(2, data["channels"], data["image_size"], data["image_size"])
+        index, tau = torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.float64)
+        batch = Batch(x, Condition(index), index)
+        for stage, side in enumerate(sides):
+            noise = torch.empty(2, data["channels"], side, side)
+            sample = cascade.flow_sample(x, stage=stage, tau=tau, noise=noise, index=index)
+            for name, loss in objective.terms.items():
+                if not (loss.encoder or loss.networks or loss.layer is not None or isinstance(loss, nn.Module)):
+                    key = f"objective.terms.{name}._target_={config['objective']['terms'][name]['_target_']}"
+                    _check_term(loss, sample, Predicted(noise, sample, prediction), batch, key)
+
+
+def _check_term(loss: Loss, sample: FlowSample, predicted: Predicted, batch: Batch, key: str) -> None:
+    try:
+        values = loss(sample, predicted, batch)
+    except NotImplementedError:  # a term whose computation depends on values
+        return
+    except (ValueError, RuntimeError) as error:
+        if "meta" in str(error):
+            return
+        size = " x ".join(str(side) for side in sample.x.shape[1:])
+        raise UserError(f"{key} cannot be computed for images of {size}: {_first_line(error)}") from error
+    shape = tuple(getattr(values, "shape", ()))
+    if shape != (len(sample.x),):
+        raise UserError(f"{key} must return one value per image, a tensor ({len(sample.x)},), and returned {shape}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pixelflow.config.agreement import build_on_meta, check_agreement, check_contracts, check_shapes
+from pixelflow.config.agreement import build_on_meta, check_agreement, check_contracts, check_shapes, check_terms
 from pixelflow.config.build import Config, pick_device, sampler_settings
 from pixelflow.config.job import Job
 from pixelflow.config.schema import build, check_group, read_record, trusted, with_key
@@ -147,6 +147,7 @@ def _check_parts(config: Config) -> Any:
     except ValueError as error:
         raise UserError(f"objective.{error}") from None
     check_shapes(config, backbone, cascade, objective.layers)
+    check_terms(config, objective, cascade, parts["prediction"])
     return backbone
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ class DinoV2(Frozen):
         num_features: The width of the model.
 
     Raises:
-        ValueError: A number is out of range.
+        ValueError: A number is out of range, or the patch size does not divide `image_size`.
     """
 
     def __init__(
@@ -100,6 +101,9 @@ class DinoV2(Frozen):
         super().__init__(file=file)
         at_least(0, layer=layer)
         at_least(1, image_size=image_size, num_features=num_features)
+        patch = re.search(r"patch(\d+)", name)
+        if patch and image_size % int(patch[1]):
+            raise ValueError(f"image_size={image_size} must be a multiple of {patch[1]}, the patch size of {name}")
         self.name, self.layer, self.image_size, self.num_features = name, layer, image_size, num_features
 
     def _build(self, path: Path | None) -> nn.Module:

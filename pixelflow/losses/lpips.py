@@ -15,6 +15,9 @@ from pixelflow.losses.frozen import Frozen, as_rgb, resized
 from pixelflow.losses.gated import GatedLoss
 from pixelflow.types import Batch, FlowSample, Predicted
 
+SMALLEST = 16
+"""The smallest images of VGG-16 in pixels: each side is halved four times."""
+
 
 class VGGDistance(Frozen):
     """The LPIPS distance of images in [-1, 1], from the package `lpips`, which contains the linear layers.
@@ -24,13 +27,18 @@ class VGGDistance(Frozen):
         image_size: The size to which images are resized, bicubic; None leaves them unchanged.
 
     Raises:
-        ValueError: image_size is below 1.
+        ValueError: image_size is below 16.
     """
 
     def __init__(self, *, file: str | None = "vgg16-397923af.pth", image_size: int | None = None) -> None:
         super().__init__(file=file)
-        at_least(1, image_size=image_size)
+        at_least(SMALLEST, image_size=image_size)
         self.image_size = image_size
+
+    @property
+    def smallest(self) -> int:
+        """The smallest images, in pixels, that the network accepts."""
+        return SMALLEST if self.image_size is None else 1
 
     def _build(self, path: Path | None) -> nn.Module:
         import lpips  # slow to import

@@ -159,6 +159,20 @@ class Objective(nn.Module):
         if self.adaptive is not None and not hasattr(getattr(backbone, "last_layer", None), "weight"):
             raise ValueError(f"adaptive needs a backbone with `last_layer.weight`, which {kind} does not have")
 
+    def check_images(self, side: int) -> None:
+        """Checks that the frozen networks of the terms can be computed on images of `side` pixels, the smallest ones.
+
+        Raises:
+            ValueError: A network needs larger images.
+        """
+        for name, loss in self.terms.items():
+            for network in loss.networks:
+                if side < (least := getattr(network, "smallest", 1)):
+                    raise ValueError(
+                        f"terms.{name}: {type(network).__name__} needs images of at least {least} pixels, but the "
+                        f"smallest ones have {side}; set its image_size"
+                    )
+
     def prepare(self, *, width: int | None, assets: Path, device: Any, bf16: bool = False) -> None:
         """Loads the frozen networks and makes the trained parts.
 

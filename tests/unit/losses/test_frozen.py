@@ -127,3 +127,16 @@ def test_dinov2_weights_come_from_the_assets_folder(tmp_path: Path) -> None:
 def test_a_width_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="num_features=100, but vit_tiny_patch16_224 has 192"):
         DinoV2(**(TINY | {"num_features": 100})).load(Path(), "cpu")  # type: ignore[arg-type]
+
+
+def test_the_smallest_images_of_vgg() -> None:
+    unresized = VGGDistance(file=None)
+    unresized.load(Path("nowhere"), "cpu")
+    assert unresized(images(side=unresized.smallest), images(side=unresized.smallest)).shape == (2,)
+    with pytest.raises(RuntimeError, match="size"):
+        unresized(images(side=unresized.smallest - 1), images(side=unresized.smallest - 1))
+
+
+def test_the_patch_size_divides_the_images_of_the_encoder() -> None:
+    with pytest.raises(ValueError, match="image_size=225 must be a multiple of 14, the patch size of vit_base_patch14"):
+        DinoV2(image_size=225)
