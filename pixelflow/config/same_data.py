@@ -28,8 +28,8 @@ def examine_data(config: Config, path: Path) -> dict[str, Any] | None:
         path: The run folder, which need not exist.
 
     Returns:
-        The record to be written when training starts; None if there is one, or if none is needed: data without `root`
-        are part of the identity of the run.
+        The record to be written when training starts; None if the run has weights already, or if no record is needed:
+        data without `root` are part of the identity of the run.
 
     Raises:
         UserError: The data cannot be used, or they differ from those that the run was trained on.
@@ -56,12 +56,11 @@ def check_same_data(config: Config, path: Path, known: dict[str, dict[str, Any]]
         return
     try:
         before = json.loads((path / FILE).read_text(encoding="utf-8"))
-        differs = difference(before, _fingerprint(config, known))
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path / FILE} is damaged; remove it to train on with these data") from None
-    if differs:
+    except ValueError:
+        before = None
+    if not isinstance(before, dict) or "images" not in before:
+        raise UserError(f"{path / FILE} is damaged; remove it to train on with these data")
+    if differs := difference(before, _fingerprint(config, known)):
         raise UserError(
             f"data.root={_root(config)} holds other data than the run {path.name} was trained on: {differs}; "
             f"use data.root={before.get('root')}, or start another run with rerun=true or another experiment=NAME"

@@ -88,9 +88,10 @@ def test_old_folders_damaged_records_and_runs_without_weights(tmp_path: Path) ->
     path = train(command("imagefolder", one, runs))
     other = composed(*command("imagefolder", two, runs))
     content = (path / FILE).read_text()
-    (path / FILE).write_text("[")
-    with pytest.raises(UserError, match=f"{FILE} is damaged; remove it"):
-        check_same_data(other, path)
+    for damaged in ("[", "[]", "{}"):
+        (path / FILE).write_text(damaged)
+        with pytest.raises(UserError, match=f"{FILE} is damaged; remove it"):
+            check_same_data(other, path)
     (path / FILE).unlink()
     check_same_data(other, path)
     (path / FILE).write_text(content)
