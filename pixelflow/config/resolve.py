@@ -58,6 +58,8 @@ def resolve(
         UserError: The config is invalid, or the checkpoint cannot be read.
     """
     trust = _typed_trust(config, overrides)
+    if config.checkpoint is not None and not isinstance(config.checkpoint, str):
+        raise UserError(f"checkpoint={config.checkpoint} must be the path of a folder")
     if config.checkpoint is not None:
         check_path(str(config.checkpoint), "checkpoint")
         config = _with_checkpoint(config, overrides, job)
