@@ -20,7 +20,7 @@ from pixelflow.errors import Interrupted
 from pixelflow.files import write_json
 from pixelflow.runs.status import read_status, write_status
 from pixelflow.signals import BY_HAND, CONTINUE, stop_on_signals, stop_signal
-from pixelflow.sweeps.batch import RESULT, FrozenJob
+from pixelflow.sweeps.batch import RESULT, FrozenConfigs
 from pixelflow.terminal import log_to_stderr, say
 
 if TYPE_CHECKING:
@@ -30,14 +30,18 @@ if TYPE_CHECKING:
 def main() -> None:
     """Runs the job in the file that the command line names."""
     with stop_on_signals():  # from the start: imports take seconds, in which a signal would end the process
-        start(FrozenJob.load(Path(sys.argv[1])))
+        start(FrozenConfigs.load(Path(sys.argv[1])))
 
 
-def start(job: FrozenJob) -> None:
+def start(job: FrozenConfigs) -> None:
     """Runs the job and exits with its status."""
+    from submitit.helpers import TorchDistributedEnvironment
+
     from pixelflow.processes import world_of  # imports torch
 
     log_to_stderr()
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
     world = world_of(os.environ)
     first = world.rank == 0
     try:
@@ -56,7 +60,7 @@ def start(job: FrozenJob) -> None:
         sys.exit(1)
 
 
-def work(job: FrozenJob, world: World) -> None:
+def work(job: FrozenConfigs, world: World) -> None:
     """Executes the configs of the job one after the other.
 
     Raises:
@@ -78,7 +82,7 @@ def work(job: FrozenJob, world: World) -> None:
                 write_status(Path(job.folder), "finished", job=declaration.name)
 
 
-def record_end(job: FrozenJob, first: bool, state: str, message: str) -> None:
+def record_end(job: FrozenConfigs, first: bool, state: str, message: str) -> None:
     """Records the end of a job that ended before it could record it itself, because it did not hold its run folder."""
     folder = Path(job.folder)
     if first and read_status(folder).state not in ("failed", "interrupted", "finished"):

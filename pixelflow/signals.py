@@ -67,13 +67,26 @@ def pause(seconds: float) -> None:
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
-    """Blocks the signals within the block. A process that is started there receives them in its `stop_on_signals`."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+def held_back(*numbers: signal.Signals) -> Iterator[None]:
+    """Defers signals to the end of the block. A process that is started there receives them in its `stop_on_signals`.
+
+    In another thread than the main one this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen: list[int] = []
+    # The mask is inherited by new processes; the handlers are for other threads, to which the mask does not apply.
+    before = {number: signal.signal(number, lambda number, frame: seen.append(number)) for number in numbers}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for received in dict.fromkeys(seen):
+            signal.raise_signal(received)
 
 
 @contextmanager

@@ -23,8 +23,8 @@ RESULT = "result.json"
 
 
 @dataclass(frozen=True)
-class FrozenJob:
-    """A job as data.
+class FrozenConfigs:
+    """What a job executes, as data.
 
     Args:
         configs: The resolved configs, which are executed one after the other.
@@ -37,9 +37,9 @@ class FrozenJob:
     folder: str
 
     @staticmethod
-    def load(path: Path) -> FrozenJob:
-        """Reads a frozen job."""
-        return FrozenJob(**json.loads(path.read_text(encoding="utf-8")))
+    def load(path: Path) -> FrozenConfigs:
+        """Reads the configs of a frozen job."""
+        return FrozenConfigs(**json.loads(path.read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True)
@@ -99,16 +99,16 @@ class Batch:
             file = path.parent / path.stem / f"{entry.job.name}.json"
             configs = [_with_job(config, job) for config in entry.configs]
             evaluations = entry.job.evaluations if job == entry.job.job else []
-            write_json(file, asdict(FrozenJob(configs, entry.job.overrides, entry.job.folder)))
+            write_json(file, asdict(FrozenConfigs(configs, entry.job.overrides, entry.job.folder)))
             jobs.append(BatchJob(entry.job.name, str(file), entry.job.folder, evaluations))
         content = {"token": token, "job": job, "site": asdict(site), "jobs": [asdict(entry) for entry in jobs]}
         write_json(path, content)
         return Batch(token, job, site, program, jobs)
 
 
-def newest_batch(sweep: Sweep) -> Batch:
-    """Returns the first batch of the newest submission."""
-    return Batch.load(sweep.submission_folder(sweep.submissions[-1].token) / "batch_0.json")
+def newest_batch(sweep: Sweep) -> Path:
+    """Returns the file of the first batch of the newest submission."""
+    return sweep.submission_folder(sweep.submissions[-1].token) / "batch_0.json"
 
 
 def frozen_jobs(sweep: Sweep, names: Sequence[str]) -> list[tuple[SweepJob, Mapping[str, Any]]]:
@@ -123,7 +123,7 @@ def frozen_jobs(sweep: Sweep, names: Sequence[str]) -> list[tuple[SweepJob, Mapp
         if not files:
             raise UserError(f"{sweep.folder} has no frozen config of {name}: repeat the sweep's own command instead")
         job = sweep.jobs[name]
-        found += [(job, _with_job(config, job.job)) for config in FrozenJob.load(files[-1]).configs]
+        found += [(job, _with_job(config, job.job)) for config in FrozenConfigs.load(files[-1]).configs]
     return found
 
 

@@ -1,11 +1,9 @@
-"""The last job of a sweep, after all others: it writes the table of the sweep and prints what is missing.
-
-python -m pixelflow.sweeps.final_job FOLDER
-"""
+"""The last job of a sweep, after all others: it writes the table of the sweep and prints what is missing."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from pixelflow.reporting.formats import markdown
@@ -18,21 +16,28 @@ from pixelflow.sweeps.tables import sweep_table
 from pixelflow.terminal import log_to_stderr, say
 
 
-def main() -> None:
-    """Ends the sweep. The exit status is 0 when every run is finished, 1 otherwise."""
-    log_to_stderr()
-    sweep = Sweep.load(Path(sys.argv[1]))
-    end_lost_runs(sweep_states(sweep))
-    states = sweep_states(sweep)
-    files: list[Path] = []
-    if table := sweep_table(sweep):
-        say(markdown(table))
-        files = [sweep.folder / "table.md", sweep.folder / "table.png"]
-    if sweep.mlflow:
-        sync_sweep(sweep, files)
-    print_states(sweep, states)
-    sys.exit(verdict(states))
+@dataclass(frozen=True)
+class FinalJob:
+    """The job as submitit pickles it.
 
+    Args:
+        folder: The folder of the sweep.
+    """
 
-if __name__ == "__main__":
-    main()
+    folder: str
+
+    def __call__(self) -> None:
+        """Ends the sweep. The exit status is 0 when every run is finished, 1 otherwise."""
+        log_to_stderr()
+        sweep = Sweep.load(Path(self.folder))
+        end_lost_runs(sweep_states(sweep))
+        states = sweep_states(sweep)
+        files: list[Path] = []
+        if table := sweep_table(sweep):
+            say(markdown(table))
+            files = [sweep.folder / "table.md", sweep.folder / "table.png"]
+        if sweep.mlflow:
+            sync_sweep(sweep, files)
+        print_states(sweep, states)
+        if status := verdict(states):
+            sys.exit(status)

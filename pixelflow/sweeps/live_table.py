@@ -26,7 +26,7 @@ class SweepTable(Callback):
             self._table(config)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Prints the table. The launchers `slurm` and `local` print that of their own sweep instead."""
+        """Prints the table. The launchers of submitit print that of their own sweep instead."""
         target = config.hydra.launcher._target_
         if target.endswith((".SlurmLauncher", ".LocalLauncher")):
             return

@@ -1,38 +1,42 @@
-"""hydra/launcher=local: the frozen jobs of a sweep as processes of this machine, `site.processes` at a time."""
+"""hydra/launcher=submitit_local: the frozen jobs of a sweep on this machine, `site.processes` at a time."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
+from typing import Any
+
+from submitit import Job
+from submitit.helpers import environment_variables
 
 from pixelflow.errors import Interrupted, UserError
-from pixelflow.runs.attempts import read_attempts, record
-from pixelflow.runs.status import read_status, write_status
-from pixelflow.signals import held_back, stop_on_signals, stop_signal
+from pixelflow.runs.status import read_status
+from pixelflow.signals import stop_on_signals, stop_signal
 from pixelflow.sweeps.batch import Batch, BatchJob, newest_batch
-from pixelflow.sweeps.claims import local_job, read_claim
+from pixelflow.sweeps.executors import local_executor, submit
 from pixelflow.sweeps.manifest import Sweep
-from pixelflow.sweeps.outcome import outcome_of, record_end, record_failure, step_of
+from pixelflow.sweeps.outcome import record_failure
 from pixelflow.sweeps.site import Site
+from pixelflow.sweeps.slurm import last_line
+from pixelflow.sweeps.supervisor import LocalJob
 
 logger = logging.getLogger(__name__)
 
 POLL = 0.5
+_GPUS = "CUDA_VISIBLE_DEVICES"
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Running:
     job: BatchJob
-    process: subprocess.Popen[bytes]
+    process: Job[Any]
     gpus: list[str]
-    log: IO[bytes]
 
 
 def run_batch(sweep: Sweep) -> None:
@@ -42,21 +46,25 @@ def run_batch(sweep: Sweep) -> None:
         Interrupted: A signal asked to stop; the running jobs have saved, and the others have not started.
         UserError: This machine has too few GPUs for a job.
     """
-    batch = newest_batch(sweep)
-    waiting, running = list(batch.jobs), list[_Running]()
+    path = newest_batch(sweep)
+    batch = Batch.load(path)
+    executor = local_executor(path.parent, batch.program)
+    waiting, running = list(enumerate(batch.jobs)), list[_Running]()
     free = share_gpus(batch.site, os.environ)
-    with stop_on_signals():
+    imports = batch.program.python_path(os.environ.get("PYTHONPATH", ""))
+    with stop_on_signals(), environment_variables(PYTHONPATH=imports):
         while running or (waiting and stop_signal() is None):
             try:
-                while waiting and len(running) < batch.site.processes and free and stop_signal() is None:
-                    if started := _start(sweep, batch, waiting.pop(0), free[0]):
-                        running.append(started)
-                        free.pop(0)
-                for entry in [entry for entry in running if entry.process.poll() is not None]:
+                while waiting and free and stop_signal() is None:
+                    (index, job), gpus = waiting.pop(0), free.pop(0)
+                    visible = ",".join(gpus) if gpus else os.environ.get(_GPUS)
+                    call = LocalJob(str(path), index, str(sweep.logs / f"{job.name}.log"), visible)
+                    running.append(_Running(job, submit(executor, [call])[0], gpus))
+                    logger.info("started %s", job.name)
+                for entry in [entry for entry in running if entry.process.done()]:
                     running.remove(entry)
                     free.append(entry.gpus)
-                    if _ended(batch, entry) == "killed":
-                        waiting.append(entry.job)
+                    _ended(entry)
                 if stop_signal() is not None:
                     _stop(running)
                 time.sleep(POLL)
@@ -80,7 +88,7 @@ def share_gpus(site: Site, environment: Mapping[str, str]) -> list[list[str]]:
     """
     if not site.gpus_per_node:
         return [[] for _ in range(site.processes)]
-    given = environment.get("CUDA_VISIBLE_DEVICES")
+    given = environment.get(_GPUS)
     if given is not None:
         gpus = [gpu for gpu in given.split(",") if gpu]
     else:
@@ -96,43 +104,15 @@ def share_gpus(site: Site, environment: Mapping[str, str]) -> list[list[str]]:
     return shares[: site.processes]
 
 
-def _start(sweep: Sweep, batch: Batch, job: BatchJob, gpus: list[str]) -> _Running | None:
-    claim = read_claim(job.path)
-    if claim is None or claim.token != batch.token:
-        logger.info("%s belongs to another submission now", job.path)
-        return None
-    record(job.path, "start", token=batch.token, step=step_of(job.path), job=local_job(os.getpid()))
-    write_status(job.path, "starting")
-    program = batch.program
-    environment = program.environment | ({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})
-    log = open(sweep.logs / f"{job.name}.log", "ab")  # noqa: SIM115
-    command = program.command(program.entry, job.file)
-    with held_back():  # the terminal's Ctrl-C reaches it as well, and must not end it while it imports
-        process = subprocess.Popen(command, env=environment, cwd=program.cwd, stdout=log, stderr=log)
-    logger.info("started %s", job.name)
-    return _Running(job, process, gpus, log)
+def _ended(entry: _Running) -> None:
+    state = read_status(entry.job.path).state
+    if state == "queued" and stop_signal() is None:
+        record_failure(entry.job.path, f"it did not start: {last_line(entry.process.stderr() or '')}")
+    logger.info("%s: %s", entry.job.name, state)
 
 
-def _ended(batch: Batch, entry: _Running) -> str:
-    folder: Path = entry.job.path
-    code = entry.process.returncode
-    code = code if code >= 0 else 128 - code
-    outcome = outcome_of(folder, batch.job, entry.job.evaluations, code)
-    record_end(folder, code, outcome)
-    entry.log.close()
-    logger.info("%s: %s", entry.job.name, outcome)
-    if outcome == "killed" and stop_signal() is not None:
-        write_status(folder, "interrupted", "ended by a signal before it could save")
-        return "interrupted"
-    if outcome == "killed" and read_attempts(folder).stalls >= batch.site.max_stalls:
-        message = "killed without a step of progress"
-        logger.info("%s: %s", entry.job.name, message)
-        record_failure(folder, message)
-        return "failed"
-    return outcome
-
-
-def _stop(running: list[_Running]) -> None:
+def _stop(running: Sequence[_Running]) -> None:
+    """Asks the jobs to save; again and again, because a job that is still starting may not receive it."""
     for entry in running:
-        if entry.process.poll() is None:
-            entry.process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(entry.process.job_id), signal.SIGTERM)

@@ -12,7 +12,7 @@ import shlex
 import site
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -64,19 +64,19 @@ class Program:
         """Writes the program to the folder of a submission."""
         write_json(folder / FILE_NAME, asdict(self))
 
-    @property
-    def python_path(self) -> str:
-        """The value of PYTHONPATH in a job."""
-        return os.pathsep.join(path for path in (self.snapshot.path, *self.user_paths) if path)
+    def python_path(self, *others: str) -> str:
+        """Returns a value of PYTHONPATH with the frozen code first, then the user's folders, then `others`."""
+        return os.pathsep.join(path for path in (self.snapshot.path, *self.user_paths, *others) if path)
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """The environment of a job that is a child of this process."""
-        return os.environ | {"PYTHONPATH": self.python_path}
+    def set_up(self, lines: Sequence[str]) -> list[str]:
+        """Returns the lines of a batch script before the job's process.
 
-    def shell_lines(self) -> list[str]:
-        """Returns the lines of a batch script that set the job's environment and working directory."""
-        return [f"export PYTHONPATH={shlex.quote(self.python_path)}", f"cd {shlex.quote(self.cwd)}"]
+        Args:
+            lines: The site's own lines. What they add to PYTHONPATH comes after the frozen code.
+        """
+        path = self.python_path()
+        ours = [f"export PYTHONPATH={shlex.quote(path)}${{PYTHONPATH:+:$PYTHONPATH}}"] if path else []
+        return [f"cd {shlex.quote(self.cwd)}", *lines, *ours]
 
     def command(self, module: str, *arguments: str | Path) -> list[str]:
         """Returns the command that runs a module of the frozen code.

@@ -8,7 +8,7 @@ from typing import Any
 
 from pixelflow.errors import UserError
 from pixelflow.runs.attempts import record
-from pixelflow.sweeps.batch import frozen_jobs, newest_batch
+from pixelflow.sweeps.batch import Batch, frozen_jobs, newest_batch
 from pixelflow.sweeps.local import run_batch
 from pixelflow.sweeps.manifest import Sweep, submitting
 from pixelflow.sweeps.plan import plan
@@ -32,7 +32,7 @@ def retry_runs(sweep: Sweep, runs: str | int | Sequence[str | int], changes: Map
     """
     if not sweep.submissions:
         raise UserError(f"{sweep.folder} was never submitted: repeat the sweep's own command")
-    batch = newest_batch(sweep)
+    batch = Batch.load(newest_batch(sweep))
     site = changed_site(batch.site, changes)
     launcher = sweep.submissions[-1].launcher
     with submitting(sweep.folder.parent):

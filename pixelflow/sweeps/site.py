@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from pixelflow.limits import at_least
@@ -13,6 +13,9 @@ AT_LEAST_1 = (
     "processes",
 )  # fmt: skip
 AT_LEAST_0 = ("gpus_per_node", "array_parallelism", "max_restarts", "signal_delay_s", "max_gpu_hours")
+
+_RESOURCE = re.compile(r"exclusive|mem|cpu|gpu|gres|ntasks|cores|threads|hint")
+"""Options of sbatch that ask for more than the job of the table needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +47,11 @@ class Site:
         max_stalls: After how many deaths in a row without a step of progress a job is given up.
         max_attempts: After how many failures the sweep's command leaves a run alone.
         evaluation: Settings of a second job that evaluates once the training is done; None to do both in one job.
+        table: Settings of the job that writes the table. It needs no GPU: where the other jobs have some, it goes to
+            the default partition.
         max_gpu_hours: A sweep that could use more is refused.
         uncommitted: Whether uncommitted changes of the code are recorded or refused.
-        processes: The number of jobs at once with hydra/launcher=local.
+        processes: The number of jobs at once with hydra/launcher=submitit_local.
 
     Raises:
         ValueError: A number is out of range, or a parameter is not an option of sbatch.
@@ -75,6 +80,7 @@ class Site:
     max_stalls: int = 3
     max_attempts: int = 3
     evaluation: dict[str, Any] | None = None
+    table: dict[str, Any] = field(default_factory=dict)
     max_gpu_hours: float | None = None
     uncommitted: Literal["record", "refuse"] = "record"
     processes: int = 1
@@ -95,14 +101,9 @@ class Site:
                 raise ValueError(f"additional_parameters: {key!r} is not a long option of sbatch, such as mail-type")
             _require_line(f"additional_parameters.{key}", self.additional_parameters[key])
         if self.evaluation is not None:
-            try:
-                self.of_evaluation()
-            except (TypeError, ValueError) as error:  # TypeError: an unknown name, or a value of another type
-                raise ValueError(f"evaluation={self.evaluation}: {error}") from None
-
-    def of_evaluation(self) -> Site:
-        """Returns the settings of the second job: one GPU on one node unless `evaluation` says otherwise."""
-        return replace(self, **{"gpus_per_node": 1, "nodes": 1, **(self.evaluation or {}), "evaluation": None})
+            self.for_evaluation()
+        if self.table:
+            self.for_table()
 
     @property
     def tasks(self) -> int:
@@ -114,25 +115,42 @@ class Site:
         """The GPU hours of one job that uses its whole time limit once."""
         return self.nodes * self.gpus_per_node * self.timeout_min / 60
 
-    def sbatch_lines(self) -> list[str]:
-        """Returns the #SBATCH lines: what a job needs, and what happens when it is interrupted."""
-        memory = f"{self.mem_gb}G" if self.mem_gb else None
-        given = {
-            "partition": self.partition, "account": self.account, "qos": self.qos, "constraint": self.constraint,
-            "exclude": self.exclude, "gres": self.gres, "nodes": self.nodes, "ntasks-per-node": self.tasks,
-            "gpus-per-node": self.gpus_per_node or None, "cpus-per-task": self.cpus_per_task, "mem": memory,
-            "time": self.timeout_min, "open-mode": "append",
-            # Without "B:" the signal goes to the processes of the step, which handle it.
-            "signal": f"USR2@{self.signal_delay_s}", **self.additional_parameters,
-        }  # fmt: skip
-        lines = [f"#SBATCH --{key}={value}" for key, value in given.items() if value is not None]
-        return [*lines, f"#SBATCH --{'requeue' if self.requeue else 'no-requeue'}"]
+    def for_evaluation(self) -> Site:
+        """Returns the settings of the job that evaluates.
+
+        Raises:
+            ValueError: `evaluation` has an unknown setting, or one that is out of range.
+        """
+        return self._changed("evaluation", {"gpus_per_node": 1, "nodes": 1, **(self.evaluation or {})})
+
+    def for_table(self) -> Site:
+        """Returns the settings of the job that writes the table.
+
+        Raises:
+            ValueError: `table` has an unknown setting, or one that is out of range.
+        """
+        on_gpus = self.gpus_per_node > 0 or self.gres is not None
+        others = {key: value for key, value in self.additional_parameters.items() if not _RESOURCE.match(key)}
+        small: dict[str, Any] = dict(
+            nodes=1, gpus_per_node=0, tasks_per_node=1, cpus_per_task=None, mem_gb=None, gres=None, constraint=None,
+            exclude=None, timeout_min=30, signal_delay_s=0, additional_parameters=others,
+            **({"partition": None, "qos": None} if on_gpus else {}),
+        )  # fmt: skip
+        return self._changed("table", small | self.table)
+
+    def _changed(self, name: str, changes: dict[str, Any]) -> Site:
+        if unknown := changes.keys() - {known.name for known in fields(self)}:
+            raise ValueError(f"{name}: {min(unknown)!r} is not a setting of a site")
+        try:
+            return replace(self, **changes | {"evaluation": None, "table": {}})
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name}: {error}") from None
 
     def srun_options(self) -> list[str]:
         """Returns the options of srun. A rank that fails ends the others, which would otherwise wait for it."""
-        # srun does not inherit --cpus-per-task.
+        # srun does not inherit --cpus-per-task, and after sbatch --export=NONE it would not pass PYTHONPATH on.
         cpus = [f"--cpus-per-task={self.cpus_per_task}"] if self.cpus_per_task else []
-        return ["--kill-on-bad-exit=1", *cpus, *self.srun_args]
+        return ["--kill-on-bad-exit=1", "--export=ALL", *cpus, *self.srun_args]
 
 
 def _require_line(name: str, value: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -15,6 +17,8 @@ from pixelflow.errors import UserError, WorkFailed
 ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "RESIZING", "SIGNALING",
           "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED")  # fmt: skip
 """States of a job that may still do something."""
+BUSY = r"Unable to contact|Socket timed out|no answer|try again"
+"""What SLURM's commands report while the controller is busy or restarting."""
 
 
 @dataclass(frozen=True)
@@ -42,25 +46,8 @@ def require_slurm() -> None:
         if shutil.which(command) is None:
             raise UserError(
                 f"there is no {command} on this machine: submit from a login node of the cluster, "
-                "or use hydra/launcher=local"
+                "or use hydra/launcher=submitit_local"
             )
-
-
-def submit(script: Path, *, dependency: str | None = None) -> str:
-    """Submits a batch script and returns the job id.
-
-    Args:
-        script: The batch script.
-        dependency: A condition as `sbatch --dependency` takes it.
-
-    Raises:
-        UserError: SLURM refuses the script.
-        WorkFailed: SLURM does not answer.
-    """
-    # Without the second option, a job whose condition can no longer be met would wait for ever.
-    after = [f"--dependency={dependency}", "--kill-on-invalid-dep=yes"] if dependency else []
-    output = _run(["sbatch", "--parsable", *after, str(script)])
-    return output.strip().split(";")[0]
 
 
 def queue(users: Iterable[str], ids: Iterable[str] = ()) -> dict[str, QueueEntry]:
@@ -80,6 +67,18 @@ def queue(users: Iterable[str], ids: Iterable[str] = ()) -> dict[str, QueueEntry
         entries[job] = QueueEntry(state, "" if reason == "None" else reason, node, left)
     missing = [job for job in ids if job not in entries]
     return entries | accounting(missing) if missing else entries
+
+
+def jobs_from(folder: Path) -> list[str]:
+    """Returns the ids of this user's unfinished jobs whose batch scripts lie in `folder`, one per array.
+
+    Raises:
+        WorkFailed: SLURM does not answer.
+    """
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    lines = _run(["squeue", "-a", "-h", "-u", user, "-o", "%F|%o"]).splitlines()
+    pairs = [line.strip().partition("|") for line in lines]
+    return sorted({job for job, _, script in pairs if Path(script).is_relative_to(folder)})
 
 
 def accounting(ids: Iterable[str]) -> dict[str, QueueEntry]:
@@ -133,12 +132,7 @@ def array_limit() -> int | None:
 
 
 def _run(command: list[str], *, attempts: int = 3) -> str:
-    """Returns what the command prints.
-
-    A command is repeated while the controller is busy or restarting. sbatch is never repeated: a request that timed
-    out may have been carried out.
-    """
-    once = command[0] == "sbatch"
+    """Returns what the command prints. It is repeated while the controller is busy or restarting."""
     for attempt in range(attempts):
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -149,11 +143,16 @@ def _run(command: list[str], *, attempts: int = 3) -> str:
         else:
             if done.returncode == 0:
                 return done.stdout
-            lines = [line for line in done.stderr.splitlines() if line.strip()]
-            message = lines[-1] if lines else f"exit status {done.returncode}"
-        passing = re.search(r"Unable to contact|Socket timed out|no answer|try again", message, re.IGNORECASE)
-        if once or not passing:
+            message = last_line(done.stderr) or f"exit status {done.returncode}"
+        passing = re.search(BUSY, message, re.IGNORECASE)
+        if not passing:
             break
         time.sleep(2**attempt)
-    text = f"{command[0]}: {re.sub(r'^[a-z_]+:? (error: )?', '', message)}"
+    text = f"{command[0]}: {message}"
     raise WorkFailed(f"{text}; repeat the command when SLURM answers") if passing else UserError(text)
+
+
+def last_line(errors: str) -> str:
+    """Returns the last line that a command reported, without the command's name; empty where there is none."""
+    lines = [line for line in errors.splitlines() if line.strip()]
+    return re.sub(r"^[a-z_]+:? (error: )?", "", lines[-1]) if lines else ""

@@ -1,8 +1,7 @@
 """A submission: due runs are claimed and frozen, then given to SLURM or to the processes of this machine.
 
-The batch script is our own rather than submitit's. submitit queues a pickled callable again only when its own handler
-saw the signal; a job that SLURM requeued, or that was killed, starts from the original pickle. Here a job is a frozen
-config, and a supervisor outside the task (supervisor.py) observes every way in which the task can end.
+submitit pickles only the name of a frozen job (`supervisor.FrozenJob`), so that a job starts from the same files
+whoever starts it again: SLURM after a lost node, or the supervisor outside the task, which observes how the task ends.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -23,8 +23,7 @@ import yaml
 from pixelflow.errors import UserError, WorkFailed
 from pixelflow.files import write_text, writing
 from pixelflow.runs.status import read_status, write_status
-from pixelflow.sweeps import arrays
-from pixelflow.sweeps.batch import Batch
+from pixelflow.sweeps import arrays, slurm
 from pixelflow.sweeps.claims import Claim, local_job, read_claim, remove_claim
 from pixelflow.sweeps.manifest import Submission, Sweep, new_token
 from pixelflow.sweeps.plan import Planned, differing_values
@@ -43,7 +42,7 @@ def submit(
     table: bool = True,
     announce: Callable[[], None] = lambda: None,
 ) -> Submission:
-    """Claims and freezes the runs that are due, and gives them to SLURM.
+    """Claims and freezes the runs that are due, and gives them to SLURM. Everything is frozen before one is submitted.
 
     The caller holds `submitting`. With the launcher `"local"` the caller runs the batch itself.
 
@@ -58,7 +57,7 @@ def submit(
 
     Raises:
         UserError: SLURM refuses the jobs, or the folder does not allow writing. The message says what was submitted;
-            claims of runs that were not submitted are undone.
+            jobs of an incomplete part are cancelled, and claims of runs that were not submitted are undone.
         WorkFailed: SLURM does not answer, or the disk is full. The same holds.
     """
     due = [entry for entry in planned if entry.due]
@@ -73,19 +72,27 @@ def submit(
         sweep.logs.mkdir(parents=True, exist_ok=True)
         _claim_all(sweep, planned, submission)
         program.save(folder)
+        size = len(due)
+        if launcher == "slurm":
+            size = min(site.max_array_size, slurm.array_limit() or site.max_array_size)
+        parts = arrays.freeze(folder, due, site, program, size=size, split=launcher == "slurm")
         announce()
         sweep.submissions.append(submission)
+        sweep.save()
         if launcher == "local":
-            Batch.freeze(
-                folder / "batch_0.json", due, token=submission.token, job=due[0].job.job, site=site, program=program
-            )
-            sweep.save()
             return submission
-        for part in arrays.parts(due, site):
-            arrays.submit_part(sweep, part, site, program)
-            keep(part)
+        for part in parts:
+            arrays.submit_part(sweep, part)
+            keep(part.entries)
     if table and due[0].job.job == arrays.PIPELINE:
-        arrays.submit_table(sweep, site, program)
+        try:
+            arrays.submit_table(sweep, site, program)
+        except (UserError, WorkFailed) as error:
+            ids = ", ".join(sweep.submissions[-1].slurm_ids)
+            raise type(error)(
+                f"{error}: the runs were submitted (SLURM jobs {ids}), the job that writes their table was not; "
+                "repeat the command when they have ended"
+            ) from error
     return sweep.submissions[-1]
 
 
@@ -118,6 +125,16 @@ def _undone_on_failure(
     try:
         yield lambda part: kept.update(entry.job.name for entry in part)
     except BaseException as error:
+        begun = sweep.submissions[number:]
+        for submission in begun:  # there is at most one
+            jobs, then = (
+                {name: job for name, job in ids.items() if name in kept} for ids in (submission.jobs, submission.then)
+            )
+            sweep.submissions[number] = replace(submission, jobs=jobs, then=then)
+        ids = sweep.submissions[number].slurm_ids if kept else []
+        what = "nothing was submitted"
+        if begun and begun[0].launcher == "slurm":
+            what = _cancel_others(folder, ids) or what
         for entry in due:
             if entry.job.name in kept:
                 continue
@@ -127,12 +144,11 @@ def _undone_on_failure(
                 claim.save(entry.job.path)
             else:
                 remove_claim(entry.job.path)
-        what = "nothing was submitted"
         if kept:
-            ids = ", ".join(sweep.submissions[number].slurm_ids)
+            sweep.save()
             what = (
-                f"{len(kept)} of {len(due)} jobs were submitted before (SLURM jobs {ids}); the same command "
-                "submits the others"
+                f"{len(kept)} of {len(due)} jobs were submitted before (SLURM jobs {', '.join(ids)}); the same "
+                "command submits the others"
             )
         else:
             shutil.rmtree(sweep.folder if new_sweep else folder, ignore_errors=True)
@@ -140,3 +156,13 @@ def _undone_on_failure(
         if isinstance(error, UserError | WorkFailed):
             raise type(error)(f"{error}: {what}") from error
         raise
+
+
+def _cancel_others(folder: Path, kept: Sequence[str]) -> str:
+    """Cancels the submission's SLURM jobs other than `kept`. Returns what was done; empty where there is none."""
+    try:
+        others = [job for job in slurm.jobs_from(folder) if job not in kept]
+        slurm.cancel(others)
+    except (UserError, WorkFailed) as error:
+        return f"some jobs may have been submitted and could not be cancelled ({error}): see squeue"
+    return f"what was submitted (SLURM jobs {', '.join(others)}) was cancelled" if others else ""

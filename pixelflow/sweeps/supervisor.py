@@ -1,13 +1,11 @@
-"""The process of a SLURM job: it starts the frozen task with srun, observes how the task ends, and reports to SLURM.
-
-    python -m pixelflow.sweeps.supervisor BATCH        (in an array, the task's index selects the job of BATCH)
+"""A frozen job as submitit starts it: it runs the task, observes how the task ends, and queues it again.
 
 It is a process beside the task, because a task that is killed cannot report its own death. The exit status of srun
 alone is not enough: it is 0 when a step is aborted, and a killed rank hides the rank that failed. status.json records
 how far the task came.
 
     finished     exit 0                                             COMPLETED in SLURM
-    failed       exit with the task's status                        FAILED
+    failed       an error                                           FAILED
     interrupted  the task saved and left with 75: queued again      PENDING, the same job id, one restart more
     killed       no record (kill -9, out of memory): queued again, as long as steps are made between deaths
 
@@ -22,12 +20,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import ClassVar
+
+from submitit import JobEnvironment
+from submitit.helpers import DelayedSubmission
 
 from pixelflow import terminal
 from pixelflow.errors import UserError, WorkFailed
 from pixelflow.runs.attempts import read_attempts, record
-from pixelflow.runs.status import held, write_status
+from pixelflow.runs.status import held, read_status, write_status
 from pixelflow.signals import CONTINUE
 from pixelflow.sweeps import slurm
 from pixelflow.sweeps.batch import Batch, BatchJob
@@ -39,95 +43,171 @@ LOCK_PATIENCE = 60.0
 """Seconds to wait for the end of an earlier start of the same job."""
 
 
-def main() -> None:
-    """Supervises the job that the command line and SLURM's environment name."""
-    batch = Batch.load(Path(sys.argv[1]))
-    job = batch.jobs[int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))]
-    # SLURM sends its signals to the task as well. This process ignores them and waits for the task's end.
-    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGCONT):
-        signal.signal(number, lambda number, frame: None)
-    sys.exit(supervise(batch, job))
+class Task:
+    """The process of the task, and the signals that are passed on to it.
+
+    This replaces submitit's handlers, which would queue the job again before the task has saved.
+
+    Args:
+        forwarded: The signals to pass on. The others are ignored: SLURM sends them to the task as well.
+    """
+
+    def __init__(self, forwarded: tuple[signal.Signals, ...]) -> None:
+        self.forwarded = forwarded
+        self.stopped = False
+        self.process: subprocess.Popen[bytes] | None = None
+        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGCONT):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if number in self.forwarded:
+            self.stopped = True
+            if self.process is not None:
+                self.process.send_signal(number)  # does nothing once it has ended
+
+    def run(self, command: list[str], cwd: str, environment: Mapping[str, str] | None = None) -> int:
+        """Returns the exit status of the command: 128 + N after signal N, and 75 if a signal came before its start."""
+        if self.stopped:
+            return CONTINUE
+        self.process = subprocess.Popen(command, cwd=cwd, env=environment)
+        code = self.process.wait()
+        return code if code >= 0 else 128 - code
 
 
-def supervise(batch: Batch, job: BatchJob) -> int:
-    """Runs the job once, and queues it again where it was interrupted. Returns the exit status for SLURM."""
-    folder, site = job.path, batch.site
-    claim = read_claim(folder)
-    if claim is None or claim.token != batch.token:
-        say(f"{folder} belongs to another submission now: nothing to do")
-        return 0
-    if is_finished(folder, batch.job, job.evaluations):
-        say(f"{folder} is finished already")
-        return 0
-    if not wait_for_lock(folder):
-        say(f"{folder} is in use by another process")
-        return 1
-    if reason := limit_reached(folder, batch.token, site):
-        return give_up(folder, reason)
-    name, node = job_name(os.environ), os.environ.get("SLURMD_NODENAME", "")
-    record(folder, "start", token=batch.token, step=step_of(folder), job=name, node=node)
-    write_status(folder, "starting")
-    code = run_task(batch, job)
-    outcome = outcome_of(folder, batch.job, job.evaluations, code)
-    record_end(folder, code, outcome)
-    say(f"{outcome} (exit status {code})")
-    if outcome == "finished":
-        return 0
-    if outcome == "failed":
-        return code if 0 < code < 128 else 1
-    if slurm.state_of(name) != "RUNNING":
-        return CONTINUE  # SLURM has cancelled the job, or queued it again already
-    if read_attempts(folder, batch.token).stalls >= site.max_stalls:
-        return give_up(folder, f"killed {site.max_stalls} times in a row without a step of progress")
-    return queue_again(name, site, outcome)
+@dataclass(frozen=True)
+class FrozenJob:
+    """A job of a SLURM array, which submitit pickles. It names frozen files, so each of its starts is the same start.
+
+    Args:
+        batch: The file of the batch.
+        index: The number of the job in it.
+    """
+
+    batch: str
+    index: int
+
+    forwarded: ClassVar[tuple[signal.Signals, ...]] = (signal.SIGUSR2,)
+
+    def __call__(self) -> str:
+        """Runs the job until it is finished.
+
+        Raises:
+            WorkFailed: The task failed, or was started too often.
+            SystemExit: The task was interrupted. Without an error submitit writes no result.
+        """
+        batch = Batch.load(Path(self.batch))
+        job, task = batch.jobs[self.index], Task(self.forwarded)
+        folder, site = job.path, batch.site
+        claim = read_claim(folder)
+        if claim is None or claim.token != batch.token:
+            return say(f"{folder} belongs to another submission now: nothing to do")
+        if is_finished(folder, batch.job, job.evaluations):
+            return say(f"{folder} is finished already")
+        if not wait_for_lock(folder):
+            raise WorkFailed(say(f"{folder} is in use by another process"))
+        if reason := limit_reached(folder, batch.token, site, max(1, site.max_restarts)):
+            give_up(folder, reason)
+        name, node = JobEnvironment().job_id, os.environ.get("SLURMD_NODENAME", "")
+        while True:
+            record(folder, "start", token=batch.token, step=step_of(folder), job=name, node=node)
+            write_status(folder, "starting")
+            code = self.run(task, batch, job)
+            outcome = outcome_of(folder, batch.job, job.evaluations, code)
+            record_end(folder, code, outcome)
+            say(f"{outcome} (exit status {code})")
+            if outcome == "finished":
+                return outcome
+            if outcome == "failed":
+                raise WorkFailed(read_status(folder).message or f"exit status {code}")
+            if outcome == "killed" and task.stopped:
+                write_status(folder, "interrupted", "ended by a signal before it could save")
+            if not self.is_left_to_us(name, outcome, task):
+                raise SystemExit(CONTINUE)
+            if reason := limit_reached(folder, batch.token, site, site.max_restarts):
+                give_up(folder, reason)
+            self.start_again(name, outcome, site)
+
+    def checkpoint(self) -> DelayedSubmission:
+        """Returns the same job: submitit's handler, where it is called after all, stores it in place of this one."""
+        return DelayedSubmission(self)
+
+    def run(self, task: Task, batch: Batch, job: BatchJob) -> int:
+        """Runs the frozen task with srun. Returns its exit status."""
+        command = batch.program.command(batch.program.entry, job.file)
+        return task.run(["srun", *batch.site.srun_options(), *command], batch.program.cwd)
+
+    def is_left_to_us(self, name: str, outcome: str, task: Task) -> bool:
+        """Returns False if SLURM has cancelled the job or queued it again already."""
+        return slurm.state_of(name) == "RUNNING"
+
+    def start_again(self, name: str, outcome: str, site: Site) -> None:
+        """Queues the job again, which ends this process."""
+        if not site.requeue:
+            say("site.requeue=false: repeat the sweep's command to continue from the last checkpoint")
+            raise SystemExit(CONTINUE)
+        try:
+            slurm.requeue(name)
+        except (UserError, WorkFailed) as error:
+            say(f"{outcome}, and not queued again ({error}): repeat the sweep's command to continue")
+        else:
+            time.sleep(30)  # SLURM ends this process
+        raise SystemExit(CONTINUE)
 
 
-def limit_reached(folder: Path, token: str, site: Site) -> str:
+@dataclass(frozen=True)
+class LocalJob(FrozenJob):
+    """A job of this machine, without SLURM: the launcher ends it with SIGTERM, and it starts itself again.
+
+    Args:
+        log: The file of its output.
+        gpus: The value of CUDA_VISIBLE_DEVICES; None for no such variable.
+    """
+
+    log: str
+    gpus: str | None
+
+    forwarded: ClassVar[tuple[signal.Signals, ...]] = (signal.SIGUSR2, signal.SIGTERM)
+
+    def __call__(self) -> str:
+        """Runs the job until it is finished; see `FrozenJob`."""
+        with open(self.log, "ab") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        return super().__call__()
+
+    def run(self, task: Task, batch: Batch, job: BatchJob) -> int:
+        """Runs the frozen task as a child of this process. Returns its exit status."""
+        environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+        if self.gpus is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = self.gpus
+        return task.run(batch.program.command(batch.program.entry, job.file), batch.program.cwd, environment)
+
+    def is_left_to_us(self, name: str, outcome: str, task: Task) -> bool:
+        """Returns whether the task was killed by something else than the launcher."""
+        return outcome == "killed" and not task.stopped
+
+    def start_again(self, name: str, outcome: str, site: Site) -> None:
+        """Does nothing: the job is started again by the process in which it is."""
+
+
+def limit_reached(folder: Path, token: str, site: Site, max_restarts: int) -> str:
     """Returns why the run is not started again; empty where it may start."""
     attempts = read_attempts(folder, token)
     if attempts.stalls >= site.max_stalls:
         return f"killed {attempts.stalls} times in a row without a step of progress"
-    if attempts.restarts >= site.max_restarts:
+    if attempts.restarts >= max_restarts:
         return f"started again {attempts.restarts} times, the limit of site.max_restarts"
     return ""
 
 
-def run_task(batch: Batch, job: BatchJob) -> int:
-    """Runs the frozen job with srun. Returns its exit status, 128 + N after signal N."""
-    command = batch.program.command(batch.program.entry, job.file)
-    code = subprocess.Popen(["srun", *batch.site.srun_options(), *command]).wait()
-    return code if code >= 0 else 128 - code
+def give_up(folder: Path, message: str) -> None:
+    """Records the run as failed.
 
-
-def queue_again(name: str, site: Site, outcome: str) -> int:
-    """Queues the SLURM job `name` again, which ends this process. Returns the exit status where that fails."""
-    if not site.requeue:
-        say("site.requeue=false: repeat the sweep's command to continue from the last checkpoint")
-        return CONTINUE
-    try:
-        slurm.requeue(name)
-    except (UserError, WorkFailed) as error:
-        say(f"{outcome}, and not queued again ({error}): repeat the sweep's command to continue")
-    else:
-        time.sleep(30)  # SLURM ends this process
-    return CONTINUE
-
-
-def give_up(folder: Path, message: str) -> int:
-    """Records the run as failed. Returns the exit status for SLURM."""
-    say(message)
-    record_failure(folder, message)
-    return 1
-
-
-def job_name(environment: Mapping[str, str]) -> str:
-    """Returns the id of this job for SLURM's commands.
-
-    A task of an array is not named by SLURM_JOB_ID: for one of the tasks that is the id of the whole array.
+    Raises:
+        WorkFailed: Always.
     """
-    if "SLURM_ARRAY_JOB_ID" in environment:
-        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
-    return environment["SLURM_JOB_ID"]
+    record_failure(folder, message)
+    raise WorkFailed(say(message))
 
 
 def wait_for_lock(folder: Path) -> bool:
@@ -142,11 +222,8 @@ def wait_for_lock(folder: Path) -> bool:
         time.sleep(1)
 
 
-def say(message: str) -> None:
-    """Writes a line with time and node to the job's log."""
+def say(message: str) -> str:
+    """Writes a line with time and node to the job's log. Returns the message."""
     node = os.environ.get("SLURMD_NODENAME", "")
     terminal.say(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {node} {message}", stream=sys.stderr)
-
-
-if __name__ == "__main__":
-    main()
+    return message

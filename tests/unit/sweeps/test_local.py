@@ -63,6 +63,7 @@ def give(
     return sweep
 
 
+@pytest.mark.slow
 def test_runs_end_as_they_should(tmp_path: Path, code: Path) -> None:
     sweep = give(tmp_path, code, {}, {"fails_at": 3}, {"dies_at": 5}, {})
     run_batch(sweep)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -34,7 +35,20 @@ def test_a_program_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_the_frozen_code_comes_before_the_modules_of_the_user() -> None:
     paths = {"user_paths": ["/mine", "/other"], "python": "python", "cwd": "/a b"}
     program = Program(entry="e", snapshot=Snapshot("/code", "", ""), **paths)
-    assert program.python_path == "/code:/mine:/other"
-    assert program.shell_lines() == ["export PYTHONPATH=/code:/mine:/other", "cd '/a b'"]
+    assert program.python_path("/third", "") == "/code:/mine:/other:/third"
     installed = Program(entry="e", snapshot=Snapshot("", "", ""), **paths)
-    assert installed.python_path == "/mine:/other"
+    assert installed.python_path() == "/mine:/other"
+    nothing = Program(entry="e", snapshot=Snapshot("", "", ""), **paths | {"user_paths": []})
+    assert nothing.set_up(["true"]) == ["cd '/a b'", "true"]
+
+
+def test_what_a_site_and_the_users_environment_add_to_pythonpath_stays(tmp_path: Path) -> None:
+    """A folder of packages that is no part of this Python, as a module of the cluster sets it."""
+    (tmp_path / "a b").mkdir()
+    program = Program(
+        entry="e", snapshot=Snapshot("/code", "", ""), user_paths=[], python="", cwd=str(tmp_path / "a b")
+    )
+    lines = [*program.set_up(["export PYTHONPATH=/module:$PYTHONPATH"]), 'echo "$PYTHONPATH"', "pwd"]
+    done = subprocess.run(["bash", "-c", "\n".join(lines)], env={"PYTHONPATH": "/users/site-packages"},
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.stdout.split("\n")[:2] == ["/code:/module:/users/site-packages", str(tmp_path / "a b")]

@@ -50,23 +50,15 @@ def test_a_busy_controller_gets_another_chance(command: Callable[[str, str], Non
     assert list(slurm.queue({"me"})) == ["1"]
 
 
-def test_a_submission_is_never_repeated(command: Callable[[str, str], None], tmp_path: Path) -> None:
-    """Nobody knows whether the first one was carried out."""
-    command("sbatch", f'echo x >> {tmp_path}/calls; echo "sbatch: error: Socket timed out" >&2; exit 1')
-    with pytest.raises(WorkFailed, match=r"^sbatch: Socket timed out; repeat the command when SLURM answers$"):
-        slurm.submit(tmp_path / "script")
-    assert (tmp_path / "calls").read_text() == "x\n"
-
-
-def test_a_refusal_is_a_mistake_of_the_user(command: Callable[[str, str], None], tmp_path: Path) -> None:
-    command("sbatch", 'echo "sbatch: error: invalid partition specified: nowhere" >&2; exit 1')
-    with pytest.raises(UserError, match=r"^sbatch: invalid partition specified: nowhere$"):
-        slurm.submit(tmp_path / "script")
-
-
-def test_the_job_number_of_a_federated_cluster(command: Callable[[str, str], None], tmp_path: Path) -> None:
-    command("sbatch", 'echo "42;east"')
-    assert slurm.submit(tmp_path / "script") == "42"
+def test_the_jobs_of_a_submission_are_found_by_their_scripts(command: Callable[[str, str], None]) -> None:
+    command(
+        "squeue",
+        'printf "12|/a b/submission/x.sh\\n12|/a b/submission/x.sh\\n13|/a b/submission-2/x.sh\\n14|(null)\\n"',
+    )
+    assert slurm.jobs_from(Path("/a b/submission")) == ["12"]
+    command("squeue", 'echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1')
+    with pytest.raises(WorkFailed, match=r"^squeue: Unable to contact slurm controller; repeat the command"):
+        slurm.jobs_from(Path("/a b/submission"))
 
 
 def test_the_array_limit(command: Callable[[str, str], None]) -> None:

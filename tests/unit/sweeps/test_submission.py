@@ -1,21 +1,26 @@
-"""Planning and submitting, with a SLURM that only counts; the real one is in tests/slurm."""
+"""Planning and submitting, with scripts in place of SLURM's commands; the real ones are in tests/slurm."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import os
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from submitit.helpers import DelayedSubmission
 
 from pixelflow.errors import UserError, WorkFailed
 from pixelflow.runs.attempts import record
 from pixelflow.runs.snapshot import Snapshot
 from pixelflow.runs.status import write_status
-from pixelflow.sweeps import slurm
+from pixelflow.sweeps import executors, slurm
 from pixelflow.sweeps.batch import frozen_jobs
 from pixelflow.sweeps.claims import read_claim
+from pixelflow.sweeps.final_job import FinalJob
 from pixelflow.sweeps.manifest import Sweep, SweepJob, find_sweep, sweep_digest
 from pixelflow.sweeps.plan import Planned, differing_values, plan
 from pixelflow.sweeps.program import Program
@@ -23,32 +28,58 @@ from pixelflow.sweeps.site import Site
 from pixelflow.sweeps.slurm import QueueEntry
 from pixelflow.sweeps.states import sweep_states
 from pixelflow.sweeps.submission import submit
+from pixelflow.sweeps.supervisor import FrozenJob
 
 
 class FakeSlurm:
-    """refuses: the number of the submission that fails."""
+    """Commands that number the jobs from 101 and keep their scripts and environments."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.states: dict[str, str] = {}
-        self.scripts: list[str] = []
-        self.dependencies: list[str | None] = []
-        self.refuses: int | None = None
+        folder.mkdir()
+        self.put("srun", "true")
+        self.put("squeue", f"cat {folder}/queue 2>/dev/null; true")
+        self.put("scancel", f'echo "$@" >> {folder}/cancelled')
+        self.refuse(None)
 
-    def submit(self, script: Path, *, dependency: str | None = None) -> str:
-        if len(self.scripts) == self.refuses:
-            raise UserError("sbatch: invalid partition specified: nowhere")
-        self.scripts.append(script.read_text())
-        self.dependencies.append(dependency)
-        return str(100 + len(self.scripts))
+    def put(self, name: str, script: str) -> None:
+        (self.folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (self.folder / name).chmod(0o755)
+
+    def refuse(
+        self, number: int | None, how: str = "echo 'sbatch: error: invalid partition: nowhere' >&2; exit 1"
+    ) -> None:
+        """Lets the submission after `number` others fail."""
+        self.put("sbatch", f"""
+            cd {self.folder}; number=$(ls *.sh 2>/dev/null | wc -l)
+            if [ "$number" = "{number}" ]; then {how}; fi
+            number=$((101 + number)); cp "$1" $number.sh; env > $number.env; echo "$number|$1" >> queue
+            echo "Submitted batch job $number" """)  # fmt: skip
+
+    @property
+    def scripts(self) -> list[str]:
+        return [path.read_text() for path in sorted(self.folder.glob("*.sh"))]
+
+    @property
+    def dependencies(self) -> list[str | None]:
+        found = [re.search(r"^#SBATCH --dependency=(\S+)$", script, re.M) for script in self.scripts]
+        return [match and match[1] for match in found]
+
+    @property
+    def cancelled(self) -> list[str]:
+        path = self.folder / "cancelled"
+        return path.read_text().split() if path.exists() else []
 
     def queue(self, users: object, ids: list[str]) -> dict[str, QueueEntry]:
         return {job: QueueEntry(self.states.get(job, "PENDING"), "Priority") for job in ids}
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    fake = FakeSlurm()
-    monkeypatch.setattr(slurm, "submit", fake.submit)
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> FakeSlurm:
+    fake = FakeSlurm(tmp_path_factory.mktemp("slurm") / "bin")
+    monkeypatch.setenv("PATH", f"{fake.folder}:{os.environ['PATH']}")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setattr(slurm, "queue", fake.queue)
     monkeypatch.setattr(slurm, "array_limit", lambda: 1000)
     return fake
@@ -112,10 +143,12 @@ def test_evaluation_follows_training_run_by_run_and_the_table_follows_all(
     assert fake.dependencies == [None, "aftercorr:101", "afterany:101:102"]
     assert "--gpus-per-node=8" in fake.scripts[0] and "--nodes=2" in fake.scripts[0]
     assert "--gpus-per-node=1" in fake.scripts[1] and "--nodes=1" in fake.scripts[1]
-    assert "gpus" not in fake.scripts[2] and "pixelflow.sweeps.final_job" in fake.scripts[2]
+    assert "gpus" not in fake.scripts[2]
     (folder,) = (sweep.folder / "submissions").iterdir()
     jobs = [json.loads((folder / f"batch_{n}.json").read_text())["job"] for n in (0, 1)]
     assert jobs == ["train", "pipeline"]
+    assert pickled(folder, "102_1") == FrozenJob(str(folder / "batch_1.json"), 1)
+    assert pickled(folder, "103") == FinalJob(str(sweep.folder))
     claim = read_claim(tmp_path / "run-1")
     assert claim and (claim.job, claim.then) == ("101_1", "102_1")
 
@@ -149,20 +182,100 @@ def test_a_run_that_failed_too_often_is_left_alone(fake: FakeSlurm, sweep: Sweep
 
 
 def test_a_refusal_leaves_nothing(fake: FakeSlurm, sweep: Sweep, tmp_path: Path) -> None:
-    fake.refuses = 0
-    with pytest.raises(UserError, match="invalid partition specified: nowhere: nothing was submitted"):
+    fake.refuse(0)
+    with pytest.raises(UserError, match=r"^sbatch: invalid partition: nowhere: nothing was submitted$"):
         give(sweep, entries(tmp_path, 3))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_later_refusal_says_what_was_submitted(fake: FakeSlurm, sweep: Sweep, tmp_path: Path) -> None:
-    fake.refuses = 2
+    fake.refuse(2)
     with pytest.raises(UserError, match=r"4 of 5 jobs were submitted before \(SLURM jobs 101, 102\); the same command"):
         give(sweep, entries(tmp_path, 5), Site(max_array_size=2))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run-0", "run-1", "run-2", "run-3", "sweep"]
-    fake.refuses = None
+    fake.refuse(None)
     planned = give(Sweep.load(sweep.folder), entries(tmp_path, 5), Site(max_array_size=2))
     assert [entry.due for entry in planned] == [False] * 4 + [True]
+
+
+def test_a_refused_evaluation_cancels_the_training(fake: FakeSlurm, sweep: Sweep, tmp_path: Path) -> None:
+    """Of the second part here; the first is complete and stays."""
+    fake.refuse(3)
+    site = Site(max_array_size=2, evaluation={})
+    with pytest.raises(UserError, match=r"2 of 4 jobs were submitted before \(SLURM jobs 101, 102\)"):
+        give(sweep, entries(tmp_path, 4, "pipeline"), site)
+    assert fake.cancelled == ["103"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run-0", "run-1", "sweep"]
+    known = Sweep.load(sweep.folder).submissions[0]
+    assert known.jobs == {"run-0": "101_0", "run-1": "101_1"} and known.then == {"run-0": "102_0", "run-1": "102_1"}
+
+
+def test_a_refused_evaluation_of_all_runs_leaves_nothing(fake: FakeSlurm, sweep: Sweep, tmp_path: Path) -> None:
+    fake.refuse(1)
+    with pytest.raises(UserError, match=r"nowhere: what was submitted \(SLURM jobs 101\) was cancelled$"):
+        give(sweep, entries(tmp_path, 2, "pipeline"), Site(evaluation={}))
+    assert fake.cancelled == ["101"] and list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_table_leaves_the_runs_in_the_queue(fake: FakeSlurm, sweep: Sweep, tmp_path: Path) -> None:
+    fake.refuse(1)
+    with pytest.raises(UserError, match=r"the runs were submitted \(SLURM jobs 101\), the job that writes their table"):
+        give(sweep, entries(tmp_path, 2, "pipeline"))
+    assert fake.cancelled == [] and list(Sweep.load(sweep.folder).submissions[0].jobs) == ["run-0", "run-1"]
+
+
+def test_an_sbatch_that_never_answers_leaves_nothing(
+    fake: FakeSlurm, sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SLURM may have carried the request out: the queue tells by the place of the script."""
+    monkeypatch.setattr(executors, "PATIENCE", 0.5)
+    fake.refuse(0, 'echo "77|$1" > queue; sleep 1000')
+    with pytest.raises(WorkFailed, match=r"^sbatch: no answer within .* \(SLURM jobs 77\) was cancelled$"):
+        give(sweep, entries(tmp_path, 1))
+    assert fake.cancelled == ["77"] and list(tmp_path.iterdir()) == []
+
+
+def test_a_job_that_is_submitted_inside_an_array_task_inherits_nothing_of_it(
+    fake: FakeSlurm, sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "RANK"):
+        monkeypatch.setenv(name, "7")
+    monkeypatch.setenv("SLURM_CONF", "/etc/other.conf")
+    give(sweep, entries(tmp_path, 1))
+    (environment,) = fake.folder.glob("*.env")
+    lines = environment.read_text().splitlines()
+    assert [line for line in lines if line.startswith(("SLURM", "RANK"))] == ["SLURM_CONF=/etc/other.conf"]
+    assert os.environ["SLURM_ARRAY_TASK_ID"] == "7"
+
+
+def test_names_with_blanks_and_options_without_a_value(fake: FakeSlurm, tmp_path: Path) -> None:
+    sweep = Sweep(folder=tmp_path / "a sweep", experiment="e", digest="d")
+    give(
+        sweep, entries(tmp_path, 1), Site(additional_parameters={"comment": "two words", "exclusive": True, "x": False})
+    )
+    lines = fake.scripts[0].splitlines()
+    assert {"#SBATCH --comment='two words'", "#SBATCH --exclusive"} <= set(lines)
+    assert f"#SBATCH --output='{tmp_path}/a sweep/logs/%j.log'" in lines
+    assert not [line for line in lines if "wckey" in line or "--x" in line]
+
+
+def test_the_job_of_the_table_needs_no_gpu(fake: FakeSlurm, sweep: Sweep, tmp_path: Path) -> None:
+    options = {"mem-per-gpu": "40G", "mail-type": "END"}
+    site = Site(partition="gpu", qos="gpu", account="me", gpus_per_node=4, mem_gb=400, additional_parameters=options)
+    give(sweep, entries(tmp_path / "a", 1, "pipeline"), site)
+    lines = fake.scripts[1].splitlines()
+    assert not [line for line in lines if re.search("gpu|mem", line.split("=")[0] + line.split("=")[-1])]
+    assert {"#SBATCH --account=me", "#SBATCH --mail-type=END", "#SBATCH --time=30"} <= set(lines)
+    give(
+        Sweep(tmp_path / "b", "e", "d"),
+        entries(tmp_path / "c", 1, "pipeline"),
+        replace(site, table={"partition": "cpu"}),
+    )
+    assert "#SBATCH --partition=cpu" in fake.scripts[3].splitlines()
+
+
+def pickled(folder: Path, job: str) -> object:
+    return DelayedSubmission.load(folder / "submitit" / f"{job}_submitted.pkl").function
 
 
 @pytest.mark.parametrize("call", range(1, 12))
