@@ -53,7 +53,8 @@ def main(config_name: str) -> None:
     log_to_stderr()
     with ending_at_once():
         prepare_hydra()
-    if {"hydra/launcher=slurm", "hydra/launcher=local"} & set(sys.argv) and not {"-m", "--multirun"} & set(sys.argv):
+    names = {f"hydra/launcher={name}" for name in ("submitit_slurm", "submitit_local", "slurm", "local")}
+    if names & set(sys.argv) and not {"-m", "--multirun"} & set(sys.argv):
         sys.argv.insert(1, "--multirun")  # Hydra starts launchers for sweeps only; a single run is a sweep of one
     explained(hydra.main(config_path=str(conf_folder()), config_name=config_name, version_base="1.3")(dispatch))
 
@@ -101,7 +102,9 @@ def check_single(overrides: list[str]) -> None:
     for override in overrides:
         key, _, value = override.partition("=")
         if key in ("dry_run", "seeds", "settings") and value not in ("false", "null", "[]"):
-            raise UserError(f"{override} belongs to a sweep: add -m, or hydra/launcher=slurm or local")
+            raise UserError(
+                f"{override} belongs to a sweep: add -m, or hydra/launcher=submitit_slurm or submitit_local"
+            )
 
 
 def prepare_hydra() -> None:

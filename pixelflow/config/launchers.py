@@ -1,4 +1,4 @@
-"""hydra/launcher=slurm, local and basic, and the sweeper behind `settings` and `seeds`.
+"""hydra/launcher=submitit_slurm, submitit_local and basic, and the sweeper behind `settings` and `seeds`.
 
 Hydra accepts launchers only from packages named hydra_plugins. `register` gives these classes such names before Hydra
 starts, which needs no second package.
@@ -11,7 +11,7 @@ import copy
 import itertools
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +27,31 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
-from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from hydra_plugins.hydra_submitit_launcher.config import LocalQueueConf, SlurmQueueConf
+from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
+from omegaconf import II, DictConfig, OmegaConf, open_dict
 
 from pixelflow.config.job import FindJob
 from pixelflow.config.sweepers import PruningSweeper, expand
 from pixelflow.errors import Interrupted, UserError, WorkFailed
 from pixelflow.runs.places import check_writable
 
+_SITE_NAMES = {"max_num_timeout": "max_restarts"}
+"""Settings of hydra-submitit-launcher that have another name in a site."""
+_SBATCH_OPTIONS = {
+    "name": "job-name", "comment": "comment", "gpus_per_task": "gpus-per-task", "cpus_per_gpu": "cpus-per-gpu",
+    "mem_per_cpu": "mem-per-cpu", "mem_per_gpu": "mem-per-gpu",
+}  # fmt: skip
+"""Settings of hydra-submitit-launcher that a site does not name, as options of sbatch."""
 
-class _SweepLauncher(Launcher):
-    """Composes and checks all runs of a sweep before the first of them is submitted."""
+
+class _SweepLauncher(BaseSubmititLauncher):
+    """Composes and checks all runs of a sweep before the first of them is submitted.
+
+    The jobs are those of `pixelflow.sweeps`: configs that were resolved at submission, rather than overrides that are
+    composed again when a job starts.
+    """
 
     name = ""
     find_job: FindJob
@@ -46,7 +59,7 @@ class _SweepLauncher(Launcher):
     entry: str
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context, self.config = hydra_context, config
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         self.trials: list[Any] = []
         self._bases: dict[tuple[str, ...], DictConfig] = {}
 
@@ -86,13 +99,31 @@ class _SweepLauncher(Launcher):
         """Returns whether `launch` waits for results. A search needs those of its trials before it chooses the next."""
         return self._search() is not None
 
+    def _queue_settings(self) -> dict[str, Any]:
+        """The launcher's settings that differ from the site's, as settings of a site."""
+        assert self.config is not None
+        if self.params["submitit_folder"] or not self.params["stderr_to_stdout"]:
+            raise UserError(
+                "hydra.launcher: submitit_folder and stderr_to_stdout cannot be changed; sweep=PATH moves all files"
+            )
+        site: Any = OmegaConf.to_container(self.config.site, resolve=True)
+        given = {_SITE_NAMES.get(key, key): value for key, value in self.params.items()}
+        changed = {key: value for key, value in given.items() if key in site and value != site[key]}
+        options = {key: given[key] for key in _SBATCH_OPTIONS if given.get(key) is not None}
+        if options.get("name") == self.config.experiment:
+            del options["name"]
+        if options:
+            known = changed.get("additional_parameters", site["additional_parameters"])
+            changed["additional_parameters"] = known | {_SBATCH_OPTIONS[key]: value for key, value in options.items()}
+        return changed
+
     def _compose(self, overrides: list[str]) -> tuple[DictConfig, list[str]]:
         """The config that `load_sweep_config` returns in half a second, composed once per choice of groups."""
         from pixelflow.config.resolve import parse
 
         loader = self.hydra_context.config_loader
         parsed = parse(overrides)
-        values = [override for override in parsed if not loader.repository.group_exists(override.key_or_group)]  # type: ignore
+        values = [override for override in parsed if not loader.repository.group_exists(override.key_or_group)]
         groups = tuple(override.input_line or "" for override in parsed if override not in values)
         if groups not in self._bases:
             base = loader.load_sweep_config(self.config, list(groups))
@@ -102,6 +133,8 @@ class _SweepLauncher(Launcher):
             self._bases[groups] = base
         config = copy.deepcopy(self._bases[groups])
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        with open_dict(config):
+            config.site.update(self._queue_settings())
         return config, overrides
 
 
@@ -110,11 +143,13 @@ class SlurmLauncher(_SweepLauncher):
 
     Args:
         wait: Whether to return when the runs are over rather than when SLURM has accepted them.
+        **settings: Queue settings of hydra-submitit-launcher.
     """
 
     name = "slurm"
 
-    def __init__(self, wait: bool = False) -> None:
+    def __init__(self, wait: bool = False, **settings: Any) -> None:
+        super().__init__(**settings)
         self.wait = wait
 
     def _wait(self) -> bool:
@@ -142,7 +177,7 @@ class BasicLauncher(HydraBasicLauncher):
         """
         assert self.config is not None
         if self.config.dry_run:
-            raise UserError("dry_run=true needs hydra/launcher=slurm or local")
+            raise UserError("dry_run=true needs hydra/launcher=submitit_slurm or submitit_local")
         done: list[JobReturn] = []
         for index, overrides in enumerate(job_overrides, initial_job_idx):
             (result,) = super().launch([overrides], index)
@@ -235,6 +270,48 @@ class _BasicLauncherNode:
 
 
 @dataclass
+class _SlurmNode(SlurmQueueConf):
+    """The queue settings of hydra-submitit-launcher. Those that a site has as well come from there."""
+
+    _target_: str = "hydra_plugins.pixelflow.SlurmLauncher"
+    wait: bool = False
+    name: str = II("experiment")
+    submitit_folder: str = ""
+    stderr_to_stdout: bool = True
+    partition: str | None = II("site.partition")
+    account: str | None = II("site.account")
+    qos: str | None = II("site.qos")
+    constraint: str | None = II("site.constraint")
+    exclude: str | None = II("site.exclude")
+    gres: str | None = II("site.gres")
+    nodes: int = II("site.nodes")
+    gpus_per_node: int | None = II("site.gpus_per_node")
+    tasks_per_node: int | None = II("site.tasks_per_node")
+    cpus_per_task: int | None = II("site.cpus_per_task")
+    mem_gb: int | None = II("site.mem_gb")
+    timeout_min: int = II("site.timeout_min")
+    signal_delay_s: int = II("site.signal_delay_s")
+    max_num_timeout: int = II("site.max_restarts")  # every kind of restart counts
+    array_parallelism: int = II("site.array_parallelism")
+    additional_parameters: dict[str, Any] = field(default=II("site.additional_parameters"))
+    setup: list[str] | None = field(default=II("site.setup"))
+
+
+@dataclass
+class _LocalNode(LocalQueueConf):
+    _target_: str = "hydra_plugins.pixelflow.LocalLauncher"
+    name: str = II("experiment")
+    submitit_folder: str = ""
+    stderr_to_stdout: bool = True
+    nodes: int = II("site.nodes")
+    gpus_per_node: int | None = II("site.gpus_per_node")
+    tasks_per_node: int | None = II("site.tasks_per_node")
+    cpus_per_task: int | None = II("site.cpus_per_task")
+    mem_gb: int | None = II("site.mem_gb")
+    timeout_min: int = II("site.timeout_min")
+
+
+@dataclass
 class _SettingsSweeperNode:
     _target_: str = "hydra_plugins.pixelflow.SettingsSweeper"
     max_batch_size: int | None = None
@@ -244,7 +321,9 @@ class _SettingsSweeperNode:
 def register(find_job: FindJob, *, entry: str) -> None:
     """Registers launchers and sweepers with Hydra. Call it before `hydra.main`.
 
-    The launcher and the sweeper here replace Hydra's two defaults. A recipe can still select
+    The launchers of submitit replace those of hydra-submitit-launcher, under their names.
+
+    The launcher and the sweeper `basic` replace Hydra's two defaults. A recipe can still select
     `override /hydra/sweeper: optuna`, which it could not if run.yaml itself selected a sweeper.
 
     Args:
@@ -257,5 +336,7 @@ def register(find_job: FindJob, *, entry: str) -> None:
     for plugin in (SlurmLauncher, LocalLauncher, BasicLauncher, SettingsSweeper, PruningSweeper):
         known[f"hydra_plugins.pixelflow.{plugin.__name__}"] = plugin
     store = ConfigStore.instance()
-    store.store(group="hydra/launcher", name="basic", node=_BasicLauncherNode, provider="pixelflow")
+    nodes = {"basic": _BasicLauncherNode, "submitit_slurm": _SlurmNode, "submitit_local": _LocalNode}
+    for name, node in nodes.items():
+        store.store(group="hydra/launcher", name=name, node=node, provider="pixelflow")
     store.store(group="hydra/sweeper", name="basic", node=_SettingsSweeperNode, provider="pixelflow")

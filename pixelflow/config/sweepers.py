@@ -80,13 +80,13 @@ class PruningSweeper(Sweeper):
         """Prepares the search, and gives the launcher access to its trials.
 
         Raises:
-            UserError: The launcher is another one than slurm, or the pruner is unknown.
+            UserError: The launcher is another one than submitit_slurm, or the pruner is unknown.
         """
         self.sweeper.setup(hydra_context=hydra_context, task_function=task_function, config=config)
         if self.pruning is None:
             return
         if config.hydra.launcher._target_ != "hydra_plugins.pixelflow.SlurmLauncher":
-            raise UserError("hydra.sweeper.pruning needs hydra/launcher=slurm; or set it to null")
+            raise UserError("hydra.sweeper.pruning needs hydra/launcher=submitit_slurm; or set it to null")
         pruner, metric, configure = _pruner(self.pruning), self.pruning.metric, self.sweeper._configure_trials
 
         def configure_and_watch(trials: list[Any], *rest: Any) -> Any:
