@@ -108,14 +108,12 @@ class _SweepLauncher(BaseSubmititLauncher):
             )
         site: Any = OmegaConf.to_container(self.config.site, resolve=True)
         given = {_SITE_NAMES.get(key, key): value for key, value in self.params.items()}
+        options = given.pop("additional_parameters", {})
+        options |= {name: given[key] for key, name in _SBATCH_OPTIONS.items() if given.get(key) is not None}
+        if options.get("job-name") == self.config.experiment:
+            del options["job-name"]
         changed = {key: value for key, value in given.items() if key in site and value != site[key]}
-        options = {key: given[key] for key in _SBATCH_OPTIONS if given.get(key) is not None}
-        if options.get("name") == self.config.experiment:
-            del options["name"]
-        if options:
-            known = changed.get("additional_parameters", site["additional_parameters"])
-            changed["additional_parameters"] = known | {_SBATCH_OPTIONS[key]: value for key, value in options.items()}
-        return changed
+        return changed | ({"additional_parameters": site["additional_parameters"] | options} if options else {})
 
     def _compose(self, overrides: list[str]) -> tuple[DictConfig, list[str]]:
         """The config that `load_sweep_config` returns in half a second, composed once per choice of groups."""
@@ -293,7 +291,6 @@ class _SlurmNode(SlurmQueueConf):
     signal_delay_s: int = II("site.signal_delay_s")
     max_num_timeout: int = II("site.max_restarts")  # every kind of restart counts
     array_parallelism: int = II("site.array_parallelism")
-    additional_parameters: dict[str, Any] = field(default=II("site.additional_parameters"))
     setup: list[str] | None = field(default=II("site.setup"))
 
 

@@ -53,7 +53,8 @@ def slurm_executor(
     }
     if dependency:  # without the second option, a job whose condition can no longer be met would wait for ever
         others |= {"dependency": dependency, "kill-on-invalid-dep": "yes"}
-    executor = AutoExecutor(folder / FOLDER, cluster="slurm", slurm_python=_python(program))
+    # With exec, a signal to the batch step reaches the job's process instead of a shell, whose end would end the job.
+    executor = AutoExecutor(folder / FOLDER, cluster="slurm", slurm_python=f"exec {_python(program)}")
     executor.update_parameters(
         name=str(others.pop("job-name", name)), timeout_min=site.timeout_min, nodes=site.nodes,
         tasks_per_node=site.tasks, gpus_per_node=site.gpus_per_node or None, cpus_per_task=site.cpus_per_task,

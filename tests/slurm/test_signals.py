@@ -82,6 +82,11 @@ class Small:
             raise AssertionError(f"not {state}: {self.states} {logs}") from None
         return self.states[0]
 
+    def pickles(self) -> dict[str, bytes]:
+        """What submitit starts, by the names of the jobs."""
+        found = self.sweep.folder.glob("submissions/*/submitit/*_submitted.pkl")
+        return {path.name: path.read_bytes() for path in found}
+
     def pid(self) -> int:
         return int((self.run / "pids").read_text().split()[-1])
 
@@ -104,6 +109,7 @@ def preempt(cluster: Cluster, job: str) -> None:
 Event = Callable[[Cluster, Small], object]
 GENTLE: dict[str, Event] = {
     "USR2 to the job": lambda cluster, small: cluster.run("scancel", "--signal=USR2", small.job),
+    "USR2 to the supervisor": lambda cluster, small: cluster.run("scancel", "--batch", "--signal=USR2", small.job),
     "TERM to the job": lambda cluster, small: cluster.run("scancel", "--signal=TERM", small.job),
     "scontrol requeue": lambda cluster, small: cluster.run("scontrol", "requeue", small.job),
     "preemption": lambda cluster, small: preempt(cluster, small.job),
@@ -115,10 +121,11 @@ GENTLE: dict[str, Event] = {
 def test_a_warned_job_saves_and_goes_on_under_the_same_number(event: str, cluster: Cluster, small: Small) -> None:
     small.submit()
     small.wait("running", step=7)
-    job = small.job
+    job, pickles = small.job, small.pickles()
     GENTLE[event](cluster, small)
     small.wait("finished")
-    assert small.job == job and read_attempts(small.run).restarts == 1
+    assert small.job == job and small.pickles() == pickles != {}
+    assert read_attempts(small.run).restarts == 1
     starts = [line for line in map(json.loads, (small.run / "attempts.jsonl").open()) if line["event"] == "start"]
     assert starts[1]["step"] >= 7  # nothing was lost: the last regular checkpoint was of step 5
     small.assert_as_undisturbed()
@@ -149,16 +156,17 @@ def test_a_time_limit_is_an_interruption(small: Small) -> None:
 def test_kill_9_resumes_from_the_last_checkpoint(cluster: Cluster, small: Small) -> None:
     small.submit()
     small.wait("running", step=12)
-    job = small.job
+    job, pickles = small.job, small.pickles()
     os.kill(small.pid(), signal.SIGKILL)
     small.wait("finished")
-    assert small.job == job and read_attempts(small.run).restarts == 1
+    assert small.job == job and small.pickles() == pickles != {}
+    assert read_attempts(small.run).restarts == 1
     small.assert_as_undisturbed()
 
 
 def test_a_node_that_dies(cluster: Cluster, small: Small) -> None:
     small.submit(seconds=0.3)
-    state = small.wait("running", step=7)
+    state, pickles = small.wait("running", step=7), small.pickles()
     try:
         cluster.stop_node(state.node)
         cluster.run("scontrol", "update", f"nodename={state.node}", "state=down", "reason=test")
@@ -167,7 +175,7 @@ def test_a_node_that_dies(cluster: Cluster, small: Small) -> None:
         cluster.start_node(state.node)
         # A node that came back by itself refuses to be resumed.
         cluster.run("scontrol", "update", f"nodename={state.node}", "state=resume", check=False)
-    assert read_attempts(small.run).restarts == 1
+    assert read_attempts(small.run).restarts == 1 and small.pickles() == pickles != {}
     small.assert_as_undisturbed()
 
 
@@ -213,6 +221,35 @@ def test_an_array_runs_every_task_and_a_second_submission_none(small: Small) -> 
     assert not any(entry.due for entry in plan(entries, Site()))
     small.wait("finished")
     assert len(small.sweep.submissions) == before
+
+
+def test_tasks_of_an_array_are_queued_again_under_their_own_numbers(cluster: Cluster, small: Small) -> None:
+    small.submit(count=3, seconds=0.2)
+    small.wait("running", step=7)
+    names, pickles = [state.slurm for state in small.states], small.pickles()
+    assert len({name.split("_")[0] for name in names}) == 1 and len(pickles) == 3
+    cluster.run("scancel", "--signal=USR2", names[0])
+    cluster.run("scontrol", "requeue", names[1])
+    os.kill(int((small.states[2].job.path / "pids").read_text()), signal.SIGKILL)
+    small.wait("finished")
+    assert [state.slurm for state in small.states] == names and small.pickles() == pickles
+    assert [read_attempts(state.job.path).restarts for state in small.states] == [1, 1, 1]
+    assert {(state.job.path / "result").read_text() for state in small.states} == {str(undisturbed(STEPS))}
+
+
+def test_blanks_inherited_variables_and_an_environment_that_is_not_passed_on(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Submitted from inside a task of another array, as far as the environment tells."""
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_NTASKS", "RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "7")
+    small = Small(tmp_path / "a folder's name")
+    small.submit(site={"additional_parameters": {"comment": "two words", "exclusive": True, "export": "NONE"}})
+    small.wait("finished")
+    described = cluster.run("scontrol", "show", "job", small.job)
+    assert "Comment=two words" in described and "OverSubscribe=NO" in described
+    assert [path.name for path in small.sweep.logs.iterdir()] == [f"{small.job}.log"]
+    small.assert_as_undisturbed()
 
 
 def test_a_job_whose_run_was_given_to_another_submission_does_nothing(cluster: Cluster, small: Small) -> None:

@@ -28,7 +28,7 @@ TINY = [
     *("trainer.grid_every=0", "trainer.warmup_steps=0", "backbone.depth=1", "solver.num_steps=2"),
     *("sampler.num_samples=20", "sampler.batch_size=10"),
 ]
-SLURM = ["hydra/launcher=slurm", "site=virtual", "site.array_parallelism=2"]
+SLURM = ["hydra/launcher=submitit_slurm", "site=virtual", "site.array_parallelism=2"]
 
 
 class Checkout:
@@ -101,7 +101,8 @@ def test_what_is_edited_while_jobs_wait_changes_none_and_a_second_command_finds_
     assert first.startswith("2 new") and len(active()) == 3
     config = checkout.root / "conf" / "run.yaml"
     config.write_text(config.read_text().replace("  seed: 0 ", "  seed: 77 "))
-    (checkout.root / "pixelflow" / "training" / "trainer.py").write_text("raise RuntimeError('edited')\n")
+    for module in ("training/trainer.py", "sweeps/supervisor.py", "sweeps/final_job.py", "frozen_job.py"):
+        (checkout.root / "pixelflow" / module).write_text("raise RuntimeError('edited')\n")
     open_queue(closed)
     assert "2 finished of 2" in checkout.wait()
     configs = [path.read_text() for path in checkout.cwd.glob("runs/quickstart/*/config.yaml")]
@@ -119,7 +120,7 @@ def test_what_is_edited_while_jobs_wait_changes_none_and_a_second_command_finds_
 
 def test_two_submitters_at_once(closed: Cluster, checkout: Checkout) -> None:
     sweep = [*SLURM, "job=train", "seed=0,1,2", *TINY, "tracking=none"]
-    both = [checkout.start(*sweep) for _ in range(2)]
+    both = [checkout.start(f"hydra/launcher={name}", *sweep[1:]) for name in ("slurm", "submitit_slurm")]
     outputs = [process.communicate(timeout=300) for process in both]
     assert sorted(output.split()[1] for output, _ in outputs) == ["left", "new"], outputs
     assert len(active()) == 3
@@ -208,7 +209,7 @@ def test_mistakes_end_in_a_line_and_submit_nothing(closed: Cluster, checkout: Ch
         (tmp_path / "bin" / tool).symlink_to(shutil.which(tool) or tool)
     no_slurm = checkout.run(*command, status=2, environment={"PATH": str(tmp_path / "bin")})
     assert "there is no sbatch on this machine: submit from a login node" in no_slurm
-    unknown = checkout.run(*command, "site.partition=nowhere", status=2)
+    unknown = checkout.run(*command, "hydra.launcher.partition=nowhere", status=2)
     assert re.search(r"partition.*nothing was submitted", unknown, re.I), unknown
     invalid = checkout.run(*command, "backbone.patch_size=4,3", status=2)
     assert "run 1 (" in invalid and "nothing was submitted" in invalid

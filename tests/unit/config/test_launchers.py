@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 
 from pixelflow.cli import check_single, prepare_hydra
+from pixelflow.conf_dir import conf_folder
 from pixelflow.config import launchers
 from pixelflow.config.launchers import BasicLauncher, _job_return, by_axes
 from pixelflow.config.sweepers import PruningSweeper
-from pixelflow.errors import Interrupted, WorkFailed
+from pixelflow.errors import Interrupted, UserError, WorkFailed
 from pixelflow.runs.identity import slug
 
 
@@ -48,6 +51,50 @@ def test_hydra_knows_ours() -> None:
     known = Plugins.instance().class_name_to_class
     assert known["hydra_plugins.pixelflow.SlurmLauncher"] is launchers.SlurmLauncher
     assert known["hydra_plugins.pixelflow.PruningSweeper"] is PruningSweeper
+
+
+def launcher_of(*overrides: str) -> Any:
+    """The launcher that the command line with these overrides gets."""
+    prepare_hydra()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config = compose("run", [*overrides, "site=gpu_cluster"], return_hydra_config=True)
+    context: Any = None
+    return Plugins.instance().instantiate_launcher(hydra_context=context, task_function=print, config=config)
+
+
+@pytest.mark.parametrize("name", ["submitit_slurm", "slurm", "submitit_local", "local"])
+def test_the_launchers_of_submitit_have_their_settings_from_the_site(name: str) -> None:
+    launcher = launcher_of(f"hydra/launcher={name}", "site.nodes=3")
+    assert isinstance(launcher, launchers.SlurmLauncher if "slurm" in name else launchers.LocalLauncher)
+    assert launcher.params["nodes"] == 3 and launcher._queue_settings() == {}
+
+
+def test_a_setting_of_the_launcher_replaces_that_of_the_site() -> None:
+    given = ["partition=long", "timeout_min=5", "max_num_timeout=2", "setup=[module load x]", "mem_gb=9"]
+    options = ["comment='two words'", "mem_per_gpu=4G", "name=mine"]
+    launcher = launcher_of(
+        "hydra/launcher=submitit_slurm",
+        "+hydra.launcher.additional_parameters.exclusive=true",
+        *(f"hydra.launcher.{setting}" for setting in [*given, *options]),
+    )
+    assert launcher._queue_settings() == {
+        "partition": "long", "timeout_min": 5, "max_restarts": 2, "setup": ["module load x"], "mem_gb": 9,
+        "additional_parameters": {
+            "exclusive": True, "comment": "two words", "mem-per-gpu": "4G", "job-name": "mine",
+        },
+    }  # fmt: skip
+
+
+def test_every_setting_of_hydra_submitit_launcher_is_known() -> None:
+    from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
+
+    from pixelflow.sweeps.site import Site
+
+    ours = {field.name for field in fields(Site)} | set(launchers._SITE_NAMES) | set(launchers._SBATCH_OPTIONS)
+    theirs = {field.name for field in fields(SlurmQueueConf)}
+    assert theirs - ours == {"_target_", "submitit_folder", "stderr_to_stdout"}
+    with pytest.raises(UserError, match="submitit_folder and stderr_to_stdout cannot be changed"):
+        launcher_of("hydra/launcher=submitit_slurm", "hydra.launcher.submitit_folder=/tmp/x")._queue_settings()
 
 
 def test_a_run_that_failed_raises_its_line_when_its_value_is_asked_for() -> None:

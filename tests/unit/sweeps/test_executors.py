@@ -50,7 +50,7 @@ def test_what_a_site_asks_for(tmp_path: Path, sbatch: Callable[[str], None]) -> 
         "module load x",
         "export PYTHONPATH='/the code:/mine'${PYTHONPATH:+:$PYTHONPATH}",
     ]
-    assert f"/py -P -u -m submitit.core._submit {tmp_path}/submitit" in set_up
+    assert f"exec /py -P -u -m submitit.core._submit {tmp_path}/submitit" in set_up
     assert not [line for line in lines if line.startswith("srun")]
 
 
