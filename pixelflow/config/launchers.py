@@ -11,7 +11,7 @@ import copy
 import itertools
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,13 @@ from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.hydra_submitit_launcher.config import LocalQueueConf, SlurmQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
-from omegaconf import II, DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from pixelflow.config.job import FindJob
 from pixelflow.config.sweepers import PruningSweeper, expand
 from pixelflow.errors import Interrupted, UserError, WorkFailed
 from pixelflow.runs.places import check_writable
+from pixelflow.sweeps.site import Site
 
 _SITE_NAMES = {"max_num_timeout": "max_restarts"}
 """Settings of hydra-submitit-launcher that have another name in a site."""
@@ -267,45 +268,18 @@ class _BasicLauncherNode:
     _target_: str = "hydra_plugins.pixelflow.BasicLauncher"
 
 
-@dataclass
-class _SlurmNode(SlurmQueueConf):
-    """The queue settings of hydra-submitit-launcher. Those that a site has as well come from there."""
-
-    _target_: str = "hydra_plugins.pixelflow.SlurmLauncher"
-    wait: bool = False
-    name: str = II("experiment")
-    submitit_folder: str = ""
-    stderr_to_stdout: bool = True
-    partition: str | None = II("site.partition")
-    account: str | None = II("site.account")
-    qos: str | None = II("site.qos")
-    constraint: str | None = II("site.constraint")
-    exclude: str | None = II("site.exclude")
-    gres: str | None = II("site.gres")
-    nodes: int = II("site.nodes")
-    gpus_per_node: int | None = II("site.gpus_per_node")
-    tasks_per_node: int | None = II("site.tasks_per_node")
-    cpus_per_task: int | None = II("site.cpus_per_task")
-    mem_gb: int | None = II("site.mem_gb")
-    timeout_min: int = II("site.timeout_min")
-    signal_delay_s: int = II("site.signal_delay_s")
-    max_num_timeout: int = II("site.max_restarts")  # every kind of restart counts
-    array_parallelism: int = II("site.array_parallelism")
-    setup: list[str] | None = field(default=II("site.setup"))
-
-
-@dataclass
-class _LocalNode(LocalQueueConf):
-    _target_: str = "hydra_plugins.pixelflow.LocalLauncher"
-    name: str = II("experiment")
-    submitit_folder: str = ""
-    stderr_to_stdout: bool = True
-    nodes: int = II("site.nodes")
-    gpus_per_node: int | None = II("site.gpus_per_node")
-    tasks_per_node: int | None = II("site.tasks_per_node")
-    cpus_per_task: int | None = II("site.cpus_per_task")
-    mem_gb: int | None = II("site.mem_gb")
-    timeout_min: int = II("site.timeout_min")
+def _node(stock: type, target: str, **ours: Any) -> type:
+    """The queue settings of hydra-submitit-launcher. Those that a site has as well have their defaults from there."""
+    shared = ({known.name for known in fields(Site)} & {known.name for known in fields(stock)}) - {
+        "additional_parameters"
+    }
+    defaults: dict[str, Any] = {name: f"${{site.{name}}}" for name in shared}
+    defaults |= {"_target_": f"hydra_plugins.pixelflow.{target}", "name": "${experiment}", "submitit_folder": ""}
+    defaults |= {"stderr_to_stdout": True, **ours}
+    types = {known.name: known.type for known in fields(stock)} | {"tasks_per_node": int | None, "wait": bool}
+    return make_dataclass(
+        target, [(name, types[name], field(default=defaults[name])) for name in defaults], bases=(stock,)
+    )
 
 
 @dataclass
@@ -333,7 +307,12 @@ def register(find_job: FindJob, *, entry: str) -> None:
     for plugin in (SlurmLauncher, LocalLauncher, BasicLauncher, SettingsSweeper, PruningSweeper):
         known[f"hydra_plugins.pixelflow.{plugin.__name__}"] = plugin
     store = ConfigStore.instance()
-    nodes = {"basic": _BasicLauncherNode, "submitit_slurm": _SlurmNode, "submitit_local": _LocalNode}
+    slurm = {"max_num_timeout": "${site.max_restarts}", "wait": False}  # every kind of restart counts
+    nodes = {
+        "basic": _BasicLauncherNode,
+        "submitit_slurm": _node(SlurmQueueConf, "SlurmLauncher", **slurm),
+        "submitit_local": _node(LocalQueueConf, "LocalLauncher"),
+    }
     for name, node in nodes.items():
         store.store(group="hydra/launcher", name=name, node=node, provider="pixelflow")
     store.store(group="hydra/sweeper", name="basic", node=_SettingsSweeperNode, provider="pixelflow")

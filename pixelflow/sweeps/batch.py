@@ -24,7 +24,7 @@ RESULT = "result.json"
 
 @dataclass(frozen=True)
 class FrozenConfigs:
-    """What a job executes, as data.
+    """The configs that a job executes.
 
     Args:
         configs: The resolved configs, which are executed one after the other.

@@ -118,7 +118,7 @@ class FrozenJob:
             if outcome == "finished":
                 return outcome
             if outcome == "failed":
-                raise WorkFailed(read_status(folder).message or f"exit status {code}")
+                raise WorkFailed(terminal.visible(read_status(folder).message) or f"exit status {code}")
             if outcome == "killed" and task.stopped:
                 write_status(folder, "interrupted", "ended by a signal before it could save")
             if not self.is_left_to_us(name, outcome, task):
