@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from pixelflow.sweeps.batch import Batch
@@ -20,22 +20,10 @@ PIPELINE, TRAIN = "pipeline", "train"
 """The job that trains and evaluates, and its first half, which can be a separate SLURM job."""
 
 
-@dataclass(frozen=True)
-class Part:
-    """Runs that fit into one array.
-
-    Args:
-        entries: The runs.
-        batches: The files of their batches, with the contents. With `site.evaluation` there is a second one, each of
-            whose tasks follows the same task of the first.
-    """
-
-    entries: Sequence[Planned]
-    batches: Sequence[tuple[Path, Batch]]
-
-
-def freeze(folder: Path, due: Sequence[Planned], site: Site, program: Program, *, size: int, split: bool) -> list[Part]:
-    """Freezes runs, at most `size` in one part.
+def freeze(
+    folder: Path, due: Sequence[Planned], site: Site, program: Program, *, size: int, split: bool
+) -> list[list[Path]]:
+    """Freezes runs in parts that fit into one array each.
 
     Args:
         folder: The folder of the submission, which is named by its token.
@@ -44,38 +32,44 @@ def freeze(folder: Path, due: Sequence[Planned], site: Site, program: Program, *
         program: What runs the jobs.
         size: The largest number of runs in a part.
         split: Whether `site.evaluation` applies.
+
+    Returns:
+        The files of the batches of each part. With `site.evaluation` there is a second one, each of whose tasks follows
+        the same task of the first.
     """
-    job = due[0].job.job
-    steps = [(job, site)]
-    if split and job == PIPELINE and site.evaluation is not None:
-        steps = [(TRAIN, site), (job, site.for_evaluation())]
-    parts: list[Part] = []
+    steps = [(due[0].job.job, site)]
+    if split and steps[0][0] == PIPELINE and site.evaluation is not None:
+        steps = [(TRAIN, site), (PIPELINE, site.for_evaluation())]
+    parts: list[list[Path]] = []
     for start in range(0, len(due), size):
-        entries = due[start : start + size]
-        paths = [folder / f"batch_{len(parts) * len(steps) + number}.json" for number in range(len(steps))]
-        batches = [
-            (path, Batch.freeze(path, entries, token=folder.name, job=name, site=settings, program=program))
-            for path, (name, settings) in zip(paths, steps, strict=True)
-        ]
-        parts.append(Part(entries, batches))
+        parts.append([])
+        for number, (job, settings) in enumerate(steps, (len(parts) - 1) * len(steps)):
+            path = folder / f"batch_{number}.json"
+            Batch.freeze(path, due[start : start + size], token=folder.name, job=job, site=settings, program=program)
+            parts[-1].append(path)
     return parts
 
 
-def submit_part(sweep: Sweep, part: Part) -> None:
-    """Submits the arrays of a part. The manifest and the claims receive the job ids.
-
-    `sweep.submissions[-1]` is the submission.
-    """
-    ids: list[list[str]] = []
-    for path, batch in part.batches:
+def submit_part(sweep: Sweep, part: Sequence[Path]) -> None:
+    """Submits the arrays of a part. The claims and the newest submission of the manifest receive the job ids."""
+    ids: list[dict[str, str]] = []
+    for path in part:
+        batch = Batch.load(path)
         calls = [FrozenJob(str(path), index) for index in range(len(batch.jobs))]
         executor = slurm_executor(
             path.parent, batch.site, batch.program, name=sweep.experiment,
             log=sweep.logs / ("%A_%a.log" if len(calls) > 1 else "%j.log"),
-            dependency=f"aftercorr:{ids[0][0].split('_')[0]}" if ids else None,
+            dependency=f"aftercorr:{ids[0][batch.jobs[0].name].split('_')[0]}" if ids else None,
         )  # fmt: skip
-        ids.append([job.job_id for job in submit(executor, calls)])
-        _remember(sweep, part.entries, ids)
+        submitted = submit(executor, calls)
+        ids.append({job.name: entry.job_id for job, entry in zip(batch.jobs, submitted, strict=True)})
+    first, then = ids[0], ids[1] if len(ids) > 1 else {}
+    known = sweep.submissions[-1]
+    sweep.submissions[-1] = replace(known, jobs=known.jobs | first, then=known.then | then)
+    for job in batch.jobs:
+        claim = read_claim(job.path)
+        assert claim is not None
+        replace(claim, job=first[job.name], then=then.get(job.name, "")).save(job.path)
 
 
 def submit_table(sweep: Sweep, site: Site, program: Program) -> None:
@@ -87,18 +81,3 @@ def submit_table(sweep: Sweep, site: Site, program: Program) -> None:
     )  # fmt: skip
     (job,) = submit(executor, [FinalJob(str(sweep.folder))])
     sweep.submissions[-1] = replace(known, table=job.job_id)
-    sweep.save()
-
-
-def _remember(sweep: Sweep, entries: Sequence[Planned], ids: Sequence[Sequence[str]]) -> None:
-    names = [entry.job.name for entry in entries]
-    known = sweep.submissions[-1]
-    first, later = (dict(zip(names, found, strict=True)) for found in (ids[0], ids[-1]))
-    later = later if len(ids) > 1 else {}
-    sweep.submissions[-1] = replace(known, jobs=known.jobs | first, then=known.then | later)
-    sweep.save()
-    for entry in entries:
-        claim = read_claim(entry.job.path)
-        assert claim is not None
-        name = entry.job.name
-        replace(claim, job=first[name], then=later.get(name, "")).save(entry.job.path)

@@ -14,8 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
@@ -56,8 +55,8 @@ def submit(
         announce: Called when all due runs are claimed and none is submitted.
 
     Raises:
-        UserError: SLURM refuses the jobs, or the folder does not allow writing. The message says what was submitted;
-            jobs of an incomplete part are cancelled, and claims of runs that were not submitted are undone.
+        UserError: SLURM refuses one of the jobs, or the folder does not allow writing. Nothing of the submission is
+            left: jobs that were submitted are cancelled, and claims are undone.
         WorkFailed: SLURM does not answer, or the disk is full. The same holds.
     """
     due = [entry for entry in planned if entry.due]
@@ -67,7 +66,7 @@ def submit(
         commit=program.snapshot.commit, snapshot=program.snapshot.path, uncommitted=bool(program.snapshot.diff),
     )  # fmt: skip
     folder = sweep.submission_folder(submission.token)
-    with _undone_on_failure(sweep, due, folder) as keep, writing(sweep.folder):
+    with _undone_on_failure(sweep, due, folder), writing(sweep.folder):
         sweep.jobs |= {entry.job.name: entry.job for entry in planned}
         sweep.logs.mkdir(parents=True, exist_ok=True)
         _claim_all(sweep, planned, submission)
@@ -79,20 +78,12 @@ def submit(
         announce()
         sweep.submissions.append(submission)
         sweep.save()
-        if launcher == "local":
-            return submission
-        for part in parts:
-            arrays.submit_part(sweep, part)
-            keep(part.entries)
-    if table and due[0].job.job == arrays.PIPELINE:
-        try:
-            arrays.submit_table(sweep, site, program)
-        except (UserError, WorkFailed) as error:
-            ids = ", ".join(sweep.submissions[-1].slurm_ids)
-            raise type(error)(
-                f"{error}: the runs were submitted (SLURM jobs {ids}), the job that writes their table was not; "
-                "repeat the command when they have ended"
-            ) from error
+        if launcher == "slurm":
+            for part in parts:
+                arrays.submit_part(sweep, part)
+            if table and due[0].job.job == arrays.PIPELINE:
+                arrays.submit_table(sweep, site, program)
+            sweep.save()
     return sweep.submissions[-1]
 
 
@@ -114,55 +105,39 @@ def _claim_all(sweep: Sweep, planned: Sequence[Planned], submission: Submission)
 
 
 @contextmanager
-def _undone_on_failure(
-    sweep: Sweep, due: Sequence[Planned], folder: Path
-) -> Iterator[Callable[[Sequence[Planned]], None]]:
-    """Undoes the claims of runs that were not submitted. Yields a function that marks runs as submitted."""
+def _undone_on_failure(sweep: Sweep, due: Sequence[Planned], folder: Path) -> Iterator[None]:
+    """Cancels the jobs of the submission in `folder` and undoes its claims if the block fails."""
     before = {entry.job.name: read_claim(entry.job.path) for entry in due}
     fresh = {entry.job.name for entry in due if not entry.job.path.exists()}
     new_sweep, known, number = not sweep.folder.exists(), dict(sweep.jobs), len(sweep.submissions)
-    kept: set[str] = set()
     try:
-        yield lambda part: kept.update(entry.job.name for entry in part)
+        yield
     except BaseException as error:
-        begun = sweep.submissions[number:]
-        for submission in begun:  # there is at most one
-            jobs, then = (
-                {name: job for name, job in ids.items() if name in kept} for ids in (submission.jobs, submission.then)
-            )
-            sweep.submissions[number] = replace(submission, jobs=jobs, then=then)
-        ids = sweep.submissions[number].slurm_ids if kept else []
         what = "nothing was submitted"
-        if begun and begun[0].launcher == "slurm":
-            what = _cancel_others(folder, ids) or what
+        if sweep.submissions[number:] and sweep.submissions[-1].launcher == "slurm":
+            what = _cancel(folder) or what
         for entry in due:
-            if entry.job.name in kept:
-                continue
             if entry.job.name in fresh:
                 shutil.rmtree(entry.job.path, ignore_errors=True)
             elif claim := before[entry.job.name]:
                 claim.save(entry.job.path)
             else:
                 remove_claim(entry.job.path)
-        if kept:
-            sweep.save()
-            what = (
-                f"{len(kept)} of {len(due)} jobs were submitted before (SLURM jobs {', '.join(ids)}); the same "
-                "command submits the others"
-            )
-        else:
-            shutil.rmtree(sweep.folder if new_sweep else folder, ignore_errors=True)
-            sweep.jobs, sweep.submissions[number:] = known, []
+        sweep.jobs, sweep.submissions[number:] = known, []
+        shutil.rmtree(sweep.folder if new_sweep else folder, ignore_errors=True)
+        if not new_sweep:
+            with suppress(UserError, WorkFailed):  # the first error counts
+                sweep.save()
         if isinstance(error, UserError | WorkFailed):
             raise type(error)(f"{error}: {what}") from error
         raise
 
 
-def _cancel_others(folder: Path, kept: Sequence[str]) -> str:
-    """Cancels the submission's SLURM jobs other than `kept`. Returns what was done; empty where there is none."""
+def _cancel(folder: Path) -> str:
+    """Cancels the SLURM jobs of the submission in `folder`. Returns what was done; empty where there is none."""
     try:
-        others = [job for job in slurm.jobs_from(folder) if job not in kept]
-        slurm.cancel(others)
+        jobs = slurm.jobs_from(folder)
+        slurm.cancel(jobs)
     except (UserError, WorkFailed) as error:
         return f"some jobs may have been submitted and could not be cancelled ({error}): see squeue"
-    return f"what was submitted (SLURM jobs {', '.join(others)}) was cancelled" if others else ""
+    return f"what was submitted (SLURM jobs {', '.join(jobs)}) was cancelled" if jobs else ""

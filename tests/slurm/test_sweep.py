@@ -101,8 +101,11 @@ def test_what_is_edited_while_jobs_wait_changes_none_and_a_second_command_finds_
     assert first.startswith("2 new") and len(active()) == 3
     config = checkout.root / "conf" / "run.yaml"
     config.write_text(config.read_text().replace("  seed: 0 ", "  seed: 77 "))
-    for module in ("training/trainer.py", "sweeps/supervisor.py", "sweeps/final_job.py", "frozen_job.py"):
+    for module in ("training/trainer.py", "frozen_job.py"):
         (checkout.root / "pixelflow" / module).write_text("raise RuntimeError('edited')\n")
+    for module, name in (("supervisor.py", "FrozenJob"), ("final_job.py", "FinalJob")):  # job=status imports these
+        with (checkout.root / "pixelflow" / "sweeps" / module).open("a") as file:
+            file.write(f"{name}.__call__ = lambda self: 1 / 0\n")
     open_queue(closed)
     assert "2 finished of 2" in checkout.wait()
     configs = [path.read_text() for path in checkout.cwd.glob("runs/quickstart/*/config.yaml")]

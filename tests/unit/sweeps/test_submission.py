@@ -188,40 +188,25 @@ def test_a_refusal_leaves_nothing(fake: FakeSlurm, sweep: Sweep, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_later_refusal_says_what_was_submitted(fake: FakeSlurm, sweep: Sweep, tmp_path: Path) -> None:
-    fake.refuse(2)
-    with pytest.raises(UserError, match=r"4 of 5 jobs were submitted before \(SLURM jobs 101, 102\); the same command"):
-        give(sweep, entries(tmp_path, 5), Site(max_array_size=2))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run-0", "run-1", "run-2", "run-3", "sweep"]
-    fake.refuse(None)
-    planned = give(Sweep.load(sweep.folder), entries(tmp_path, 5), Site(max_array_size=2))
-    assert [entry.due for entry in planned] == [False] * 4 + [True]
-
-
-def test_a_refused_evaluation_cancels_the_training(fake: FakeSlurm, sweep: Sweep, tmp_path: Path) -> None:
-    """Of the second part here; the first is complete and stays."""
-    fake.refuse(3)
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_a_later_refusal_cancels_what_was_submitted(number: int, fake: FakeSlurm, sweep: Sweep, tmp_path: Path) -> None:
+    """Of an evaluation, of the second training, of its evaluation, and of the table."""
+    fake.refuse(number)
     site = Site(max_array_size=2, evaluation={})
-    with pytest.raises(UserError, match=r"2 of 4 jobs were submitted before \(SLURM jobs 101, 102\)"):
+    ids = [str(101 + index) for index in range(number)]
+    with pytest.raises(UserError, match=rf"nowhere: what was submitted \(SLURM jobs {', '.join(ids)}\) was cancelled$"):
         give(sweep, entries(tmp_path, 4, "pipeline"), site)
-    assert fake.cancelled == ["103"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run-0", "run-1", "sweep"]
-    known = Sweep.load(sweep.folder).submissions[0]
-    assert known.jobs == {"run-0": "101_0", "run-1": "101_1"} and known.then == {"run-0": "102_0", "run-1": "102_1"}
+    assert fake.cancelled == ids and list(tmp_path.iterdir()) == [] and sweep.submissions == []
 
 
-def test_a_refused_evaluation_of_all_runs_leaves_nothing(fake: FakeSlurm, sweep: Sweep, tmp_path: Path) -> None:
-    fake.refuse(1)
-    with pytest.raises(UserError, match=r"nowhere: what was submitted \(SLURM jobs 101\) was cancelled$"):
-        give(sweep, entries(tmp_path, 2, "pipeline"), Site(evaluation={}))
-    assert fake.cancelled == ["101"] and list(tmp_path.iterdir()) == []
-
-
-def test_a_refused_table_leaves_the_runs_in_the_queue(fake: FakeSlurm, sweep: Sweep, tmp_path: Path) -> None:
-    fake.refuse(1)
-    with pytest.raises(UserError, match=r"the runs were submitted \(SLURM jobs 101\), the job that writes their table"):
-        give(sweep, entries(tmp_path, 2, "pipeline"))
-    assert fake.cancelled == [] and list(Sweep.load(sweep.folder).submissions[0].jobs) == ["run-0", "run-1"]
+def test_a_refusal_leaves_an_earlier_submission_as_it_was(fake: FakeSlurm, sweep: Sweep, tmp_path: Path) -> None:
+    give(sweep, entries(tmp_path, 2))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    fake.refuse(2)
+    with pytest.raises(UserError, match=r"what was submitted \(SLURM jobs 102\) was cancelled$"):
+        give(sweep, entries(tmp_path, 4), Site(max_array_size=1))
+    assert fake.cancelled == ["102"]
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_an_sbatch_that_never_answers_leaves_nothing(
