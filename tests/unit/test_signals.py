@@ -98,7 +98,7 @@ with stop_on_signals():
 
 def test_a_signal_that_a_process_gets_while_it_starts_waits_until_it_can_act_on_it() -> None:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with held_back():
+    with held_back(signal.SIGINT):
         child = subprocess.Popen([sys.executable, "-c", CHILD], text=True, **pipes)  # type: ignore[call-overload]
     child.send_signal(signal.SIGINT)
     told, _ = child.communicate("started\n")
