@@ -72,6 +72,8 @@ def test_a_frozen_job_uses_a_class_of_the_users_own_package(tmp_path: Path) -> N
     assert len(read_status(run.parent).evaluations) == 2
     evaluations = [json.loads(path.read_text()) for path in run.parent.glob("evaluation/*.json")]
     assert len({evaluation["metrics"]["fd_digits"] for evaluation in evaluations}) == 2
+    (frozen,) = tmp_path.glob("runs/quickstart/sweep-*/submissions/*/batch_0/*.json")
+    assert [config["trust"] for config in json.loads(frozen.read_text())["configs"]] == [["guided"]] * 2
     (program,) = tmp_path.glob("runs/quickstart/sweep-*/submissions/*/program.json")
     assert json.loads(program.read_text())["user_paths"] == [str(tmp_path / "mine")]
 
