@@ -17,6 +17,8 @@ from pixelflow.errors import UserError, WorkFailed
 ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "RESIZING", "SIGNALING",
           "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED")  # fmt: skip
 """States of a job that may still do something."""
+PATIENT = 8
+"""Attempts that last for four minutes, such as a restart of the controller takes."""
 BUSY = r"Unable to contact|Socket timed out|no answer|try again"
 """What SLURM's commands report while the controller is busy or restarting."""
 
@@ -96,11 +98,14 @@ def accounting(ids: Iterable[str]) -> dict[str, QueueEntry]:
 
 
 def state_of(job: str) -> str:
-    """Returns the state of one job; empty where SLURM has no record of it."""
+    """Returns the state of one job: empty where SLURM has no record of it, UNKNOWN where it does not answer."""
+    command = ["squeue", "-a", "-r", "-h", "-t", "all", "-j", job, "-o", "%T"]
     try:
-        return _run(["squeue", "-a", "-r", "-h", "-t", "all", "-j", job, "-o", "%T"]).strip().split("\n")[0]
-    except (UserError, WorkFailed):
+        return _run(command, attempts=PATIENT).strip().split("\n")[0]
+    except UserError:
         return ""
+    except WorkFailed:
+        return "UNKNOWN"
 
 
 def requeue(job: str) -> None:
@@ -110,7 +115,7 @@ def requeue(job: str) -> None:
         UserError: SLURM refuses.
         WorkFailed: SLURM does not answer.
     """
-    _run(["scontrol", "requeue", job])
+    _run(["scontrol", "requeue", job], attempts=PATIENT)
 
 
 def cancel(jobs: Iterable[str]) -> None:

@@ -138,7 +138,7 @@ class FrozenJob:
 
     def is_left_to_us(self, name: str, outcome: str, task: Task) -> bool:
         """Returns False if SLURM has cancelled the job or queued it again already."""
-        return slurm.state_of(name) == "RUNNING"
+        return slurm.state_of(name) in ("RUNNING", "UNKNOWN")
 
     def start_again(self, name: str, outcome: str, site: Site) -> None:
         """Queues the job again, which ends this process."""

@@ -50,6 +50,19 @@ def test_a_busy_controller_gets_another_chance(command: Callable[[str, str], Non
     assert list(slurm.queue({"me"})) == ["1"]
 
 
+def test_a_short_outage_does_not_end_a_job(command: Callable[[str, str], None], tmp_path: Path) -> None:
+    """An interrupted job is queued again if SLURM still runs it; no answer does not tell that it is gone."""
+    down = 'echo "squeue: error: Unable to contact slurm controller (connect failure)" >&2; exit 1'
+    command(
+        "squeue", f"echo x >> {tmp_path}/calls; [ $(wc -l < {tmp_path}/calls) -gt 6 ] && echo RUNNING && exit; {down}"
+    )
+    assert slurm.state_of("7") == "RUNNING"
+    command("squeue", down)
+    assert slurm.state_of("7") == "UNKNOWN"
+    command("squeue", 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1')
+    assert slurm.state_of("7") == ""
+
+
 def test_the_jobs_of_a_submission_are_found_by_their_scripts(command: Callable[[str, str], None]) -> None:
     command(
         "squeue",
