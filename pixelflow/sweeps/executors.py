@@ -49,7 +49,7 @@ def slurm_executor(
         # Without "B:" the signal goes to the processes of the step, which handle it.
         "signal": f"USR2@{site.signal_delay_s}",
         "requeue" if site.requeue else "no-requeue": True,
-        **site.additional_parameters,
+        **{key: value for key, value in site.additional_parameters.items() if value is not None and value is not False},
     }
     if dependency:  # without the second option, a job whose condition can no longer be met would wait for ever
         others |= {"dependency": dependency, "kill-on-invalid-dep": "yes"}
@@ -62,7 +62,7 @@ def slurm_executor(
         slurm_qos=site.qos, slurm_constraint=site.constraint, slurm_exclude=site.exclude, slurm_gres=site.gres,
         slurm_array_parallelism=site.array_parallelism or site.max_array_size, slurm_use_srun=False,
         slurm_setup=program.set_up(site.setup),
-        slurm_additional_parameters={key: value for key, value in others.items() if value not in (None, False)},
+        slurm_additional_parameters=others,
     )  # fmt: skip
     # submitit's own default is a name that sites which enforce wckeys refuse; update_parameters ignores None.
     executor.parameters["wckey"] = None

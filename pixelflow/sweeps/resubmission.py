@@ -14,6 +14,7 @@ from pixelflow.sweeps.manifest import Sweep, submitting
 from pixelflow.sweeps.plan import plan
 from pixelflow.sweeps.selection import UNFINISHED, chosen_runs
 from pixelflow.sweeps.site import Site
+from pixelflow.sweeps.slurm import require_slurm
 from pixelflow.sweeps.states import sweep_states
 from pixelflow.sweeps.submission import submit
 from pixelflow.terminal import say
@@ -35,6 +36,8 @@ def retry_runs(sweep: Sweep, runs: str | int | Sequence[str | int], changes: Map
     batch = Batch.load(newest_batch(sweep))
     site = changed_site(batch.site, changes)
     launcher = sweep.submissions[-1].launcher
+    if launcher == "slurm":
+        require_slurm()
     with submitting(sweep.folder.parent):
         sweep = Sweep.load(sweep.folder)
         chosen = chosen_runs(sweep_states(sweep), runs)

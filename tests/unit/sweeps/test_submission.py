@@ -236,10 +236,12 @@ def test_a_job_that_is_submitted_inside_an_array_task_inherits_nothing_of_it(
 def test_names_with_blanks_and_options_without_a_value(fake: FakeSlurm, tmp_path: Path) -> None:
     sweep = Sweep(folder=tmp_path / "a sweep", experiment="e", digest="d")
     give(
-        sweep, entries(tmp_path, 1), Site(additional_parameters={"comment": "two words", "exclusive": True, "x": False})
+        sweep,
+        entries(tmp_path, 1),
+        Site(additional_parameters={"comment": "two words", "exclusive": True, "x": False, "nice": 0}),
     )
     lines = fake.scripts[0].splitlines()
-    assert {"#SBATCH --comment='two words'", "#SBATCH --exclusive"} <= set(lines)
+    assert {"#SBATCH --comment='two words'", "#SBATCH --exclusive", "#SBATCH --nice=0"} <= set(lines)
     assert f"#SBATCH --output='{tmp_path}/a sweep/logs/%j.log'" in lines
     assert not [line for line in lines if "wckey" in line or "--x" in line]
 
