@@ -48,9 +48,10 @@ def give(
     processes: int = 2,
     entry: str = "small_task",
     user_paths: Sequence[Path] = (),
+    gpus: int = 0,
 ) -> Sweep:
     sweep = Sweep(folder / "sweep", "e", "d")
-    site = Site(processes=processes, max_stalls=2)
+    site = Site(processes=processes, max_stalls=2, gpus_per_node=gpus)
     entries = []
     for number, given in enumerate(settings):
         config = {"steps": 10, "seconds": 0.02, "save_every": 2, "job": {"name": "train"}, **given}
@@ -109,6 +110,34 @@ def test_a_job_imports_the_modules_of_the_user_and_the_frozen_code(tmp_path: Pat
     log = (sweep.folder / "logs" / "r0.log").read_text()
     assert [state.state for state in sweep_states(sweep)] == ["finished"], log
     assert (tmp_path / "r0" / "found").read_text() == f"ramp {code / 'pixelflow' / '__init__.py'}"
+
+
+@pytest.mark.parametrize(("gpus", "seen"), [(1, ["GPU-a", "GPU-b"]), (0, ["GPU-a,GPU-b"] * 2)])
+def test_each_job_sees_its_own_gpus(
+    gpus: int, seen: list[str], tmp_path: Path, code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where jobs ask for none, they see what the command sees."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
+    (tmp_path / "entry.py").write_text(
+        "import json, os, sys\n"
+        "from pathlib import Path\n"
+        "from pixelflow.runs.status import write_status\n"
+        "folder = Path(json.loads(Path(sys.argv[1]).read_text())['folder'])\n"
+        "(folder / 'gpus').write_text(os.environ['CUDA_VISIBLE_DEVICES'])\n"
+        "write_status(folder, 'finished', job='train')\n"
+    )
+    sweep = give(tmp_path, code, {}, {}, entry="entry", user_paths=[tmp_path], gpus=gpus)
+    run_batch(sweep)
+    assert [(tmp_path / f"r{number}" / "gpus").read_text() for number in range(2)] == seen
+
+
+def test_a_job_that_does_not_start_has_failed(tmp_path: Path, code: Path) -> None:
+    sweep = give(tmp_path, code, {})
+    (code / "pixelflow" / "errors.py").unlink()  # a link to the module
+    (code / "pixelflow" / "errors.py").write_text("raise RuntimeError('broken')\n")
+    run_batch(sweep)
+    (state,) = sweep_states(sweep)
+    assert state.state == "failed" and state.message == "it did not start: RuntimeError: broken"
 
 
 def test_gpus_are_shared_out() -> None:
