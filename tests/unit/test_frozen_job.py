@@ -52,14 +52,8 @@ def test_a_frozen_job_uses_a_class_of_the_users_own_package(tmp_path: Path) -> N
         "        return 1 + (self.max_scale - 1) * tau\n"
     )
     command = [
-        *(
-            sys.executable,
-            str(ROOT / "run.py"),
-            "-m",
-            "hydra/launcher=submitit_local",
-            "tracking=none",
-            "trainer.max_steps=2",
-        ),
+        *(sys.executable, str(ROOT / "run.py"), "-m", "hydra/launcher=submitit_local"),
+        *("tracking=none", "trainer.max_steps=2"),
         *("trainer.batch_size=4", "trainer.warmup_steps=0", "trainer.grid_every=0", "backbone.depth=1"),
         *("solver.num_steps=2", "sampler.num_samples=20", "sampler.batch_size=10"),
         *("guidance=none", "trust=[guided]", "guidance._target_=guided.Ramp", "+guidance.top=1.5,4.0"),
