@@ -55,9 +55,10 @@ def _follow(sweep: Sweep, runs: Sequence[Awaited], trials: Sequence[Any]) -> lis
     watched = {run.name: Watched(*entry) for run, entry in zip(runs, trials, strict=True)} if trials else {}
     while True:
         states = {state.job.name: state for state in sweep_states(known)}
-        for name, watch in watched.items():
+        for name, watch in list(watched.items()):
             if states[name].active and watch.should_prune(states[name].job.path):
                 prune(watch.trial, states[name])
+                del watched[name]  # until its job has saved, it still logs
         if not any(states[run.name].active for run in runs):
             return [result_of(states[run.name], run.evaluation) for run in runs]
         pause(POLL)

@@ -119,6 +119,7 @@ class Trial:
         self.study = SimpleNamespace(tell=lambda trial, state: self.told.append(state))
 
     def report(self, value: float, step: int) -> None:
+        assert not self.told, "optuna refuses values of a trial that is over"
         self.seen.append((value, step))
 
     def should_prune(self) -> bool:
@@ -137,7 +138,7 @@ def test_a_trial_that_promises_nothing_is_cancelled_and_stays_pruned(
     from pixelflow.sweeps.slurm import QueueEntry
     from pixelflow.tracking.jsonl import MetricsLog
 
-    folder, cancelled = tmp_path / "run", []
+    folder, cancelled = tmp_path / "run", list[str]()
     sweep = Sweep(tmp_path / "sweep", "e", "d", {"run": SweepJob("run", str(folder), "train", [], "x", 9)})
     sweep.save()
     folder.mkdir()
@@ -146,8 +147,15 @@ def test_a_trial_that_promises_nothing_is_cancelled_and_stays_pruned(
     with MetricsLog(folder) as log:
         log.metrics({"loss": 5.0}, step=1)
         log.metrics({"loss": 4.0}, step=2)
-    monkeypatch.setattr(slurm, "queue", lambda *_: {"7": QueueEntry("CANCELLED" if cancelled else "RUNNING")})
-    monkeypatch.setattr(slurm, "cancel", lambda jobs: cancelled.extend(jobs))
+
+    def cancel(jobs: list[str]) -> None:
+        cancelled.extend(jobs)
+        with MetricsLog(folder) as log:
+            log.metrics({"loss": 3.0}, step=3)  # its last step
+
+    queue = iter(["RUNNING", "COMPLETING", "CANCELLED"])
+    monkeypatch.setattr(slurm, "queue", lambda *_: {"7": QueueEntry(next(queue))})
+    monkeypatch.setattr(slurm, "cancel", cancel)
     monkeypatch.setattr(waiting, "POLL", 0.0)
     trial = Trial()
     (result,) = waiting.follow(sweep, [waiting.Awaited("run")], [(trial, "loss")])
