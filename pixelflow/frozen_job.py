@@ -1,7 +1,7 @@
 """Runs one frozen job of a sweep: python -m pixelflow.frozen_job FILE.
 
 The file holds resolved configs, so no config is composed, and the config groups of the checkout or of the user are not
-read. The user's own modules are found through PYTHONPATH, which the supervisor sets as it was at submission.
+read. The user's own modules are found through PYTHONPATH, which holds the folders in which the submission found them.
 
 The exit status is 0 when the work is done, 75 when it was interrupted and saved, 130 when a second Ctrl-C ended it at
 once, and 1, after a traceback, when it failed. Only rank 0 returns 75. As soon as one process of a step leaves with
