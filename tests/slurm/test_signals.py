@@ -40,7 +40,7 @@ class Small:
         code = folder / "code" / "pixelflow"
         code.mkdir(parents=True)
         (code / "__init__.py").write_text("")
-        for name in ("runs", "sweeps", "signals.py", "files.py", "errors.py", "terminal.py"):
+        for name in ("runs", "sweeps", "signals.py", "files.py", "errors.py", "limits.py", "terminal.py"):
             (code / name).symlink_to(ROOT / "pixelflow" / name)
         (folder / "code" / "small_task.py").symlink_to(ROOT / "tests" / "slurm" / "task.py")
         self.sweep = Sweep(folder=folder / "runs" / "sweep", experiment="small", digest="0")

@@ -35,7 +35,7 @@ def code(tmp_path: Path) -> Path:
     package = tmp_path / "code" / "pixelflow"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
-    for name in ("runs", "sweeps", "signals.py", "files.py", "errors.py", "terminal.py"):
+    for name in ("runs", "sweeps", "signals.py", "files.py", "errors.py", "limits.py", "terminal.py"):
         (package / name).symlink_to(ROOT / "pixelflow" / name)
     (tmp_path / "code" / "small_task.py").symlink_to(ROOT / "tests" / "slurm" / "task.py")
     return tmp_path / "code"
