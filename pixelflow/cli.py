@@ -147,17 +147,17 @@ def explained(work: Callable[[], Any], *, outermost: bool = True) -> Any:
 
 def report(error: BaseException) -> tuple[str | None, int]:
     """Returns the short message and the exit status of an error; no message for a bug."""
-    if isinstance(error, InstantiationException):  # Hydra wraps what a constructor raises
+    if isinstance(error, InstantiationException):  # of a launcher, sweeper or callback, which Hydra builds itself
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
         if isinstance(cause, UserError | WorkFailed | Interrupted):
             return report(cause)
-        if isinstance(cause, ValueError):
+        if isinstance(cause, ValueError | TypeError | ImportError | AttributeError | InstantiationException):
             key = re.search(r"full_key: (\S+)", str(error))
-            return f"{key.group(1)}: {cause}" if key else str(cause), 2
+            return f"{key.group(1) if key else 'hydra'}: {str(cause).splitlines()[0]}", 2
         return None, 1
-    if isinstance(error, HydraException | OmegaConfBaseException | YAMLError) or _of_composing(error):
+    if isinstance(error, HydraException | OmegaConfBaseException | YAMLError) or _of_hydra(error):
         return explain(error), 2
     if isinstance(error, UserError):
         return str(error), 2
@@ -171,13 +171,13 @@ def report(error: BaseException) -> tuple[str | None, int]:
     return None, 1
 
 
-def _of_composing(error: BaseException) -> bool:
-    """Returns whether Hydra itself raised a ValueError, as it does for `trainer=5`."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    name = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
-    return isinstance(error, ValueError) and name.partition(".")[0] in ("hydra", "omegaconf")
+def _of_hydra(error: BaseException) -> bool:
+    """Returns whether Hydra or its sweeper raised an error, as for `trainer=5` or `hydra.sweeper.direction=up`."""
+    names = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if isinstance(error, RecursionError):
+        return "hydra._internal.defaults_list" in names
+    by = names[-1].partition(".")[0] if names else ""
+    return isinstance(error, ValueError | RuntimeError | OSError) and by in ("hydra", "omegaconf", "optuna")
 
 
 def fail(message: str, *, status: int) -> None:
@@ -193,6 +193,10 @@ def explain(error: BaseException) -> str:
         messages.append(str(chain))
         chain = chain.__cause__ or chain.__context__  # type: ignore[assignment]
     text = "\n".join(messages)
+    if isinstance(error, RecursionError):
+        return "a config file names itself in its defaults list, directly or through others"
+    if type(error) is OSError:  # not the classes of Hydra that extend it
+        return f"a config file is not a mapping of keys to values: {error}"
     if isinstance(error, YAMLError):
         return f"a config file is not valid YAML: {' '.join(str(error).split())}"
     if isinstance(error, OverrideParseException):

@@ -201,6 +201,8 @@ class SettingsSweeper(BasicSweeper):
     """
 
     def __init__(self, max_batch_size: int | None = None, params: DictConfig | None = None) -> None:
+        if max_batch_size is not None and max_batch_size < 1:
+            raise UserError(f"hydra.sweeper.max_batch_size={max_batch_size} must be at least 1")
         super().__init__(max_batch_size, params)  # type: ignore[arg-type]
 
     def sweep(self, arguments: list[str]) -> Any:
