@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 
 import pytest
 import torch
@@ -12,6 +13,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it brings
+    # A shell starts what runs in the background without SIGINT. Tests send it, also to processes that they start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 MISSING = {

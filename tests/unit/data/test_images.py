@@ -42,13 +42,13 @@ def test_a_user_defined_source_gives_shuffled_batches_and_references() -> None:
 
 def test_its_options_are_checked_like_those_of_the_package() -> None:
     node = {"_target_": f"{__name__}.Greys", "levels": 4, "image_size": 8}
-    check_group(node, "data")
+    check_group(node, "data", trust=[__name__])
     with pytest.raises(ValueError, match=r"data\.image_size='large': must be a valid integer"):
-        check_group(node | {"image_size": "large"}, "data")
+        check_group(node | {"image_size": "large"}, "data", trust=[__name__])
     with pytest.raises(ValueError, match=r"data\.image_sizes is not an option of .*did you mean image_size"):
-        check_group(node | {"image_sizes": 8}, "data")
+        check_group(node | {"image_sizes": 8}, "data", trust=[__name__])
     with pytest.raises(ValueError, match=r"data\.levels=0\.5"):
-        check_group(node | {"levels": 0.5}, "data")
+        check_group(node | {"levels": 0.5}, "data", trust=[__name__])
 
 
 def test_the_keyword_arguments_are_the_fields_of_the_record() -> None:
