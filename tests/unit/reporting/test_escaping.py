@@ -99,7 +99,7 @@ def test_a_plain_text_is_unchanged_in_csv(text: str) -> None:
 
 @given(number=st.floats(allow_nan=False, allow_infinity=False) | st.integers())
 def test_a_number_is_unchanged_in_csv(number: float) -> None:
-    assert float(csv_cell(repr(number))) == number
+    assert type(number)(csv_cell(repr(number))) == number
     assert csv_cell(f"{number:+}") == f"{number:+}"
 
 
