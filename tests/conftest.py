@@ -5,6 +5,11 @@ import signal
 
 import pytest
 import torch
+from hypothesis import settings
+
+# The same draws at every call, so that a change of the code alone changes the result of a test.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
