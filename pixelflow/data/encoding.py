@@ -157,7 +157,8 @@ def encode_in_order(encoder: Encoder, tasks: Sequence[range], workers: int) -> I
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            # It waits: a process that ends meanwhile closes the queue through which the workers are told to end.
+            pool.shutdown(cancel_futures=True)
 
 
 _encoder: Encoder | None = None
