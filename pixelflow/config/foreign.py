@@ -126,7 +126,7 @@ def _root(override: Override) -> str:
 
 
 def _is_own(override: Override) -> bool:
-    """Whether an override chooses a recipe of conf/."""
+    """Returns whether an override chooses a recipe of conf/."""
     chosen = override.value()
     group = override.key_or_group
     return group.startswith("experiments") and (conf_folder() / group / f"{chosen}.yaml").is_file()

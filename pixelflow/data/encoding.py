@@ -157,7 +157,7 @@ def encode_in_order(encoder: Encoder, tasks: Sequence[range], workers: int) -> I
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            # It waits: a process that ends meanwhile closes the queue through which the workers are told to end.
+            # It waits, because a process that ends meanwhile closes the queue that ends the workers.
             pool.shutdown(cancel_futures=True)
 
 
