@@ -18,7 +18,8 @@ from pixelflow.errors import UserError
 from pixelflow.runs.context import run_path
 from pixelflow.runs.identity import config_hash, evaluation_hash, own_evaluation
 from pixelflow.runs.settings import RunSettings
-from pixelflow.sweeps.arrays import TRAIN
+from pixelflow.sweeps.devices import requested
+from pixelflow.sweeps.plan import TRAIN
 from pixelflow.sweeps.requests import RunRequest, SweepRequest
 from pixelflow.sweeps.site import Site
 
@@ -50,7 +51,9 @@ class RunRequests:
 
     def _make(self, config: DictConfig, overrides: list[str]) -> RunRequest:
         job, known = self.find_job(config.job.name), len(self._known)
-        elsewhere = self.launcher == "slurm" and (config.site.get("gpus_per_node") or 0) > 0
+        elsewhere = self.launcher == "slurm" and bool(
+            config.site.get("gpus_per_node") or requested(str(config.site.get("gres") or ""))
+        )
         resolved = resolve(config, overrides, job, elsewhere=elsewhere, checked=self._known)
         if not job.submittable:
             raise UserError(f"job={job.name} cannot be submitted: leave hydra/launcher out")

@@ -11,13 +11,10 @@ from pixelflow.sweeps.claims import read_claim
 from pixelflow.sweeps.executors import slurm_executor, submit
 from pixelflow.sweeps.final_job import FinalJob
 from pixelflow.sweeps.manifest import Sweep
-from pixelflow.sweeps.plan import Planned
+from pixelflow.sweeps.plan import Planned, steps_of
 from pixelflow.sweeps.program import Program
 from pixelflow.sweeps.site import Site
 from pixelflow.sweeps.supervisor import FrozenJob
-
-PIPELINE, TRAIN = "pipeline", "train"
-"""The job that trains and evaluates, and its first half, which can be a separate SLURM job."""
 
 
 def freeze(
@@ -37,9 +34,7 @@ def freeze(
         The files of the batches of each part. With `site.evaluation` there is a second one, each of whose tasks follows
         the same task of the first.
     """
-    steps = [(due[0].job.job, site)]
-    if split and steps[0][0] == PIPELINE and site.evaluation is not None:
-        steps = [(TRAIN, site), (PIPELINE, site.for_evaluation())]
+    steps = steps_of(due[0].job.job, site, split)
     parts: list[list[Path]] = []
     for start in range(0, len(due), size):
         parts.append([])

@@ -13,6 +13,7 @@ from pixelflow.runs.context import run_path
 from pixelflow.runs.folder import ROOT
 from pixelflow.runs.identity import slug
 from pixelflow.runs.snapshot import Snapshot, take_snapshot
+from pixelflow.sweeps.budget import check_budget
 from pixelflow.sweeps.claims import read_claim
 from pixelflow.sweeps.local import run_batch
 from pixelflow.sweeps.manifest import Sweep, SweepJob, submitting
@@ -20,7 +21,6 @@ from pixelflow.sweeps.plan import Planned, plan
 from pixelflow.sweeps.program import Program, is_installed
 from pixelflow.sweeps.requests import RunRequest, SweepRequest
 from pixelflow.sweeps.show import print_plan, print_submission, verdict
-from pixelflow.sweeps.site import Site
 from pixelflow.sweeps.slurm import require_slurm
 from pixelflow.sweeps.states import sweep_states
 from pixelflow.sweeps.submission import submit
@@ -52,9 +52,8 @@ def launch(request: SweepRequest, runs: list[RunRequest], trials: Sequence[Any] 
     folder = request.folder or request.experiment_folder / f"sweep-{digest}"
     sweep = _sweep(folder, request, digest)
     if request.dry_run:
-        print_plan(plan([_job(run, folder) for run in runs], request.site), request.site, folder)
+        print_plan(plan([_job(run, folder) for run in runs], request.site), request.site, folder, request.launcher)
         sys.exit(0)
-    _check_budget(request.site, len(runs))
     request.experiment_folder.mkdir(parents=True, exist_ok=True)
     with submitting(request.experiment_folder):
         sweep = _sweep(folder, request, digest)  # read again: another submitter may have changed it
@@ -62,6 +61,7 @@ def launch(request: SweepRequest, runs: list[RunRequest], trials: Sequence[Any] 
         planned = plan(jobs, request.site)
         due = [entry for entry in planned if entry.due]
         if due:
+            check_budget(due, request.site, request.launcher)
             _submit(sweep, planned, request)
     print_submission(sweep, planned, request.launcher)
     if request.launcher == "local" and due:
@@ -135,11 +135,3 @@ def _sweep(folder: Path, request: SweepRequest, digest: str) -> Sweep:
         )
     sweep.axes, sweep.paper = request.axes, request.paper
     return sweep
-
-
-def _check_budget(site: Site, count: int) -> None:
-    if site.max_gpu_hours is not None and count * site.gpu_hours > site.max_gpu_hours:
-        raise UserError(
-            f"{count} runs may use {count * site.gpu_hours:.1f} GPU hours, more than site.max_gpu_hours="
-            f"{site.max_gpu_hours:g}: lower site.timeout_min, or raise the limit; nothing was submitted"
-        )

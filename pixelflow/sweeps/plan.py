@@ -12,6 +12,9 @@ from pixelflow.sweeps.manifest import SweepJob
 from pixelflow.sweeps.site import Site
 from pixelflow.sweeps.states import RunState, live_jobs, run_state
 
+PIPELINE, TRAIN = "pipeline", "train"
+"""The job that trains and evaluates, and its first half, which can be a separate SLURM job."""
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -34,6 +37,19 @@ class Planned:
     def due(self) -> bool:
         """Whether the run is submitted."""
         return self.action != "skip"
+
+
+def steps_of(job: str, site: Site, split: bool) -> list[tuple[str, Site]]:
+    """Returns the jobs that make one run, one after the other, each with its queue settings.
+
+    Args:
+        job: The job of the run.
+        site: The queue settings.
+        split: Whether `site.evaluation` applies.
+    """
+    if split and job == PIPELINE and site.evaluation is not None:
+        return [(TRAIN, site), (PIPELINE, site.for_evaluation())]
+    return [(job, site)]
 
 
 def plan(jobs: Sequence[tuple[SweepJob, Mapping[str, Any]]], site: Site, *, again: bool = False) -> list[Planned]:

@@ -9,6 +9,7 @@ from typing import Any
 from pixelflow.errors import UserError
 from pixelflow.runs.attempts import record
 from pixelflow.sweeps.batch import Batch, frozen_jobs, newest_batch
+from pixelflow.sweeps.budget import check_budget
 from pixelflow.sweeps.local import run_batch
 from pixelflow.sweeps.manifest import Sweep, submitting
 from pixelflow.sweeps.plan import plan
@@ -46,6 +47,7 @@ def retry_runs(sweep: Sweep, runs: str | int | Sequence[str | int], changes: Map
             say(f"nothing to do: none of the {len(chosen)} chosen runs has failed or stopped")
             return
         planned = plan(frozen_jobs(sweep, names), site, again=True)
+        check_budget(planned, site, launcher)
         for entry in planned:
             record(entry.job.path, "retry")
         submission = submit(sweep, planned, site, batch.program, launcher=launcher)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from pixelflow.sweeps.budget import gpu_hours
 from pixelflow.sweeps.manifest import Sweep
 from pixelflow.sweeps.plan import Planned
 from pixelflow.sweeps.site import Site
@@ -15,18 +16,17 @@ from pixelflow.terminal import one_line, say
 ACTIONS = {"submit": "new", "resume": "to resume", "retry": "to try again", "skip": "left as they are"}
 
 
-def print_plan(planned: Sequence[Planned], site: Site, folder: Path) -> None:
+def print_plan(planned: Sequence[Planned], site: Site, folder: Path, launcher: str) -> None:
     """Prints what a submission would do (`dry_run=true`)."""
+    hours = [gpu_hours(entry, site, launcher) for entry in planned]
     say(f"{'run':44} {'action':7} {'steps':>8} {'GPU hours':>10}  folder")
-    for entry in planned:
-        hours = site.gpu_hours if entry.due else 0.0
-        say(f"{entry.job.name[:44]:44} {entry.action:7} {entry.job.max_steps:8} {hours:10.1f}  {entry.job.folder}")
+    for entry, own in zip(planned, hours, strict=True):
+        say(f"{entry.job.name[:44]:44} {entry.action:7} {entry.job.max_steps:8} {own:10.1f}  {entry.job.folder}")
         if entry.why not in ("new", "finished"):
             say(f"{'':44} {one_line(entry.why)}")
-    total = sum(site.gpu_hours for entry in planned if entry.due)
     due = sum(entry.due for entry in planned)
-    where = f"{site.nodes} x {site.gpus_per_node} GPUs, {site.timeout_min} min in {site.partition or 'the default'}"
-    say(f"{due} of {len(planned)} jobs ({where}), at most {total:.1f} GPU hours; nothing was submitted")
+    where = f"{site.nodes} x {site.gpus} GPUs, {site.timeout_min} min in {site.partition or 'the default'}"
+    say(f"{due} of {len(planned)} jobs ({where}), at most {sum(hours):.1f} GPU hours; nothing was submitted")
     say(f"sweep: {folder}")
 
 

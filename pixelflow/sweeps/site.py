@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from pixelflow.limits import at_least
+from pixelflow.sweeps.devices import requested, share_of_gpu, with_gpus
 
 AT_LEAST_1 = (
     "nodes", "tasks_per_node", "cpus_per_task", "mem_gb", "timeout_min", "max_array_size", "max_stalls", "max_attempts",
@@ -28,10 +30,10 @@ class Site:
         qos: The quality of service.
         constraint: The features that nodes must have.
         exclude: The nodes that are not used.
-        gres: Generic resources.
+        gres: Generic resources. Its GPUs count where `gpus_per_node` is 0.
         nodes: The number of nodes of a job.
         gpus_per_node: The number of GPUs on each node.
-        tasks_per_node: The number of processes on each node; None for one per GPU.
+        tasks_per_node: The number of processes on each node; None for one per GPU or MIG slice.
         cpus_per_task: The number of cores of each process.
         mem_gb: The memory of each node, in GB.
         timeout_min: The time limit, in minutes.
@@ -46,10 +48,11 @@ class Site:
         max_restarts: How often a job is queued again.
         max_stalls: After how many deaths in a row without a step of progress a job is given up.
         max_attempts: After how many failures the sweep's command leaves a run alone.
-        evaluation: Settings of a second job that evaluates once the training is done; None to do both in one job.
+        evaluation: Settings of a second job that evaluates once the training is done; None to do both in one job. By
+            default it has one node, and one GPU where the training has some.
         table: Settings of the job that writes the table. It needs no GPU: where the other jobs have some, it goes to
             the default partition.
-        max_gpu_hours: A sweep that could use more is refused.
+        max_gpu_hours: A submission whose jobs could use more, with their time limits once, is refused.
         uncommitted: Whether uncommitted changes of the code are recorded or refused.
         processes: The number of jobs at once with hydra/launcher=submitit_local.
 
@@ -108,12 +111,30 @@ class Site:
     @property
     def tasks(self) -> int:
         """The number of processes on each node."""
-        return self.tasks_per_node or max(1, self.gpus_per_node)
+        return self.tasks_per_node or max(1, self.gpus)
+
+    @property
+    def gpus(self) -> int:
+        """The number of GPUs or MIG slices on each node."""
+        return sum(count for _, count in self._gpus())
 
     @property
     def gpu_hours(self) -> float:
-        """The GPU hours of one job that uses its whole time limit once."""
-        return self.nodes * self.gpus_per_node * self.timeout_min / 60
+        """The GPU hours of one job that uses its whole time limit once; a MIG slice is its share of a GPU."""
+        return self.nodes * sum(count * share_of_gpu(kind) for kind, count in self._gpus()) * self.timeout_min / 60
+
+    def _gpus(self) -> list[tuple[str, int]]:
+        """The kinds and numbers of the GPUs on each node."""
+        if self.gpus_per_node:
+            return [("", self.gpus_per_node)]
+        if found := requested(self.gres or ""):
+            return found
+        given = self.additional_parameters
+        per_task = self.tasks_per_node or 1
+        for key, factor in (("gpus-per-node", 1), ("gpus-per-task", per_task), ("gpus", 1 / self.nodes)):
+            if given.get(key):
+                return [(kind, math.ceil(count * factor)) for kind, count in requested(f"gpu:{given[key]}")]
+        return []
 
     def for_evaluation(self) -> Site:
         """Returns the settings of the job that evaluates.
@@ -121,7 +142,11 @@ class Site:
         Raises:
             ValueError: `evaluation` has an unknown setting, or one that is out of range.
         """
-        return self._changed("evaluation", {"gpus_per_node": 1, "nodes": 1, **(self.evaluation or {})})
+        given = self.evaluation or {}
+        one: dict[str, Any] = {"nodes": 1, "tasks_per_node": None, "gpus_per_node": min(1, self.gpus_per_node)}
+        if self.gres:
+            one["gres"] = with_gpus(self.gres, 0 if "gpus_per_node" in given else 1)
+        return self._changed("evaluation", one | given)
 
     def for_table(self) -> Site:
         """Returns the settings of the job that writes the table.
@@ -129,12 +154,11 @@ class Site:
         Raises:
             ValueError: `table` has an unknown setting, or one that is out of range.
         """
-        on_gpus = self.gpus_per_node > 0 or self.gres is not None
         others = {key: value for key, value in self.additional_parameters.items() if not _RESOURCE.match(key)}
         small: dict[str, Any] = dict(
             nodes=1, gpus_per_node=0, tasks_per_node=1, cpus_per_task=None, mem_gb=None, gres=None, constraint=None,
             exclude=None, timeout_min=30, signal_delay_s=0, additional_parameters=others,
-            **({"partition": None, "qos": None} if on_gpus else {}),
+            **({"partition": None, "qos": None} if self.gpus else {}),
         )  # fmt: skip
         return self._changed("table", small | self.table)
 

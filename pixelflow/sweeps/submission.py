@@ -25,7 +25,7 @@ from pixelflow.runs.status import read_status, write_status
 from pixelflow.sweeps import arrays, slurm
 from pixelflow.sweeps.claims import Claim, local_job, read_claim, remove_claim
 from pixelflow.sweeps.manifest import Submission, Sweep, new_token
-from pixelflow.sweeps.plan import Planned, differing_values
+from pixelflow.sweeps.plan import PIPELINE, Planned, differing_values
 from pixelflow.sweeps.program import Program
 from pixelflow.sweeps.site import Site
 from pixelflow.sweeps.states import PRUNED
@@ -81,7 +81,7 @@ def submit(
         if launcher == "slurm":
             for part in parts:
                 arrays.submit_part(sweep, part)
-            if table and due[0].job.job == arrays.PIPELINE:
+            if table and due[0].job.job == PIPELINE:
                 arrays.submit_table(sweep, site, program)
             sweep.save()
     return sweep.submissions[-1]

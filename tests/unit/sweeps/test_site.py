@@ -27,6 +27,63 @@ def test_gpu_hours() -> None:
 
 
 @pytest.mark.parametrize(
+    ("settings", "processes", "gpus"),
+    [
+        ({"gres": "gpu:2"}, 2, 2),
+        ({"gres": "gpu:a100:4,nvme:1"}, 4, 4),
+        ({"gres": "gpu"}, 1, 1),
+        ({"gres": "nvme:1"}, 1, 0),
+        ({"gres": "gpu:1g.10gb:2"}, 2, 2 / 7),
+        ({"gres": "gpu:a100_3g.20gb:1,gpu:2g.10gb:1"}, 2, 5 / 7),
+        ({"gres": "gpu:1g.6gb:4"}, 4, 1),  # of an A30, which has four slices
+        ({"gres": "gpu:4", "gpus_per_node": 2}, 2, 2),
+        ({"gres": "gpu:4", "tasks_per_node": 1}, 1, 4),
+        ({"additional_parameters": {"gpus-per-task": 1}, "tasks_per_node": 3}, 3, 3),
+        ({"additional_parameters": {"gpus": "a100:8"}, "nodes": 2}, 4, 8),
+        ({"additional_parameters": {"gpus": 0}}, 1, 0),
+        ({"additional_parameters": {"gpus-per-node": None}}, 1, 0),
+    ],
+)
+def test_a_process_for_each_gpu_or_slice_and_a_slice_is_a_part_of_a_gpu(
+    settings: dict[str, Any], processes: int, gpus: float
+) -> None:
+    site = Site(**settings, timeout_min=60)
+    assert site.tasks == processes
+    assert site.gpu_hours == pytest.approx(gpus)
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus"),
+    [
+        ({}, 0),
+        ({"tasks_per_node": 4, "nodes": 2}, 0),
+        ({"gpus_per_node": 8, "tasks_per_node": 8, "nodes": 2}, 1),
+        ({"gres": "gpu:a100:4,nvme:1"}, 1),
+    ],
+)
+def test_an_evaluation_is_one_process_with_one_gpu_where_the_training_has_some(
+    settings: dict[str, Any], gpus: int
+) -> None:
+    evaluation = Site(**settings, evaluation={}).for_evaluation()
+    assert (evaluation.nodes, evaluation.tasks, evaluation.gpus) == (1, 1, gpus)
+
+
+def test_an_evaluation_has_what_it_asks_for() -> None:
+    site = Site(gres="gpu:a100:4,nvme:1", evaluation={"gpus_per_node": 2, "tasks_per_node": 1})
+    evaluation = site.for_evaluation()
+    assert (evaluation.tasks, evaluation.gpus, evaluation.gres) == (1, 2, "nvme:1")
+
+
+@pytest.mark.parametrize("gpus", [{"gpus_per_node": 4}, {"gres": "gpu:4"}, {"additional_parameters": {"gpus": 4}}])
+def test_the_table_asks_for_no_gpu_and_leaves_the_partition_of_those_that_do(gpus: dict[str, Any]) -> None:
+    table = Site(partition="gpu", **gpus).for_table()
+    assert (table.gpus, table.gres, table.partition, table.gpu_hours) == (0, None, None, 0)
+    chosen = Site(partition="gpu", **gpus, table={"partition": "cpu", "gpus_per_node": 0}).for_table()
+    assert (chosen.gpus, chosen.partition) == (0, "cpu")
+    assert Site(partition="fast", gres="nvme:1").for_table().partition == "fast"
+
+
+@pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"nodes": 0}, "nodes=0 must be at least 1"),
