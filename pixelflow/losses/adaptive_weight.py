@@ -16,7 +16,8 @@ class AdaptiveWeight(nn.Module):
     The update is w <- momentum * w + (1 - momentum) * clamp(|g_ref| / (|g| + 1e-4), 0, largest), where g_ref and g are
     the gradients, at the weight of the backbone's last layer, of the reference term and of the weighted sum of `terms`
     (without w). The new value is used from the next step on, because all parts of a step (gradient accumulation) must
-    use the same value. A step in which no image passes the gates leaves w unchanged. `value` is saved in checkpoints.
+    use the same value. A step in which no image passes the gates, and one that is skipped because it is not finite,
+    leave w unchanged. `value` is saved in checkpoints.
 
     Args:
         terms: Names of the terms that w multiplies.
@@ -72,11 +73,13 @@ class AdaptiveWeight(nn.Module):
         self._gradients = (old[0] + new[0], old[1] + new[1])
 
     @torch.no_grad()
-    def update(self, add: Callable[..., None] = lambda *tensors: None) -> None:
+    def update(self, add: Callable[..., None] = lambda *tensors: None, *, taken: Tensor | bool = True) -> None:
         """Updates w at the end of a measured step.
 
         Args:
             add: Sums tensors in place over the processes that share the step.
+            taken: Whether the step changes the weights, equal in all processes; on a GPU a tensor, so that the host
+                does not wait for it.
         """
         assert self._gradients is not None
         add(*self._gradients)
@@ -84,4 +87,4 @@ class AdaptiveWeight(nn.Module):
         self._gradients = None
         ratio = (reference / (adapted + 1e-4)).clamp(0, self.largest)
         moved = self.momentum * self.value + (1 - self.momentum) * ratio
-        self.value.copy_(torch.where(adapted > 0, moved, self.value))
+        self.value.copy_(torch.where((adapted > 0) & taken, moved, self.value))

@@ -87,7 +87,8 @@ class Network:
         """Completes the gradients after the last backward pass.
 
         Args:
-            others: Trained parameters outside the backbone, whose gradients are summed over the processes here.
+            others: Trained parameters outside the backbone. Their gradients are averaged over the processes here, as
+                DDP and FSDP average those of the backbone.
         """
         for owner, parameter in zip(self._owners, self.parameters, strict=True):
             if owner is not parameter:
@@ -95,7 +96,9 @@ class Network:
         if self.world.size > 1 and others:
             for parameter in others:
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            self.world.add(*(p.grad for p in others if p.grad is not None))
+            gradients = [p.grad for p in others if p.grad is not None]
+            self.world.add(*gradients)
+            torch._foreach_div_(gradients, self.world.size)
 
     def drop_gradients(self) -> None:
         """Frees the gradients of the backbone."""

@@ -97,7 +97,7 @@ class OptimizerStep:
             assert value.reference is not None and value.adapted is not None
             measured.observe(value.reference, value.adapted, self.state.backbone.last_layer.weight)  # type: ignore
         self.mark("computing backward")
-        # The losses of the parts add up to the loss of the step; DDP and FSDP average gradients over the processes.
+        # The losses of the parts add up to the loss of the step; gradients are averaged over the processes.
         (value.loss * self.world.size).backward()
         # The value is kept until it is logged, and must not keep the graph in memory.
         return replace(value, loss=value.loss.detach(), reference=None, adapted=None)
@@ -155,7 +155,7 @@ class OptimizerStep:
         self.network.drop_gradients()
         optimizer.zero_grad(set_to_none=True)
         if measured is not None:
-            measured.update(self.world.add)
+            measured.update(self.world.add, taken=bad == 0)
 
     def settle(self) -> None:
         """Reads whether the last step was taken, and then averages its weights. Waits for the device if it must."""

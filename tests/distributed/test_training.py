@@ -98,6 +98,43 @@ def test_two_processes_give_the_losses_of_one(
     assert_close_snapshots(tmp_path, folder)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"losses": "adaptive", "parallel": "ddp"},
+        {"losses": "adaptive", "parallel": "ddp", "accumulate": 2},
+        {"losses": "trained", "parallel": "fsdp"},
+        {"losses": "trained", "parallel": "fsdp", "accumulate": 2},
+    ],
+    ids=str,
+)
+def test_two_processes_change_every_weight_of_backbone_and_losses_as_one_does(
+    options: dict[str, Any], with_losses: dict[str, tuple[Path, Ended]], tmp_path: Path
+) -> None:
+    """Plain descent: a gradient that is twice too large, or a clip by another norm, moves the weights elsewhere."""
+    folder, expected = with_losses[options["losses"]]
+    two = run(tmp_path, processes=2, grad_clip=0.5, **options)
+    assert losses(two) == pytest.approx(losses(expected), rel=1e-5)
+    for step, metrics in expected.logged.items():
+        assert two.logged[step]["grad_norm"] == pytest.approx(metrics["grad_norm"], rel=1e-4)
+        assert metrics["grad_norm"] > 0.5, "the clip is active"
+    first, second = (load_checkpoint(f / "checkpoints" / "step_00000006").tensors for f in (tmp_path, folder))
+    start = load_checkpoint(folder / "checkpoints" / "step_00000004").tensors
+    assert {name for name in second["objective"] if name.startswith("trained.repa.projection")}
+    for stem in ("model", "objective"):
+        assert set(first[stem]) == set(second[stem])
+        for name, value in second[stem].items():
+            torch.testing.assert_close(first[stem][name], value, atol=1e-6, rtol=1e-4, msg=f"{stem}: {name}")
+            assert not torch.equal(value, start[stem][name]), f"{stem}: {name} is not trained"
+
+
+@pytest.fixture(scope="module")
+def with_losses(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Ended]]:
+    """Six steps of one process, with REPA and P-DINO, with and without the adaptive weight."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("adaptive", "trained")}
+    return {name: (folder, run(folder, grad_clip=0.5, losses=name)) for name, folder in folders.items()}
+
+
 def assert_close_snapshots(a: Path, b: Path) -> None:
     rebuilt = []
     for folder in (a, b):

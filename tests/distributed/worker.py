@@ -21,7 +21,7 @@ from pixelflow.conditioning import ClassLabel
 from pixelflow.data.in_memory import MemoryLoader
 from pixelflow.errors import Interrupted, WorkFailed
 from pixelflow.flow import Cascade, UniformTimesteps, VelocityPrediction
-from pixelflow.losses import FlowMatching, Objective
+from pixelflow.losses import AdaptiveWeight, FlowMatching, Objective, PDino, Repa
 from pixelflow.processes import World, processes
 from pixelflow.signals import CONTINUE, stop_on_signals, stop_signal
 from pixelflow.training import saver
@@ -35,6 +35,7 @@ from pixelflow.training.trainer import Trainer, TrainerHooks
 from pixelflow.training.watchdog import Watchdog
 from pixelflow.types import Batch
 from tests.tiny import tiny_pixelflow
+from tests.unit.losses.stand_ins import PatchEncoder
 
 BATCH = 8
 CPU = torch.device("cpu")
@@ -75,23 +76,45 @@ def _write_and_die(folder: Path, tensors: Any, **settings: Any) -> Any:
     return files
 
 
+def trained_objective(*, adaptive: bool) -> Objective:
+    """Returns an objective with weights of its own (REPA) and a gate; the adaptive weight changes in every step."""
+    weight = AdaptiveWeight(terms=["p_dino"], start_step=0, every=1)
+    objective = Objective(
+        terms={
+            "flow_matching": FlowMatching(),
+            "repa": Repa(encoder="patches", layer=1, hidden=6),
+            "p_dino": PDino(encoder="patches", weight=0.1, min_t=0.3),
+        },
+        encoders={"patches": PatchEncoder()},
+        adaptive=weight if adaptive else None,
+    )
+    objective.prepare(width=16, assets=Path(), device="cpu")
+    return objective
+
+
 def trainer_of(folder: Path, options: dict[str, Any], world: World, mark: Any, device: torch.device = CPU) -> Trainer:
     torch.manual_seed(0)
     faults = {int(step): what for step, what in options.pop("faults", {}).get(str(world.rank), {}).items()}
     stages, image_size = options.pop("num_stages", 2), 8
+    losses = options.pop("losses", None)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (20, 1, image_size, image_size), dtype=torch.uint8, generator=generator)
     settings = TrainerSettings(**{"max_steps": 6, "batch_size": BATCH, "save_every": 2, "log_every": 1} | options)
     backbone = tiny_pixelflow(depth=2).to(device)
     network = Network(backbone, world=world, parallel=settings.parallel, shard_size=settings.shard_size)
+    objective = Objective(terms={"flow_matching": FlowMatching()})
+    optimizer: Any = torch.optim.AdamW(network.parameters, lr=2e-3, weight_decay=0.1, fused=True)
+    if losses is not None:  # plain descent, whose weights show the size of a gradient; Adam's do not
+        objective = trained_objective(adaptive=losses == "adaptive")
+        optimizer = torch.optim.SGD([*network.parameters, *objective.parameters()], lr=0.1)
     loader = MemoryLoader(
         images=images, labels=torch.arange(20) % 5, batch_size=BATCH, seed=1, rank=world.rank, world_size=world.size
     )
     return Trainer(
         state=TrainingState(
             network=network,
-            optimizer=torch.optim.AdamW(network.parameters, lr=2e-3, weight_decay=0.1, fused=True),
-            objective=Objective(terms={"flow_matching": FlowMatching()}),
+            optimizer=optimizer,
+            objective=objective,
             ema=EMA(decay=0.9, power=[0.1], snapshot_every=2),
         ),
         flow=FlowParts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,16 @@ from pixelflow.training.settings import TrainerSettings
 from pixelflow.training.state import TrainingState
 from pixelflow.training.trainer import Trainer, TrainerHooks
 from tests.unit.losses.stand_ins import PatchEncoder
+from tests.unit.training.test_trainer import BadCalls
 
 
 def square(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).square().flatten(1).mean(dim=1)
 
 
-def make_trainer(folder: Path, *, init: int = 0, log: Any = None, **settings: Any) -> Trainer:
+def make_trainer(
+    folder: Path, *, init: int = 0, log: Any = None, fused: bool = False, flow_matching: Any = None, **settings: Any
+) -> Trainer:
     """JiT with dropout on two stages of random images, PixelGen's objective with the adaptive weight due every step."""
     torch.manual_seed(init)
     backbone = JiT(
@@ -39,7 +43,7 @@ def make_trainer(folder: Path, *, init: int = 0, log: Any = None, **settings: An
         torch.nn.init.normal_(parameter, std=0.1)
     objective = Objective(
         terms={
-            "flow_matching": FlowMatching(),
+            "flow_matching": flow_matching or FlowMatching(),
             "repa": Repa(encoder="patches", layer=2, hidden=6),
             "lpips": Lpips(distance=square, weight=0.1, min_t=0.3),
             "p_dino": PDino(encoder="patches", weight=0.1, min_t=0.3),
@@ -53,7 +57,7 @@ def make_trainer(folder: Path, *, init: int = 0, log: Any = None, **settings: An
     return Trainer(
         state=TrainingState(
             network=Network(backbone),
-            optimizer=torch.optim.AdamW([*backbone.parameters(), *objective.parameters()], lr=2e-3),
+            optimizer=torch.optim.AdamW([*backbone.parameters(), *objective.parameters()], lr=2e-3, fused=fused),
             objective=objective,
             ema=EMA(decay=0.9),
         ),
@@ -139,3 +143,19 @@ def test_accumulation_gives_the_same_step_with_gates_and_adaptive_weight(tmp_pat
         weights.append(torch.nn.utils.parameters_to_vector(trainer.state.objective.parameters()))
     assert values[0] == pytest.approx(values[1], rel=1e-4) and values[0] != 1
     torch.testing.assert_close(weights[0], weights[1], atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_skipped_step_does_not_change_the_adaptive_weight(fused: bool, tmp_path: Path) -> None:
+    """Steps 5, 7 and 9 are measured, and flow matching is not finite in step 7."""
+    values: dict[int, float] = {}
+
+    def log(metrics: dict[str, float], step: int) -> None:
+        values[step] = metrics.get("adaptive_weight", math.nan)
+
+    trainer = make_trainer(tmp_path, max_steps=9, fused=fused, log=log, flow_matching=BadCalls(13, 14))
+    trainer.fit()
+    assert trainer.guard.skipped == 1
+    assert values[4] == 1 and values[5] != 1
+    assert values[5] == values[6] == values[7] == values[8] != values[9]
+    assert math.isfinite(values[9])
