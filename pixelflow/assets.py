@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pixelflow.errors import UserError, WorkFailed
+from pixelflow.files import sync_to_disk, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -156,6 +156,7 @@ def fetch(asset: Asset, folder: Path, progress: Callable[[int, int | None], None
         raise WorkFailed(
             f"{asset.url} gave {size} bytes, sha256 {digest[:12]}..., and not {wanted}; nothing was kept, try again"
         )
+    sync_to_disk(part)
     part.replace(path)
     _record(folder, asset, digest, size)
     return "fetched"
@@ -170,9 +171,7 @@ def sha256(path: Path) -> str:
 def _record(folder: Path, asset: Asset, digest: str, size: int) -> None:
     manifest = read_manifest(folder)
     manifest[asset.file] = {"sha256": digest, "bytes": size, "url": asset.url}
-    aside = folder / f".{MANIFEST}.{os.getpid()}.tmp"
-    aside.write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
-    aside.replace(folder / MANIFEST)
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
 
 
 def _download(url: str, part: Path, progress: Callable[[int, int | None], None]) -> None:

@@ -6,9 +6,13 @@ import errno
 import fcntl
 import json
 import os
+import secrets
+import socket
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -33,21 +37,72 @@ FORBIDDEN = (
 BROKEN = (errno.EIO, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT)
 """Errors of a disk or of a network filesystem."""
 
+SYNC_THREADS = 16
+"""Calls of fsync at once. A file system answers those that wait together with one write of its journal."""
+
+_unsynced: ContextVar[list[Path] | None] = ContextVar("_unsynced", default=None)
+"""Files whose fsync is left to the end of `synced_together`; None outside of it."""
+
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def written_aside(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yields a temporary name beside `path`, which is renamed to `path` at the end of the block.
 
     The folder is made where it is missing. After an error the temporary file is removed and `path` stays as it was.
+
+    Args:
+        path: The file.
+        durable: Whether to wait until the disk has the file, so that a power cut cannot leave an empty one. This takes
+            milliseconds: leave it out for files that are written very often, or that are checked when they are read.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Processes of several hosts write to the same folder, and their process ids can be equal.
+    host = socket.gethostname().partition(".")[0][:32]
+    aside = path.with_name(f".{path.name}.{host}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    together = _unsynced.get()
     try:
         yield aside
+        if durable and together is None:
+            sync_to_disk(aside)
         aside.replace(path)
+        if durable and together is None:
+            sync_to_disk(path.parent)
+        elif durable and together is not None:
+            together.append(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def synced_together() -> Iterator[None]:
+    """Files that the block writes aside are flushed to the disk at its end, all at once.
+
+    For one file after the other the disk takes milliseconds each, which is too long for the files of many runs.
+    """
+    paths: list[Path] = []
+    before = _unsynced.set(paths)
+    try:
+        yield
+    finally:
+        _unsynced.reset(before)
+    with ThreadPoolExecutor(SYNC_THREADS) as pool:
+        for group in (set(paths), {path.parent for path in paths}):
+            list(pool.map(sync_to_disk, group))
+
+
+def sync_to_disk(path: Path) -> None:
+    """Flushes a file or folder to the disk, so that a later rename does not reach the disk before it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        # Some file systems do not synchronise folders, and a folder may be closed to readers.
+        if not Path(path).is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES):
+            raise
 
 
 @contextmanager
@@ -89,14 +144,14 @@ def make_folder(path: Path) -> None:
         raise UserError(f"{path} cannot be made: {error.strerror}; choose another folder") from error
 
 
-def write_aside(path: Path, content: bytes, *, remedy: str = REPEAT, durable: bool = False) -> Path:
+def write_aside(path: Path, content: bytes, *, remedy: str = REPEAT, durable: bool = True) -> Path:
     """Writes `content` beside `path`, then renames it.
 
     Args:
         path: The file; its folder is made where it is missing.
         content: The whole content.
         remedy: What to do after the cause of an error has been removed; see `writing`.
-        durable: Whether to wait until the disk has the content, so that a power cut cannot leave an empty file.
+        durable: See `written_aside`.
 
     Returns:
         `path`.
@@ -105,11 +160,8 @@ def write_aside(path: Path, content: bytes, *, remedy: str = REPEAT, durable: bo
         WorkFailed: The disk or the quota is full, or the disk fails.
         UserError: The place does not allow writing.
     """
-    with writing(path, remedy), written_aside(path) as aside:
+    with writing(path, remedy), written_aside(path, durable=durable) as aside:
         aside.write_bytes(content)
-        if durable:
-            with open(aside, "rb") as file:
-                os.fsync(file.fileno())
     return Path(path)
 
 
@@ -118,7 +170,7 @@ def write_text(path: Path, text: str) -> Path:
     return write_aside(path, text.encode())
 
 
-def write_json(path: Path, value: Any, *, durable: bool = False) -> Path:
+def write_json(path: Path, value: Any, *, durable: bool = True) -> Path:
     """Writes `value` as indented JSON beside `path`, then renames it; see `write_aside`."""
     return write_aside(path, json.dumps(value, indent=1).encode(), durable=durable)
 

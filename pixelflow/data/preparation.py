@@ -188,16 +188,17 @@ def _write_shard(
     """Writes a shard, then the line in `done/` that marks it as complete."""
     name = f"shard-{number:06}.tar"
     path, samples = output / name, 0
-    with written_aside(path) as aside, open(aside, "wb") as stream:
-        with webdataset.TarWriter(stream, encoder=False, mtime=0, user="", group="") as tar:
-            for chunk in chunks:
-                good = [made for made in chunk if made.members is not None]
-                extra = _embeddings([made.caption for made in good], text_encoder)
-                for made, embedding in zip(good, extra, strict=True):
-                    tar.write({"__key__": f"{made.index:09}", **(made.members or {}), **embedding})
-                samples += len(good)
-        stream.flush()
-        os.fsync(stream.fileno())
+    with (
+        written_aside(path) as aside,
+        open(aside, "wb") as stream,
+        webdataset.TarWriter(stream, encoder=False, mtime=0, user="", group="") as tar,
+    ):
+        for chunk in chunks:
+            good = [made for made in chunk if made.members is not None]
+            extra = _embeddings([made.caption for made in good], text_encoder)
+            for made, embedding in zip(good, extra, strict=True):
+                tar.write({"__key__": f"{made.index:09}", **(made.members or {}), **embedding})
+            samples += len(good)
     with open(path, "rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     line = {

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pixelflow.files import written_aside
+
 BLOCK = 1024
 """Rows that are processed together. Smaller batches are collected first, so that they cost no more than large ones."""
 
@@ -151,7 +153,7 @@ class GaussianStatistics:
 
     def save(self, path: Path | str) -> None:
         """Writes an .npz with `mu` and `sigma`, as in the ADM suite, and `count`."""
-        with open(path, "wb") as file:
+        with written_aside(Path(path)) as aside, open(aside, "wb") as file:
             np.savez(file, mu=self.mean.numpy(), sigma=self.covariance.numpy(), count=np.int64(self.count))
 
     @classmethod

@@ -5,7 +5,6 @@ Shape legend: N images, D features, S spatial features.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pixelflow.errors import UserError
+from pixelflow.files import written_aside
 from pixelflow.metrics.features import FeatureExtractor
 from pixelflow.metrics.frechet import GaussianStatistics, Statistics, StoredStatistics, require_finite
 
@@ -132,14 +132,8 @@ class Reference:
             arrays["pool"] = self.pool.numpy()
         facts = ("name", "extractor", "preprocessing", "resolution", "num_images", "content")
         arrays |= {key: np.array(value) for key in facts if (value := getattr(self, key)) is not None}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(aside, "wb") as stream:
-                np.savez(stream, **arrays)
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+        with written_aside(path) as aside, open(aside, "wb") as stream:
+            np.savez(stream, **arrays)
 
     def with_images_of(self, other: Reference) -> Reference:
         """Returns a reference with these statistics and the features of `other`, as the ADM suite combines the two."""

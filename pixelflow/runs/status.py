@@ -132,7 +132,8 @@ def write_status(folder: Path, state: str, message: str = "", **changes: Any) ->
         **changes: New values of other fields of `RunStatus`.
     """
     status = replace(read_status(folder), state=state, message=message, updated=time.time(), **changes)
-    write_json(folder / STATUS_FILE, status.text())
+    passing = state == "running"  # written at each record of a training, and unknown is as good after a power cut
+    write_json(folder / STATUS_FILE, status.text(), durable=not passing)
 
 
 def add_evaluation(folder: Path, name: str) -> tuple[str, ...]:

@@ -68,7 +68,7 @@ class ImageStore:
 
         def save(item: tuple[int, np.ndarray]) -> None:
             sample_id, image = item
-            with written_aside(self.path(sample_id)) as aside:
+            with written_aside(self.path(sample_id), durable=False) as aside:  # `missing` checks them
                 aside.write_bytes(encode_png(image))
 
         with ThreadPoolExecutor(THREADS) as pool:

@@ -127,8 +127,9 @@ def _time_limit() -> Iterator[None]:
     known = set(this.children(recursive=True))
 
     def end() -> None:
-        for process in set(this.children(recursive=True)) - known:
-            process.kill()
+        for process in this.children(recursive=True):  # parents first: a shell would report its child as killed
+            if process not in known:
+                process.kill()
 
     timer = threading.Timer(PATIENCE, end)
     timer.start()

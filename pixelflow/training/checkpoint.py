@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from pixelflow.errors import WorkFailed
-from pixelflow.files import save_tensors
+from pixelflow.files import save_tensors, sync_to_disk
 from pixelflow.training.reader import Checkpoint, CheckpointError, checksum, load_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -203,12 +203,3 @@ def sha256(file: Path) -> str:
     """Returns the SHA-256 of a file in hexadecimal digits."""
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def sync_to_disk(path: Path) -> None:
-    """Flushes a file or folder to the disk, so that a later rename does not reach the disk before it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

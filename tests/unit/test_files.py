@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pixelflow.errors import UserError, WorkFailed
-from pixelflow.files import InUse, locked, write_json, write_text, writing, written_aside
+from pixelflow.files import InUse, locked, synced_together, write_json, write_text, writing, written_aside
 
 HOLDER = """
 import fcntl, sys
@@ -57,6 +59,61 @@ def test_a_file_that_could_not_be_written_whole_leaves_the_old_one_and_nothing_e
         raise RuntimeError
     assert path.read_text() == "first"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_two_writers_of_one_file_do_not_share_a_temporary_name(tmp_path: Path) -> None:
+    """Processes of two hosts can have the same number; here one process writes the file twice at once."""
+    path = tmp_path / "a.txt"
+    with written_aside(path) as first:
+        first.write_text("first")
+        with written_aside(path) as second:
+            assert socket.gethostname().partition(".")[0][:32] in second.name
+            second.write_text("second")
+        assert path.read_text() == "second"
+    assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """The names of what is flushed to the disk and of what a file is renamed to, in their order."""
+    calls: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def flush(descriptor: int) -> None:
+        fsync(descriptor)
+        calls.append(("fsync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+
+    def rename(aside: Path, target: Path) -> Path:
+        calls.append(("rename", target.name))
+        return replace(aside, target)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(Path, "replace", rename)
+    return calls
+
+
+def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_call_returns(
+    calls: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    write_json(tmp_path / "folder" / "a.json", {"a": 1})
+    (content, rename, folder) = calls
+    assert content[0] == "fsync" and content[1].startswith(".a.json.")
+    assert [rename, folder] == [("rename", "a.json"), ("fsync", "folder")]
+    calls.clear()
+    write_json(tmp_path / "folder" / "a.json", {"a": 2}, durable=False)
+    assert calls == [("rename", "a.json")]
+
+
+def test_many_files_are_flushed_together(calls: list[tuple[str, str]], tmp_path: Path) -> None:
+    with synced_together():
+        for name in "ab":
+            write_text(tmp_path / name / "f", name)
+            write_text(tmp_path / name / "f", name)
+        assert [what for what, _ in calls] == ["rename"] * 4
+    assert sorted(calls[4:6]) == [("fsync", "f"), ("fsync", "f")]
+    assert sorted(calls[6:]) == [("fsync", "a"), ("fsync", "b")]
+    write_text(tmp_path / "c", "c")
+    assert len(calls) == 11
 
 
 @pytest.mark.parametrize(

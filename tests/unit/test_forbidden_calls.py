@@ -1,4 +1,4 @@
-"""Calls that would run what a file says, or print what a file says: none of them may be in the package."""
+"""Calls that would run or print what a file says, or leave half a file: none of them may be in the package."""
 
 from __future__ import annotations
 
@@ -18,6 +18,13 @@ ATTRIBUTES = {"system", "popen", "extractall", "extract", "unpack_archive", "uns
 ALLOWED = {
     "interop/pixelgen.py: import pickle": "torch.load(weights_only=True) raises pickle.UnpicklingError",
     "terminal.py: print": "the one place that prints; it shows control characters as escapes",
+    "assets.py: writes part in place": "a download that is continued after an interruption",
+    "assets.py: renames": "the same; its checksum is compared first",
+    "benchmarks/data_loading.py: writes path in place": "thousands of images that only the benchmark reads",
+    "files.py: renames": "the one place that renames a file",
+    "model.py: renames": "the folder of a checkpoint",
+    "runs/snapshot.py: renames": "the folder of the frozen code",
+    "training/checkpoint.py: renames": "the folder of a checkpoint; its files are flushed to the disk first",
 }
 """Exceptions, each with its reason."""
 
@@ -31,6 +38,7 @@ def findings(source: str) -> Iterator[str]:
         if not isinstance(node, ast.Call):
             continue
         options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        yield from _of_file(node)
         if options.get("shell", "False") != "False":
             yield "shell=True"
         if options.get("trust_remote_code", "False") != "False":
@@ -40,6 +48,22 @@ def findings(source: str) -> Iterator[str]:
                 yield node.func.id
         elif isinstance(node.func, ast.Attribute):
             yield from _of_attribute(ast.unparse(node.func), options)
+
+
+def _of_file(node: ast.Call) -> Iterator[str]:
+    """A file that is written in place is half a file after a crash; see `pixelflow.files`. A log is appended to."""
+    method = isinstance(node.func, ast.Attribute)
+    name, given = ast.unparse(node.func), ([node.func.value] if method else []) + node.args  # type: ignore[attr-defined]
+    function = name.rpartition(".")[2]
+    of_path = method and function in ("rename", "replace") and len(node.args) == 1  # that of text takes two arguments
+    if name in ("os.rename", "os.replace", "shutil.move") or (of_path and not node.keywords):
+        yield "renames"
+    writes = method and function in ("write_text", "write_bytes")
+    if function == "open":
+        modes = [part.value for part in ast.walk(given[1]) if isinstance(part, ast.Constant)] if given[1:] else []
+        writes = any(str(mode).startswith(("w", "x")) for mode in modes)
+    if writes and not any(isinstance(part, ast.Name) and part.id == "aside" for part in ast.walk(given[0])):
+        yield f"writes {ast.unparse(given[0])} in place"
 
 
 def _of_attribute(name: str, options: dict[str | None, str]) -> Iterator[str]:
@@ -78,6 +102,12 @@ def test_the_package_has_no_forbidden_call() -> None:
         ("np.load(path, allow_pickle=True)", "np.load without allow_pickle=False"),
         ("yaml.load(text, Loader=yaml.Loader)", "yaml.load"),
         ("tar.extractall(folder)", "tar.extractall"),
+        ("path.write_text(json.dumps(record))", "writes path in place"),
+        ("open(path / 'a.json', 'wb')", "writes path / 'a.json' in place"),
+        ("path.open('w')", "writes path in place"),
+        ("aside.replace(path)", "renames"),
+        ("os.replace(aside, path)", "renames"),
+        ("(folder / 'a').rename(path)", "renames"),
         ("AutoModel.from_pretrained(name, trust_remote_code=True)", "trust_remote_code=True"),
     ],
 )
@@ -87,4 +117,6 @@ def test_each_rule_finds_its_call(source: str, finding: str) -> None:
 
 def test_safe_calls_are_allowed() -> None:
     source = "model.eval(); torch.load(path, weights_only=True); yaml.safe_load(text); np.load(p, allow_pickle=False)"
+    assert list(findings(source)) == []
+    source = "write_text(path, text); aside.write_bytes(b); open(aside, 'wb'); open(log, 'ab'); name.replace('a', 'b')"
     assert list(findings(source)) == []

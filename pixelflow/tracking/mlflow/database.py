@@ -29,7 +29,7 @@ def create_database(database: Path) -> None:
         with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
             fresh = Path(folder) / "mlflow.db"
             SqlAlchemyStore(f"sqlite:///{fresh}", artifacts_beside(database)).engine.dispose()
-            write_aside(database, fresh.read_bytes(), durable=True)
+            write_aside(database, fresh.read_bytes())
     finally:
         if lock is not None:
             lock.close()

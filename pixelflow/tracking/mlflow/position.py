@@ -57,8 +57,8 @@ class MirrorState:
             ) from None
 
     def save(self, folder: Path) -> None:
-        """Writes mlflow.json durably: an empty file after a power cut would lose the run in MLflow."""
-        write_json(folder / STATE_NAME, asdict(self), durable=True)
+        """Writes mlflow.json."""
+        write_json(folder / STATE_NAME, asdict(self))
 
     @property
     def database(self) -> Path | None:
