@@ -199,8 +199,8 @@ def _write_shard(
             for made, embedding in zip(good, extra, strict=True):
                 tar.write({"__key__": f"{made.index:09}", **(made.members or {}), **embedding})
             samples += len(good)
-    with open(path, "rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    with open(path, "rb") as shard:
+        digest = hashlib.file_digest(shard, "sha256").hexdigest()
     line = {
         "name": name, "samples": samples, "bytes": path.stat().st_size, "sha256": digest,
         "bad": [asdict(made.bad) for chunk in chunks for made in chunk if made.bad is not None],

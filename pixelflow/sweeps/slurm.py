@@ -52,6 +52,14 @@ def require_slurm() -> None:
             )
 
 
+def user_name() -> str:
+    """Returns the name of this process's user as SLURM has it. LOGNAME may be another one, as it is after `su`."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a container without the site's users; SLURM's commands take numbers as well
+        return str(os.geteuid())
+
+
 def queue(users: Iterable[str], ids: Iterable[str] = ()) -> dict[str, QueueEntry]:
     """Returns the jobs of `users` by id: `"12"`, or `"12_3"` for a task of an array.
 
@@ -77,8 +85,7 @@ def jobs_from(folder: Path) -> list[str]:
     Raises:
         WorkFailed: SLURM does not answer.
     """
-    user = pwd.getpwuid(os.geteuid()).pw_name
-    lines = _run(["squeue", "-a", "-h", "-u", user, "-o", "%F|%o"]).splitlines()
+    lines = _run(["squeue", "-a", "-h", "-u", user_name(), "-o", "%F|%o"]).splitlines()
     pairs = [line.strip().partition("|") for line in lines]
     return sorted({job for job, _, script in pairs if Path(script).is_relative_to(folder)})
 

@@ -6,7 +6,6 @@ whoever starts it again: SLURM after a lost node, or the supervisor outside the 
 
 from __future__ import annotations
 
-import getpass
 import os
 import platform
 import shlex
@@ -20,7 +19,7 @@ from pathlib import Path
 import yaml
 
 from pixelflow.errors import UserError, WorkFailed
-from pixelflow.files import write_text, writing
+from pixelflow.files import synced_together, write_text, writing
 from pixelflow.runs.status import read_status, write_status
 from pixelflow.sweeps import arrays, slurm
 from pixelflow.sweeps.claims import Claim, local_job, read_claim, remove_claim
@@ -61,7 +60,7 @@ def submit(
     """
     due = [entry for entry in planned if entry.due]
     submission = Submission(
-        token=new_token(), time=time.time(), user=getpass.getuser(), host=platform.node(),
+        token=new_token(), time=time.time(), user=slurm.user_name(), host=platform.node(),
         command=shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]), launcher=launcher,
         commit=program.snapshot.commit, snapshot=program.snapshot.path, uncommitted=bool(program.snapshot.diff),
     )  # fmt: skip
@@ -69,18 +68,20 @@ def submit(
     with _undone_on_failure(sweep, due, folder), writing(sweep.folder):
         sweep.jobs |= {entry.job.name: entry.job for entry in planned}
         sweep.logs.mkdir(parents=True, exist_ok=True)
-        _claim_all(sweep, planned, submission)
-        program.save(folder)
         size = len(due)
         if launcher == "slurm":
             size = min(site.max_array_size, slurm.array_limit() or site.max_array_size)
-        parts = arrays.freeze(folder, due, site, program, size=size, split=launcher == "slurm")
+        with synced_together():
+            _claim_all(sweep, planned, submission)
+            program.save(folder)
+            parts = arrays.freeze(folder, due, site, program, size=size, split=launcher == "slurm")
         announce()
         sweep.submissions.append(submission)
         sweep.save()
         if launcher == "slurm":
-            for part in parts:
-                arrays.submit_part(sweep, part)
+            with synced_together():
+                for part in parts:
+                    arrays.submit_part(sweep, part)
             if table and due[0].job.job == PIPELINE:
                 arrays.submit_table(sweep, site, program)
             sweep.save()

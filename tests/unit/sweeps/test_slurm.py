@@ -74,6 +74,14 @@ def test_the_jobs_of_a_submission_are_found_by_their_scripts(command: Callable[[
         slurm.jobs_from(Path("/a b/submission"))
 
 
+def test_a_user_without_a_name_is_a_number(
+    command: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm.os, "geteuid", lambda: 4_000_000)
+    command("squeue", 'while [ "$1" != -u ]; do shift; done; echo "$2|/a/x.sh"')
+    assert slurm.jobs_from(Path("/a")) == ["4000000"]
+
+
 def test_the_array_limit(command: Callable[[str, str], None]) -> None:
     command("scontrol", 'echo "MaxArraySize            = 1001"')
     assert slurm.array_limit() == 1000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import pwd
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -121,6 +122,18 @@ def test_what_is_submitted_is_claimed_and_frozen(fake: FakeSlurm, sweep: Sweep, 
     assert again.submissions[0].jobs == {"run-0": "101_0", "run-1": "101_1", "run-2": "101_2"}
     assert [config["seed"] for _, config in frozen_jobs(again, ["run-1", "run-2"])] == [1, 2]
     assert [state.state for state in sweep_states(again)] == ["queued"] * 3
+
+
+def test_the_jobs_belong_to_the_user_of_the_process(
+    fake: FakeSlurm, sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """squeue is asked for the jobs of the user whom the claim names; LOGNAME may be anyone."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "stranger")
+    give(sweep, entries(tmp_path, 1))
+    claim = read_claim(tmp_path / "run-0")
+    assert claim is not None and claim.user == Sweep.load(sweep.folder).submissions[0].user
+    assert claim.user == pwd.getpwuid((tmp_path / "run-0").stat().st_uid).pw_name
 
 
 def test_a_single_run_is_no_array(fake: FakeSlurm, sweep: Sweep, tmp_path: Path) -> None:
