@@ -9,17 +9,29 @@ import os
 import secrets
 import shutil
 import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pixelflow.errors import UserError
-from pixelflow.files import writing
+from pixelflow.errors import UserError, WorkFailed
+from pixelflow.files import write_text, writing, written_aside
 
 logger = logging.getLogger(__name__)
 
 RECORD = ".snapshot.json"
 """File in the copy that holds the commit and the diff of its source."""
+FILES = ".files.sha256"
+"""File in the copy that lists its files and their hashes, as sha256sum reads it."""
+_REFUSALS = {
+    "not a git repository": "is no git checkout: clone the project with git, or run `git init && git add -A && git commit` "
+    "there",
+    "dubious ownership": "belongs to another user, and git does not read it: run "
+    "`git config --global --add safe.directory {root}`",
+    "ambiguous argument 'HEAD'": "has no commit yet: run `git add -A && git commit` there",
+}
+"""What git reports, and what it means for a folder."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +42,20 @@ class Snapshot:
         path: The folder of the copy.
         commit: The checkout's commit.
         diff: The checkout's uncommitted changes, which the copy contains.
+        listed: Whether the copy lists its files, by which a job checks that it is complete.
     """
 
     path: str
     commit: str
     diff: str
+    listed: bool = False
 
 
 def take_snapshot(root: Path, store: Path, *, uncommitted: Literal["record", "refuse"] = "record") -> Snapshot:
-    """Copies the tracked files of `root`, as they are now, to `store/<hash of the files>`, unless that exists already.
+    """Copies the tracked files of `root`, as they are now, to `store/<hash of the files>`.
+
+    The copied files have the present time, since file systems for temporary data remove files that are old. A copy that
+    exists already is completed where files are missing or differ, and gets the present time as well.
 
     Args:
         root: The checkout.
@@ -46,29 +63,26 @@ def take_snapshot(root: Path, store: Path, *, uncommitted: Literal["record", "re
         uncommitted: Whether uncommitted changes are copied and recorded, or refused.
 
     Raises:
-        UserError: `root` is no git checkout, or has uncommitted changes and they are refused.
-        WorkFailed: The disk is full.
+        UserError: git does not read `root`, or there are uncommitted changes and they are refused.
+        WorkFailed: The disk is full, or git does not answer.
     """
-    try:
-        commit = _git(root, "rev-parse", "HEAD").strip()
-        diff = _git(root, "diff", "HEAD")
-        names = [name for name in _git(root, "ls-files", "-z").split("\0") if name and not name.startswith("tests/")]
-    except (OSError, subprocess.CalledProcessError):
-        raise UserError(
-            f"{root} is no git checkout (or git is missing), so its code cannot be frozen for the jobs; "
-            "clone the project with git, or run `git init && git add -A && git commit` there"
-        ) from None
+    commit = _git(root, "rev-parse", "HEAD").strip()
+    diff = os.fsencode(_git(root, "diff", "HEAD")).decode(errors="replace")
     unknown = _git(root, "ls-files", "--others", "--exclude-standard", "*.py", "*.yaml").split()
     if unknown:
         logger.warning("not tracked by git, so not in the jobs' code: %s", ", ".join(unknown[:5]))
     if diff and uncommitted == "refuse":
         files = [line.split(" b/")[-1] for line in diff.splitlines() if line.startswith("diff --git")]
         raise UserError(f"uncommitted changes in {', '.join(files)}: commit them, or set site.uncommitted=record")
-    names = [name for name in names if os.path.lexists(root / name)]
-    path = store / _digest(root, names, commit)
-    if not path.exists():
-        _copy(root, names, path, {"commit": commit, "diff": diff})
-    return Snapshot(str(path), commit, diff)
+    names = [name for name in _git(root, "ls-files", "-z").split("\0") if name and not name.startswith("tests/")]
+    hashes = {name: found for name in names if (found := _hash(root / name))}
+    path = store / hashlib.sha256(json.dumps([commit, hashes]).encode()).hexdigest()[:12]
+    with writing(path):
+        if path.exists():
+            _complete(root, path, hashes, {"commit": commit, "diff": diff})
+        else:
+            _copy(root, path, hashes, {"commit": commit, "diff": diff})
+    return Snapshot(str(path), commit, diff, listed=True)
 
 
 def snapshot_record(root: Path) -> dict[str, str] | None:
@@ -79,21 +93,35 @@ def snapshot_record(root: Path) -> dict[str, str] | None:
         return None
 
 
-def _copy(root: Path, names: list[str], path: Path, record: dict[str, str]) -> None:
-    """Copies aside and renames, so that two submitters at once leave one complete copy."""
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".new-{secrets.token_hex(8)}")  # as readable as the umask says, unlike a mkdtemp
-        aside.mkdir()
-        _fill(root, names, aside, path, record)
+def require_complete(snapshot: Snapshot) -> None:
+    """Checks that all files of a copy are as they were copied.
 
-
-def _fill(root: Path, names: list[str], aside: Path, path: Path, record: dict[str, str]) -> None:
+    Raises:
+        UserError: Files are missing or differ. A copy without a list of its files is not checked.
+    """
+    if not snapshot.listed:
+        return
+    path = Path(snapshot.path)
     try:
-        for name in names:
-            (aside / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(root / name, aside / name, follow_symlinks=False)
-        (aside / RECORD).write_text(json.dumps(record), encoding="utf-8")
+        lines = (path / FILES).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        lost = [FILES]
+    else:
+        lost = [name for digest, _, name in (line.partition("  ") for line in lines) if _hash(path / name) != digest]
+    if lost:
+        raise UserError(
+            f"{path}, the frozen code of commit {snapshot.commit[:12]}, has lost or changed {len(lost)} files "
+            f"({', '.join(lost[:3])}): repeat the sweep's own command, which freezes the code again"
+        )
+
+
+def _copy(root: Path, path: Path, hashes: Mapping[str, str], record: Mapping[str, str]) -> None:
+    """Copies aside and renames, so that two submitters at once leave one complete copy."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".new-{secrets.token_hex(8)}")  # as readable as the umask says, unlike a mkdtemp
+    aside.mkdir()
+    try:
+        _complete(root, aside, hashes, record)
         aside.rename(path)
     except OSError:
         shutil.rmtree(aside, ignore_errors=True)
@@ -101,15 +129,61 @@ def _fill(root: Path, names: list[str], aside: Path, path: Path, record: dict[st
             raise
 
 
-def _digest(root: Path, names: list[str], commit: str) -> str:
-    total = hashlib.sha256(commit.encode())
-    for name in names:
-        file = root / name
-        content = os.readlink(file).encode() if file.is_symlink() else file.read_bytes()
-        total.update(f"\0{name}\0{len(content)}\0".encode() + content)
-    return total.hexdigest()[:12]
+def _complete(root: Path, path: Path, hashes: Mapping[str, str], record: Mapping[str, str]) -> None:
+    """Copies the files that `path` lacks or has otherwise, and gives all others the present time."""
+    for name, digest in hashes.items():
+        if _hash(path / name) == digest:
+            _touch(path / name)
+        else:
+            with written_aside(path / name) as aside:
+                shutil.copy(root / name, aside, follow_symlinks=False)
+    text = json.dumps(record)
+    # sha256sum follows links, and has another form for names with a line break or a backslash.
+    plain = [name for name in hashes if not (root / name).is_symlink() and not set("\n\\") & set(name)]
+    lines = [f"{hashes[name]}  {name}\n" for name in plain]
+    lines.append(f"{hashlib.sha256(text.encode()).hexdigest()}  {RECORD}\n")
+    for name, content in ((RECORD, text), (FILES, "".join(lines))):
+        if _hash(path / name) == hashlib.sha256(os.fsencode(content)).hexdigest():
+            _touch(path / name)
+        else:
+            write_text(path / name, content)
+    _touch(path)
+
+
+def _touch(path: Path) -> None:
+    with suppress(OSError):  # a complete copy of another user, which may be used but not changed
+        os.utime(path, follow_symlinks=False)
+
+
+def _hash(path: Path) -> str:
+    """The SHA-256 of a file, or of the target of a link; empty where there is neither."""
+    try:
+        content = os.fsencode(os.readlink(path)) if path.is_symlink() else path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return ""
+    return hashlib.sha256(content).hexdigest()
 
 
 def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=60)
+    """Returns what git prints.
+
+    Raises:
+        UserError: git is missing, or refuses; the message states what it reports.
+        WorkFailed: git does not answer.
+    """
+    command = ["git", "-C", str(root), *arguments]
+    english = os.environ | {"LC_ALL": "C"}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="surrogateescape", timeout=60, env=english)
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no git on this machine, and the code in {root} is frozen with it for the jobs: install git"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise WorkFailed(f"git {arguments[0]} in {root}: no answer within 60 s; repeat the command") from None
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("fatal:")] or [done.stderr.strip()]
+        meanings = [text.format(root=root) for mark, text in _REFUSALS.items() if mark in done.stderr]
+        meaning = meanings[0] if meanings else f"cannot be read by `git {' '.join(arguments)}`"
+        raise UserError(f"{root} {meaning}; its code cannot be frozen for the jobs (git: {lines[0]})")
     return done.stdout

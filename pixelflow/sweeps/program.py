@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pixelflow.files import write_json
-from pixelflow.runs.snapshot import Snapshot
+from pixelflow.runs.snapshot import FILES, Snapshot
 
 FILE_NAME = "program.json"
 
@@ -71,12 +71,28 @@ class Program:
     def set_up(self, lines: Sequence[str]) -> list[str]:
         """Returns the lines of a batch script before the job's process.
 
+        A job ends there if files of the frozen code are missing or changed, before Python could import other code.
+
         Args:
             lines: The site's own lines. What they add to PYTHONPATH comes after the frozen code.
         """
         path = self.python_path()
         ours = [f"export PYTHONPATH={shlex.quote(path)}${{PYTHONPATH:+:$PYTHONPATH}}"] if path else []
-        return [f"cd {shlex.quote(self.cwd)}", *lines, *ours]
+        return [*self._check(), f"cd {shlex.quote(self.cwd)}", *lines, *ours]
+
+    def _check(self) -> list[str]:
+        """The lines that end a job whose code is not complete. A machine without sha256sum does not check."""
+        if not self.snapshot.listed:
+            return []
+        compare = f'cd "$code" 2>/dev/null && LC_ALL=C sha256sum --check --quiet {FILES} 2>/dev/null'
+        names = "sed 's/: FAILED.*//' | head -n 5 | tr '\\n' ' '"
+        error = "$code, the frozen code, has lost or changed $lost: repeat the sweep's own command, which copies it"
+        return [
+            f"code={shlex.quote(self.snapshot.path)}",
+            f"lost=$(command -v sha256sum >/dev/null && {compare} | {names})",
+            f'[ -f "$code/{FILES}" ] || lost="all files"',
+            f'[ -z "$lost" ] || {{ echo "{error}" >&2; exit 1; }}',
+        ]
 
     def command(self, module: str, *arguments: str | Path) -> list[str]:
         """Returns the command that runs a module of the frozen code.

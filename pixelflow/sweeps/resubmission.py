@@ -8,6 +8,7 @@ from typing import Any
 
 from pixelflow.errors import UserError
 from pixelflow.runs.attempts import record
+from pixelflow.runs.snapshot import require_complete
 from pixelflow.sweeps.batch import Batch, frozen_jobs, newest_batch
 from pixelflow.sweeps.budget import check_budget
 from pixelflow.sweeps.local import run_batch
@@ -35,6 +36,7 @@ def retry_runs(sweep: Sweep, runs: str | int | Sequence[str | int], changes: Map
     if not sweep.submissions:
         raise UserError(f"{sweep.folder} was never submitted: repeat the sweep's own command")
     batch = Batch.load(newest_batch(sweep))
+    require_complete(batch.program.snapshot)
     site = changed_site(batch.site, changes)
     launcher = sweep.submissions[-1].launcher
     if launcher == "slurm":

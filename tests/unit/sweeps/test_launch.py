@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from pixelflow.sweeps import launch as launching
 from pixelflow.sweeps.launch import launch
 from pixelflow.sweeps.manifest import Sweep
 from pixelflow.sweeps.requests import RunRequest, SweepRequest
+from pixelflow.sweeps.resubmission import retry_runs
 from pixelflow.sweeps.site import Site
 from tests.unit.sweeps.test_submission import FakeSlurm, fake  # noqa: F401
 
@@ -64,3 +66,21 @@ def test_the_budget_of_a_repeated_command_counts_what_is_left(request_: SweepReq
     assert len(fake.scripts) == 1
     launch(replace(request_, site=replace(site, max_gpu_hours=2)), tasks(3))
     assert len(fake.scripts) == 2
+
+
+def test_frozen_code_that_was_removed_is_copied_again_by_the_sweeps_command(
+    request_: SweepRequest,
+    fake: FakeSlurm,  # noqa: F811
+) -> None:
+    launch(request_, tasks(1))
+    (folder,) = request_.experiment_folder.glob("sweep-*")
+    sweep = Sweep.load(folder)
+    (job,) = sweep.jobs.values()
+    write_status(job.path, "failed", "x", job="sample")
+    fake.states["101"] = "FAILED"
+    shutil.rmtree(sweep.submissions[0].snapshot)
+    with pytest.raises(UserError, match=r"has lost or changed 1 files .*: repeat the sweep's own command"):
+        retry_runs(sweep, "failed", {})
+    assert len(fake.scripts) == 1
+    launch(request_, tasks(1))
+    assert Path(sweep.submissions[0].snapshot, "a.py").exists() and len(fake.scripts) == 2

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pixelflow.runs.snapshot import Snapshot
+from pixelflow.runs.snapshot import Snapshot, take_snapshot
 from pixelflow.sweeps.program import Program, user_paths
 
 
@@ -52,3 +53,33 @@ def test_what_a_site_and_the_users_environment_add_to_pythonpath_stays(tmp_path:
     done = subprocess.run(["bash", "-c", "\n".join(lines)], env={"PYTHONPATH": "/users/site-packages"},
                           capture_output=True, text=True)  # fmt: skip
     assert done.stdout.split("\n")[:2] == ["/code:/module:/users/site-packages", str(tmp_path / "a b")]
+
+
+@pytest.mark.parametrize(
+    ("lost", "names"),
+    [(["a.py"], "a.py"), (["a.py", "b c.py"], "a.py b c.py"), ([".files.sha256"], "all files"), (["."], "all files")],
+)
+def test_a_job_whose_code_is_not_complete_says_so_before_python_imports_other_code(
+    lost: list[str], names: str, tmp_path: Path
+) -> None:
+    for name in ("a.py", "b c.py", "d.py"):
+        (tmp_path / "checkout" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "checkout" / name).write_text(f"name = '{name}'\n")
+    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x"]):
+        subprocess.run(["git", "-C", str(tmp_path / "checkout"), *command], check=True)
+    snapshot = take_snapshot(tmp_path / "checkout", tmp_path / "the store")
+    program = Program(entry="e", snapshot=snapshot, user_paths=[], python="", cwd=str(tmp_path))
+
+    def start() -> subprocess.CompletedProcess[str]:
+        script = "\n".join([*program.set_up(["true"]), "echo started"])
+        return subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+
+    assert (start().returncode, start().stdout, start().stderr) == (0, "started\n", "")
+    for name in lost:
+        path = Path(snapshot.path, name)
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    done = start()
+    assert (done.returncode, done.stdout) == (1, "")
+    message = f"{snapshot.path}, the frozen code, has lost or changed {names}"
+    assert done.stderr.startswith(message) and "repeat the sweep's own command" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
