@@ -135,7 +135,7 @@ def _complete(root: Path, path: Path, hashes: Mapping[str, str], record: Mapping
         if _hash(path / name) == digest:
             _touch(path / name)
         else:
-            with written_aside(path / name) as aside:
+            with written_aside(path / name, durable=False) as aside:  # a job checks the files
                 shutil.copy(root / name, aside, follow_symlinks=False)
     text = json.dumps(record)
     # sha256sum follows links, and has another form for names with a line break or a backslash.
