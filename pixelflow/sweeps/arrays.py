@@ -46,7 +46,7 @@ def freeze(
 
 
 def submit_part(sweep: Sweep, part: Sequence[Path]) -> None:
-    """Submits the arrays of a part. The claims and the newest submission of the manifest receive the job ids."""
+    """Submits the arrays of a part. The claims and the newest submission receive the job ids."""
     ids: list[dict[str, str]] = []
     for path in part:
         batch = Batch.load(path)
@@ -58,9 +58,8 @@ def submit_part(sweep: Sweep, part: Sequence[Path]) -> None:
         )  # fmt: skip
         submitted = submit(executor, calls)
         ids.append({job.name: entry.job_id for job, entry in zip(batch.jobs, submitted, strict=True)})
+        sweep.update(slurm_ids=[*sweep.submissions[-1].slurm_ids, submitted[0].job_id.split("_")[0]])
     first, then = ids[0], ids[1] if len(ids) > 1 else {}
-    known = sweep.submissions[-1]
-    sweep.submissions[-1] = replace(known, jobs=known.jobs | first, then=known.then | then)
     for job in batch.jobs:
         claim = read_claim(job.path)
         assert claim is not None
@@ -75,4 +74,4 @@ def submit_table(sweep: Sweep, site: Site, program: Program) -> None:
         log=sweep.logs / "table_%j.log", dependency=f"afterany:{':'.join(known.slurm_ids)}",
     )  # fmt: skip
     (job,) = submit(executor, [FinalJob(str(sweep.folder))])
-    sweep.submissions[-1] = replace(known, table=job.job_id)
+    sweep.update(table=job.job_id)

@@ -63,11 +63,12 @@ def launch(request: SweepRequest, runs: list[RunRequest], trials: Sequence[Any] 
         if due:
             check_budget(due, request.site, request.launcher)
             _submit(sweep, planned, request)
-    print_submission(sweep, planned, request.launcher)
+    print_submission(sweep, planned)
     if request.launcher == "local" and due:
         run_batch(sweep)
-    awaited = [Awaited(job.name, run.evaluation) for (job, _), run in zip(jobs, runs, strict=True)]
-    results = follow(sweep, awaited, trials) if request.wait else []
+    merged = {entry.job.name: entry.job for entry in planned}
+    awaited = [Awaited(merged[job.name], run.evaluation) for (job, _), run in zip(jobs, runs, strict=True)]
+    results = follow(awaited, trials) if request.wait else []
     if request.search is None and (request.wait or not due):
         _show_end(sweep)
     return results

@@ -1,19 +1,24 @@
-"""The folder of a sweep: its manifest, the frozen jobs of each submission, and the logs of the jobs.
+"""The folder of a sweep: its record in pieces, the frozen jobs of each submission, and the logs of the jobs.
 
-runs/<experiment>/sweep-<hash8>/manifest.json          runs, submissions, job ids
-                                submissions/<token>/   frozen configs, batch scripts
-                                logs/                  one file per job; a restart appends to it
+runs/<experiment>/sweep-<hash8>/manifest.json                   experiment, columns of the table, MLflow
+                                submissions/<token>/runs.json   the runs that this submission was the first to list
+                                                    submission.json   who made it, when and how, and its SLURM jobs
+                                                    ...               frozen configs, batch scripts
+                                logs/                           one file per job; a restart appends to it
+
+A submission writes files of its own, so that its cost does not grow with those before it. It counts once it has its
+submission.json, which is written after runs.json and before the first job is given to SLURM; what a crash leaves before
+that is ignored, and the same command submits the runs again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +27,12 @@ from pydantic import TypeAdapter, ValidationError
 from pixelflow.errors import UserError
 from pixelflow.files import locked, write_json
 
-MANIFEST = "manifest.json"
+MANIFEST, SUBMISSION, RUNS = "manifest.json", "submission.json", "runs.json"
 
 
 @dataclass(frozen=True)
 class SweepJob:
-    """A run of a sweep, as the manifest stores it.
+    """A run of a sweep, as the record of its first submission stores it.
 
     Args:
         name: The name of the run, unique in the sweep.
@@ -58,7 +63,7 @@ class SweepJob:
 
 @dataclass(frozen=True)
 class Submission:
-    """A submission of a sweep.
+    """A submission of a sweep. The job id of each run is in the claim in its folder.
 
     Args:
         token: Its name.
@@ -70,8 +75,7 @@ class Submission:
         commit: The commit of the frozen code; empty for an installed package.
         snapshot: The folder of the frozen code; empty for an installed package.
         uncommitted: Whether the frozen code had uncommitted changes.
-        jobs: The job id in SLURM of each run.
-        then: The job id of each run's evaluation, where it is a separate job.
+        slurm_ids: The job ids in SLURM, one per array, without the job of the table.
         table: The job id of the job that writes the table after all others.
     """
 
@@ -84,19 +88,13 @@ class Submission:
     commit: str
     snapshot: str
     uncommitted: bool
-    jobs: dict[str, str] = field(default_factory=dict)
-    then: dict[str, str] = field(default_factory=dict)
+    slurm_ids: list[str] = field(default_factory=list)
     table: str = ""
-
-    @property
-    def slurm_ids(self) -> list[str]:
-        """The job ids in SLURM, one per array, without the job of the table."""
-        return sorted({job.split("_")[0] for job in (*self.jobs.values(), *self.then.values())})
 
 
 @dataclass
 class Sweep:
-    """A sweep and its manifest.
+    """A sweep and its record.
 
     Args:
         folder: The folder of the sweep.
@@ -120,31 +118,50 @@ class Sweep:
 
     @staticmethod
     def load(folder: Path) -> Sweep:
-        """Reads the manifest in `folder`.
+        """Reads the record of the sweep in `folder`.
 
         Raises:
-            UserError: The folder is not a sweep, or its manifest is damaged.
+            UserError: The folder is not a sweep, a file is damaged, or an earlier version wrote it.
         """
-        path = folder / MANIFEST
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            content["jobs"] = {entry["name"]: entry for entry in content["jobs"]}
-            return TypeAdapter(Sweep).validate_python({**content, "folder": folder})
+            head = _read(folder / MANIFEST, _Head)
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"{folder} is not a sweep: it has no {MANIFEST}") from None
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise UserError(f"{path} is damaged: {key}={first['input']!r:.100}: {first['msg']}") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged: {error!r}") from None
+        if head.jobs is not None:
+            raise UserError(
+                f"{folder} was written by an earlier version: remove this folder, which holds no run, and repeat the "
+                "sweep's command, which continues its runs"
+            )
+        sweep = Sweep(folder, head.experiment, head.digest, axes=head.axes, paper=head.paper, mlflow=head.mlflow)
+        found = [(_read(path, Submission), path) for path in folder.glob(f"submissions/*/{SUBMISSION}")]
+        for submission, path in sorted(found, key=lambda entry: entry[0].time):
+            sweep.submissions.append(submission)
+            sweep.jobs |= {job.name: job for job in _read(path.with_name(RUNS), list[SweepJob])}
+        return sweep
 
     def save(self) -> None:
-        """Writes the manifest."""
-        content = {key: value for key, value in vars(self).items() if key != "folder"}
-        content["jobs"] = [asdict(job) for job in self.jobs.values()]
-        content["submissions"] = [asdict(submission) for submission in self.submissions]
-        write_json(self.folder / MANIFEST, content)
+        """Writes the manifest, without runs and submissions."""
+        names = ("experiment", "digest", "axes", "paper", "mlflow")
+        write_json(self.folder / MANIFEST, {name: getattr(self, name) for name in names})
+
+    def add(self, submission: Submission, jobs: Iterable[SweepJob]) -> None:
+        """Adds and writes a submission.
+
+        Args:
+            submission: The submission.
+            jobs: Its runs; those that are new or changed are written.
+        """
+        fresh = [job for job in jobs if self.jobs.get(job.name) != job]
+        write_json(self.submission_folder(submission.token) / RUNS, [asdict(job) for job in fresh])
+        self.jobs |= {job.name: job for job in fresh}
+        self.submissions.append(submission)
+        self.save()
+        self.update()
+
+    def update(self, **changes: Any) -> None:
+        """Changes and writes the newest submission."""
+        submission = self.submissions[-1] = replace(self.submissions[-1], **changes)
+        write_json(self.submission_folder(submission.token) / SUBMISSION, asdict(submission))
 
     @property
     def logs(self) -> Path:
@@ -154,6 +171,29 @@ class Sweep:
     def submission_folder(self, token: str) -> Path:
         """Returns the folder of the frozen jobs of the submission `token`."""
         return self.folder / "submissions" / token
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The content of manifest.json. Earlier versions wrote the runs there as well."""
+
+    experiment: str
+    digest: str
+    axes: list[str]
+    paper: list[dict[str, Any]]
+    mlflow: dict[str, str]
+    jobs: Any = None
+
+
+def _read(path: Path, kind: Any) -> Any:
+    """Reads a JSON file as a record of the type `kind`."""
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        where = f"{key}={first['input']!r:.100}: " if key else ""
+        raise UserError(f"{path} is damaged: {where}{first['msg']}") from None
 
 
 def sweep_digest(digests: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from pixelflow.sweeps.local import run_batch
 from pixelflow.sweeps.manifest import Sweep, submitting
 from pixelflow.sweeps.plan import plan
 from pixelflow.sweeps.selection import UNFINISHED, chosen_runs
+from pixelflow.sweeps.show import print_jobs
 from pixelflow.sweeps.site import Site
 from pixelflow.sweeps.slurm import require_slurm
 from pixelflow.sweeps.states import sweep_states
@@ -54,7 +55,8 @@ def retry_runs(sweep: Sweep, runs: str | int | Sequence[str | int], changes: Map
             record(entry.job.path, "retry")
         submission = submit(sweep, planned, site, batch.program, launcher=launcher)
     for entry in planned:
-        say(f"{entry.action:7} {entry.job.name}  {submission.jobs.get(entry.job.name, '')}")
+        say(f"{entry.action:7} {entry.job.name}")
+    print_jobs(submission)
     if launcher == "local":
         run_batch(sweep)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pixelflow.sweeps.budget import gpu_hours
-from pixelflow.sweeps.manifest import Sweep
+from pixelflow.sweeps.manifest import Submission, Sweep
 from pixelflow.sweeps.plan import Planned
 from pixelflow.sweeps.site import Site
 from pixelflow.sweeps.states import RunState
@@ -30,17 +30,23 @@ def print_plan(planned: Sequence[Planned], site: Site, folder: Path, launcher: s
     say(f"sweep: {folder}")
 
 
-def print_submission(sweep: Sweep, planned: Sequence[Planned], launcher: str) -> None:
+def print_submission(sweep: Sweep, planned: Sequence[Planned]) -> None:
     """Prints what was submitted, and the command that shows the states."""
     counts = Counter(entry.action for entry in planned)
     say(", ".join(f"{number} {ACTIONS[action]}" for action, number in sorted(counts.items())))
     for entry in planned:
         if not entry.due and entry.why.startswith("failed"):
             say(f"  {entry.job.name}: {one_line(entry.why)}")
-    if launcher == "slurm" and sweep.submissions:
-        last = sweep.submissions[-1]
-        say(f"SLURM jobs  {' '.join(last.slurm_ids)}{f', table {last.table}' if last.table else ''}")
+    if sweep.submissions:
+        print_jobs(sweep.submissions[-1])
     say(f"sweep       {sweep.folder}\nstatus      python run.py job=status sweep={sweep.folder}")
+
+
+def print_jobs(submission: Submission) -> None:
+    """Prints the ids of the jobs in SLURM."""
+    if submission.slurm_ids:
+        table = f", table {submission.table}" if submission.table else ""
+        say(f"SLURM jobs  {' '.join(submission.slurm_ids)}{table}")
 
 
 def verdict(states: Sequence[RunState]) -> int:

@@ -61,10 +61,19 @@ class RunState:
 
 
 def sweep_states(sweep: Sweep) -> list[RunState]:
-    """Returns the states of all runs of the sweep, in the order of its manifest."""
-    claims = {name: read_claim(job.path) for name, job in sweep.jobs.items()}
-    entries = live_jobs([claim for claim in claims.values() if claim])
-    return [run_state(job, claims[name], entries) for name, job in sweep.jobs.items()]
+    """Returns the states of all runs of the sweep, in the order of its record."""
+    return states_of(sweep.jobs.values())
+
+
+def states_of(jobs: Iterable[SweepJob]) -> list[RunState]:
+    """Returns the states of runs. SLURM is asked once.
+
+    Raises:
+        WorkFailed: SLURM does not answer.
+    """
+    claims = [(job, read_claim(job.path)) for job in jobs]
+    entries = live_jobs([claim for _, claim in claims if claim])
+    return [run_state(job, claim, entries) for job, claim in claims]
 
 
 def live_jobs(claims: Iterable[Claim]) -> dict[str, slurm.QueueEntry]:

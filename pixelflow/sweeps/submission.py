@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -45,7 +45,7 @@ def submit(
     The caller holds `submitting`. With the launcher `"local"` the caller runs the batch itself.
 
     Args:
-        sweep: The sweep; its manifest is saved with the new submission.
+        sweep: The sweep, to which the submission is added.
         planned: The runs of the sweep; at least one of them is due.
         site: The queue settings.
         program: What runs the jobs.
@@ -66,7 +66,6 @@ def submit(
     )  # fmt: skip
     folder = sweep.submission_folder(submission.token)
     with _undone_on_failure(sweep, due, folder), writing(sweep.folder):
-        sweep.jobs |= {entry.job.name: entry.job for entry in planned}
         sweep.logs.mkdir(parents=True, exist_ok=True)
         size = len(due)
         if launcher == "slurm":
@@ -76,15 +75,13 @@ def submit(
             program.save(folder)
             parts = arrays.freeze(folder, due, site, program, size=size, split=launcher == "slurm")
         announce()
-        sweep.submissions.append(submission)
-        sweep.save()
+        sweep.add(submission, [entry.job for entry in planned])
         if launcher == "slurm":
             with synced_together():
                 for part in parts:
                     arrays.submit_part(sweep, part)
             if table and due[0].job.job == PIPELINE:
                 arrays.submit_table(sweep, site, program)
-            sweep.save()
     return sweep.submissions[-1]
 
 
@@ -126,9 +123,6 @@ def _undone_on_failure(sweep: Sweep, due: Sequence[Planned], folder: Path) -> It
                 remove_claim(entry.job.path)
         sweep.jobs, sweep.submissions[number:] = known, []
         shutil.rmtree(sweep.folder if new_sweep else folder, ignore_errors=True)
-        if not new_sweep:
-            with suppress(UserError, WorkFailed):  # the first error counts
-                sweep.save()
         if isinstance(error, UserError | WorkFailed):
             raise type(error)(f"{error}: {what}") from error
         raise

@@ -15,8 +15,8 @@ from pixelflow.metrics.catalogue import main_distance
 from pixelflow.signals import pause, stop_on_signals, stop_signal
 from pixelflow.sweeps import slurm
 from pixelflow.sweeps.batch import RESULT
-from pixelflow.sweeps.manifest import Sweep
-from pixelflow.sweeps.states import PRUNED, RunState, sweep_states
+from pixelflow.sweeps.manifest import SweepJob
+from pixelflow.sweeps.states import PRUNED, RunState, states_of
 from pixelflow.tracking.jsonl import FILE_NAME, history
 
 logger = logging.getLogger(__name__)
@@ -26,17 +26,16 @@ POLL = 5.0
 
 @dataclass(frozen=True)
 class Awaited:
-    """A run whose result is awaited, by its name, and the evaluation of it that is meant, if the job makes one."""
+    """A run whose result is awaited, and the evaluation of it that is meant, if the job makes one."""
 
-    name: str
+    job: SweepJob
     evaluation: str | None = None
 
 
-def follow(sweep: Sweep, runs: Sequence[Awaited], trials: Sequence[Any]) -> list[dict[str, Any]]:
+def follow(runs: Sequence[Awaited], trials: Sequence[Any]) -> list[dict[str, Any]]:
     """Waits until none of the runs is active.
 
     Args:
-        sweep: The sweep.
         runs: The runs.
         trials: The optuna trial and the metric of each run, for pruning; empty for no pruning.
 
@@ -47,23 +46,23 @@ def follow(sweep: Sweep, runs: Sequence[Awaited], trials: Sequence[Any]) -> list
         Interrupted: A signal asked to stop. The jobs of a cluster continue.
     """
     with stop_on_signals():
-        return _follow(sweep, runs, trials)
+        return _follow(runs, trials)
 
 
-def _follow(sweep: Sweep, runs: Sequence[Awaited], trials: Sequence[Any]) -> list[dict[str, Any]]:
-    known = Sweep.load(sweep.folder)
-    watched = {run.name: Watched(*entry) for run, entry in zip(runs, trials, strict=True)} if trials else {}
+def _follow(runs: Sequence[Awaited], trials: Sequence[Any]) -> list[dict[str, Any]]:
+    jobs = {run.job.name: run.job for run in runs}
+    watched = {run.job.name: Watched(*entry) for run, entry in zip(runs, trials, strict=True)} if trials else {}
     while True:
-        states = {state.job.name: state for state in sweep_states(known)}
+        states = {state.job.name: state for state in states_of(jobs.values())}
         for name, watch in list(watched.items()):
             if states[name].active and watch.should_prune(states[name].job.path):
                 prune(watch.trial, states[name])
                 del watched[name]  # until its job has saved, it still logs
-        if not any(states[run.name].active for run in runs):
-            return [result_of(states[run.name], run.evaluation) for run in runs]
+        if not any(states[run.job.name].active for run in runs):
+            return [result_of(states[run.job.name], run.evaluation) for run in runs]
         pause(POLL)
         if stop_signal() is not None:
-            active = sum(states[run.name].active for run in runs)
+            active = sum(states[run.job.name].active for run in runs)
             raise Interrupted(f"{active} of {len(runs)} jobs are not over and are not cancelled")
 
 

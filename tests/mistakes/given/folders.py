@@ -44,11 +44,23 @@ def manifest(folder: Path, text: str, models: Models) -> Path:
 
 def sweep(folder: Path, text: str, models: Models) -> Path:
     """The folder of a sweep without runs, with a key of its manifest replaced: `KEY=JSON`."""
-    content = {"experiment": "x", "digest": "0", "jobs": [], "submissions": [], "axes": [], "paper": [], "mlflow": {}}
+    content = {"experiment": "x", "digest": "0", "axes": [], "paper": [], "mlflow": {}}
     key, _, value = text.partition("=")
     if key:
         content[key] = json.loads(value)
     return manifest(folder, json.dumps(content), models)
+
+
+def submitted(folder: Path, text: str, models: Models) -> Path:
+    """The folder of a sweep with a submission of no runs, one of whose files is replaced: `FILE=TEXT`."""
+    name, _, content = text.partition("=")
+    words = ("token", "user", "host", "command", "launcher", "commit", "snapshot")
+    record = dict.fromkeys(words, "x") | {"time": 0.0, "uncommitted": False}
+    place = sweep(folder, "", models) / "submissions" / "x"
+    place.mkdir(parents=True)
+    for file, whole in {"submission.json": json.dumps(record), "runs.json": "[]"}.items():
+        (place / file).write_text(content if file == name else whole, encoding="utf-8")
+    return folder
 
 
 def runs(folder: Path, text: str, models: Models) -> Path:

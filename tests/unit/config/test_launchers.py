@@ -134,15 +134,13 @@ def test_a_trial_that_promises_nothing_is_cancelled_and_stays_pruned(
     from pixelflow.runs.status import write_status
     from pixelflow.sweeps import slurm, waiting
     from pixelflow.sweeps.claims import Claim
-    from pixelflow.sweeps.manifest import Sweep, SweepJob
+    from pixelflow.sweeps.manifest import SweepJob
     from pixelflow.sweeps.slurm import QueueEntry
     from pixelflow.tracking.jsonl import MetricsLog
 
     folder, cancelled = tmp_path / "run", list[str]()
-    sweep = Sweep(tmp_path / "sweep", "e", "d", {"run": SweepJob("run", str(folder), "train", [], "x", 9)})
-    sweep.save()
     folder.mkdir()
-    Claim(str(sweep.folder), "t", "me", 0.0, "7").save(folder)
+    Claim("sweep", "t", "me", 0.0, "7").save(folder)
     write_status(folder, "running", step=2)
     with MetricsLog(folder) as log:
         log.metrics({"loss": 5.0}, step=1)
@@ -158,6 +156,6 @@ def test_a_trial_that_promises_nothing_is_cancelled_and_stays_pruned(
     monkeypatch.setattr(slurm, "cancel", cancel)
     monkeypatch.setattr(waiting, "POLL", 0.0)
     trial = Trial()
-    (result,) = waiting.follow(sweep, [waiting.Awaited("run")], [(trial, "loss")])
+    (result,) = waiting.follow([waiting.Awaited(SweepJob("run", str(folder), "train", [], "x", 9))], [(trial, "loss")])
     assert trial.seen == [(5.0, 1), (4.0, 2)] and cancelled == ["7"] and trial.told == [TrialState.PRUNED]
     assert result["value"] == float("inf")  # no failure, by which the search would end

@@ -119,7 +119,7 @@ def test_what_is_submitted_is_claimed_and_frozen(fake: FakeSlurm, sweep: Sweep, 
     assert [claim.job for claim in claims if claim] == ["101_0", "101_1", "101_2"]
     assert [claim.tags for claim in claims if claim] == [{"seed": "0"}, {"seed": "1"}, {"seed": "2"}]
     again = Sweep.load(sweep.folder)
-    assert again.submissions[0].jobs == {"run-0": "101_0", "run-1": "101_1", "run-2": "101_2"}
+    assert again == sweep and again.submissions[0].slurm_ids == ["101"]
     assert [config["seed"] for _, config in frozen_jobs(again, ["run-1", "run-2"])] == [1, 2]
     assert [state.state for state in sweep_states(again)] == ["queued"] * 3
 
@@ -138,14 +138,15 @@ def test_the_jobs_belong_to_the_user_of_the_process(
 
 def test_a_single_run_is_no_array(fake: FakeSlurm, sweep: Sweep, tmp_path: Path) -> None:
     give(sweep, entries(tmp_path, 1))
-    assert "--array" not in fake.scripts[0] and Sweep.load(sweep.folder).submissions[0].jobs == {"run-0": "101"}
+    claim = read_claim(tmp_path / "run-0")
+    assert "--array" not in fake.scripts[0] and claim and claim.job == "101"
 
 
 def test_arrays_are_split_at_the_sites_limit(fake: FakeSlurm, sweep: Sweep, tmp_path: Path) -> None:
     give(sweep, entries(tmp_path, 5), Site(max_array_size=2))
     assert [script.count("--array=0-1") for script in fake.scripts] == [1, 1, 0]
-    jobs = Sweep.load(sweep.folder).submissions[0].jobs
-    assert list(jobs.values()) == ["101_0", "101_1", "102_0", "102_1", "103"]
+    assert [state.slurm for state in sweep_states(sweep)] == ["101_0", "101_1", "102_0", "102_1", "103"]
+    assert Sweep.load(sweep.folder).submissions[0].slurm_ids == ["101", "102", "103"]
 
 
 def test_evaluation_follows_training_run_by_run_and_the_table_follows_all(
