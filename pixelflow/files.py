@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import json
+import logging
 import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,6 +22,8 @@ from pixelflow.errors import UserError, WorkFailed
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 REPEAT = "run the same command again"
 
@@ -199,7 +203,31 @@ class NoLocks(UserError):
     """The filesystem does not support locks."""
 
 
-def lock(path: Path, *, wait: bool = False) -> IO[str]:
+_patience: ContextVar[Callable[[float], bool]] = ContextVar("_patience", default=lambda waited: False)
+"""Whether a job goes on waiting for a folder in use, after so many seconds; see `patient`."""
+
+POLL = 1.0
+"""Seconds between two attempts at a lock that is waited for."""
+
+
+@contextmanager
+def patient(waits: Callable[[float], bool]) -> Iterator[None]:
+    """Lets the calls of `lock` with `patient=True` wait: for a job that nobody watches.
+
+    A lock outlives its process where the host is lost: the server of a network filesystem releases it after its lease,
+    which is 90 s for NFS.
+
+    Args:
+        waits: Returns whether to go on after so many seconds of waiting.
+    """
+    before = _patience.set(waits)
+    try:
+        yield
+    finally:
+        _patience.reset(before)
+
+
+def lock(path: Path, *, wait: bool = False, patient: bool = False) -> IO[str]:
     """Takes an exclusive lock on the file `path`.
 
     Only an operating system's "would block" counts as a lock in use; every other error is one of the filesystem.
@@ -207,6 +235,7 @@ def lock(path: Path, *, wait: bool = False) -> IO[str]:
     Args:
         path: The lock file; it is made where it is missing, and it stays.
         wait: Whether to wait for a process that holds the lock instead of raising.
+        patient: Whether to wait in a job that nobody watches, as long as its `patient` says.
 
     Returns:
         The open lock file. The lock ends when the file is closed or the process ends, however it ends. A forked child
@@ -221,7 +250,7 @@ def lock(path: Path, *, wait: bool = False) -> IO[str]:
     with writing(path):
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115
     try:
-        _take(file, wait)
+        _take(file, path, wait, _patience.get() if patient else lambda waited: False)
     except BlockingIOError:
         file.close()
         raise InUse(f"{path.parent} is in use by another process; wait until it has ended") from None
@@ -234,14 +263,19 @@ def lock(path: Path, *, wait: bool = False) -> IO[str]:
     return file
 
 
-def _take(file: IO[str], wait: bool) -> None:
-    for pause in (0.01, 0.1, 0.0):
+def _take(file: IO[str], path: Path, wait: bool, waits: Callable[[float], bool]) -> None:
+    start, waiting = time.monotonic(), False
+    for pause in itertools.chain((0.01, 0.1), itertools.repeat(POLL)):  # at first: it may be `is_locked`, which is over at once
         try:
             return fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if not pause:
-                raise
-        time.sleep(pause)  # it may be `is_locked`, which is over at once
+            if pause == POLL:
+                if not waits(time.monotonic() - start):
+                    raise
+                if not waiting:
+                    logger.warning("%s is in use by another process: waiting until it has ended", path.parent)
+                waiting = True
+        time.sleep(pause)
 
 
 def is_locked(path: Path) -> bool | None:
@@ -262,11 +296,11 @@ def is_locked(path: Path) -> bool | None:
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool = False) -> Iterator[IO[str]]:
+def locked(path: Path, *, wait: bool = False, patient: bool = False) -> Iterator[IO[str]]:
     """Holds an exclusive lock on the file `path` for the duration of the block; see `lock`.
 
     Yields:
         The open lock file.
     """
-    with lock(path, wait=wait) as file:
+    with lock(path, wait=wait, patient=patient) as file:
         yield file

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pixelflow.errors import Interrupted
-from pixelflow.files import write_json
-from pixelflow.runs.status import read_status, write_status
+from pixelflow.files import InUse, patient, write_json
+from pixelflow.runs.status import LOCK_PATIENCE, read_status, write_status
 from pixelflow.signals import BY_HAND, CONTINUE, stop_on_signals, stop_signal
 from pixelflow.sweeps.batch import RESULT, FrozenConfigs
 from pixelflow.terminal import log_to_stderr, say
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Runs the job in the file that the command line names."""
-    with stop_on_signals():  # from the start: imports take seconds, in which a signal would end the process
+    # From the start: imports take seconds, in which a signal would end the process.
+    with stop_on_signals(), patient(lambda waited: waited < LOCK_PATIENCE and stop_signal() is None):
         start(FrozenConfigs.load(Path(sys.argv[1])))
 
 
@@ -75,7 +76,12 @@ def work(job: FrozenConfigs, world: World) -> None:
     for config in job.configs:
         declaration = find_job(config["job"]["name"])
         check_data(config, declaration)
-        result = declaration.start(config, job.overrides)
+        try:
+            result = declaration.start(config, job.overrides)
+        except InUse:
+            if number := stop_signal():
+                raise Interrupted(f"before it began, {number.name}") from None
+            raise
         if world.rank == 0:
             write_json(Path(job.folder) / RESULT, result)
             if not declaration.makes_run_folder:

@@ -291,7 +291,7 @@ def held(folder: Path, world: World) -> Iterator[None]:
             if world.rank == 0:
                 new = [path for path in (folder, *folder.parents) if not path.exists()]
                 make_folder(folder)
-                stack.enter_context(locked(folder / LOCK))
+                stack.enter_context(locked(folder / LOCK, patient=True))
                 stack.enter_context(_removed_if_unused(folder, new))
         yield
 

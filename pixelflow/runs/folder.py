@@ -64,7 +64,7 @@ class RunFolder:
 
     def __enter__(self) -> RunFolder:
         make_folder(self.path)
-        self._lock = lock(self.path / LOCK_FILE)
+        self._lock = lock(self.path / LOCK_FILE, patient=True)
         os.register_at_fork(after_in_child=self._lock.close)  # a surviving data worker would keep the folder locked
         try:
             name_host(self._lock)

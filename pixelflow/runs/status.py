@@ -16,6 +16,8 @@ from pixelflow.files import InUse, is_locked, locked, write_json
 
 STATUS_FILE = "status.json"
 LOCK_FILE = ".lock"
+LOCK_PATIENCE = 600.0
+"""Seconds for which a job of a sweep waits for a folder in use: the locks of a lost node remain for minutes."""
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ A job that SLURM itself ends (cancelled, requeued, its node lost) is left to SLU
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -31,7 +32,7 @@ from submitit.helpers import DelayedSubmission
 from pixelflow import terminal
 from pixelflow.errors import UserError, WorkFailed
 from pixelflow.runs.attempts import read_attempts, record
-from pixelflow.runs.status import held, read_status, write_status
+from pixelflow.runs.status import LOCK_PATIENCE, held, read_status, write_status
 from pixelflow.signals import CONTINUE
 from pixelflow.sweeps import slurm
 from pixelflow.sweeps.batch import Batch, BatchJob
@@ -39,8 +40,8 @@ from pixelflow.sweeps.claims import read_claim
 from pixelflow.sweeps.outcome import is_finished, outcome_of, record_end, record_failure, step_of
 from pixelflow.sweeps.site import Site
 
-LOCK_PATIENCE = 60.0
-"""Seconds to wait for the end of an earlier start of the same job."""
+PR_SET_PDEATHSIG = 1
+"""The request of prctl(2) for a signal at the end of the parent process; from linux/prctl.h."""
 
 
 class Task:
@@ -69,9 +70,27 @@ class Task:
         """Returns the exit status of the command: 128 + N after signal N, and 75 if a signal came before its start."""
         if self.stopped:
             return CONTINUE
-        self.process = subprocess.Popen(command, cwd=cwd, env=environment)
+        self.process = subprocess.Popen(command, cwd=cwd, env=environment, preexec_fn=ending_with(os.getpid()))
         code = self.process.wait()
         return code if code >= 0 else 128 - code
+
+
+def ending_with(parent: int) -> Callable[[], None]:
+    """Returns what a new process runs to receive SIGTERM when the process `parent` ends, even by kill -9.
+
+    A task whose supervisor is gone would go on unseen, hold its run folder, and never be queued again.
+    """
+    if not sys.platform.startswith("linux"):
+        return lambda: None
+    library = ctypes.CDLL(None)  # before the fork, after which a lock of another thread could block it
+
+    def prepare() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the handler of this process would be called too late
+        library.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it has ended already
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return prepare
 
 
 @dataclass(frozen=True)
@@ -103,7 +122,7 @@ class FrozenJob:
             return say(f"{folder} belongs to another submission now: nothing to do")
         if is_finished(folder, batch.job, job.evaluations):
             return say(f"{folder} is finished already")
-        if not wait_for_lock(folder):
+        if not wait_for_lock(folder, task):
             raise WorkFailed(say(f"{folder} is in use by another process"))
         if reason := limit_reached(folder, batch.token, site, max(1, site.max_restarts)):
             give_up(folder, reason)
@@ -210,15 +229,21 @@ def give_up(folder: Path, message: str) -> None:
     raise WorkFailed(say(message))
 
 
-def wait_for_lock(folder: Path) -> bool:
-    """Waits until no process holds the run folder. Returns False where one still does after LOCK_PATIENCE seconds."""
-    deadline = time.monotonic() + LOCK_PATIENCE
+def wait_for_lock(folder: Path, task: Task) -> bool:
+    """Waits until no process holds the run folder. Returns False where one still does after LOCK_PATIENCE seconds.
+
+    A signal to the task ends the waiting, too: the task then does not start.
+    """
+    start, waiting = time.monotonic(), False
     while True:
         with held(folder) as ours:
-            if ours:
+            if ours or task.stopped:
                 return True
-        if time.monotonic() > deadline:
+        if time.monotonic() > start + LOCK_PATIENCE:
             return False
+        if not waiting:
+            say(f"{folder} is in use by another process: waiting until it has ended")
+        waiting = True
         time.sleep(1)
 
 

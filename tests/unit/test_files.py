@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from pixelflow import files
 from pixelflow.errors import UserError, WorkFailed
-from pixelflow.files import InUse, locked, synced_together, write_json, write_text, writing, written_aside
+from pixelflow.files import InUse, locked, patient, synced_together, write_json, write_text, writing, written_aside
 
 HOLDER = """
 import fcntl, sys
@@ -36,6 +37,37 @@ def test_a_lock_that_another_process_holds_is_in_use_until_that_process_ends(tmp
         holder.wait()
         with locked(path):
             pass
+
+
+def test_a_job_that_nobody_watches_waits_for_a_lock_and_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(files, "POLL", 0.05)
+    path = tmp_path / ".lock"
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        with pytest.raises(InUse), locked(path, patient=True):  # a person who waits gets an answer at once
+            pass
+        waited: list[float] = []
+
+        def waits(seconds: float) -> bool:
+            waited.append(seconds)
+            if len(waited) == 5:
+                holder.kill()
+            return True
+
+        with patient(waits):
+            with pytest.raises(InUse), locked(path):
+                pass
+            with locked(path, patient=True):
+                pass
+    assert len(waited) >= 5 and waited == sorted(waited)
+    assert [record.message for record in caplog.records] == [
+        f"{tmp_path} is in use by another process: waiting until it has ended"
+    ]
+    with locked(path), patient(lambda seconds: False), pytest.raises(InUse), locked(path, patient=True):
+        pass
 
 
 def test_a_filesystem_without_locks_is_named_and_not_taken_for_a_lock_in_use(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pixelflow.files import locked
 from pixelflow.runs.status import read_status
 from pixelflow.signals import CONTINUE
 from tests.conf.test_compose import composed
@@ -37,6 +38,24 @@ def test_a_warning_while_it_is_still_importing_is_an_interruption(tmp_path: Path
     assert process.returncode == CONTINUE, errors
     status = read_status(folder)
     assert status.state == "interrupted" and status.message == "before it began, SIGUSR2"
+
+
+@pytest.mark.slow
+def test_a_job_waits_for_the_lock_of_its_folder_and_then_works(tmp_path: Path) -> None:
+    """As after the loss of a node, whose locks the server of a network filesystem keeps for a while."""
+    folder, file, log = tmp_path / "run", tmp_path / "job.json", tmp_path / "log"
+    config = composed(*SETTINGS, f"run_folder={folder}")
+    file.write_text(json.dumps({"configs": [config], "overrides": SETTINGS, "folder": str(folder)}))
+    folder.mkdir()
+    command = [sys.executable, "-P", "-m", "pixelflow.frozen_job", str(file)]
+    with locked(folder / ".lock"), log.open("w") as stream:
+        process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=stream)
+        wait_for(lambda: "run is in use by another process: waiting" in log.read_text(), 120)
+        assert read_status(folder).state is None
+    wait_for(lambda: read_status(folder).state == "running", 120)
+    process.send_signal(signal.SIGUSR2)
+    assert process.wait(120) == CONTINUE, log.read_text()
+    assert read_status(folder).state == "interrupted"
 
 
 @pytest.mark.slow
