@@ -204,7 +204,7 @@ class NoLocks(UserError):
 
 
 _patience: ContextVar[Callable[[float], bool]] = ContextVar("_patience", default=lambda waited: False)
-"""Whether a job goes on waiting for a folder in use, after so many seconds; see `patient`."""
+"""Whether to continue to wait for a lock, by the seconds that have passed; see `patient`."""
 
 POLL = 1.0
 """Seconds between two attempts at a lock that is waited for."""
@@ -212,13 +212,13 @@ POLL = 1.0
 
 @contextmanager
 def patient(waits: Callable[[float], bool]) -> Iterator[None]:
-    """Lets the calls of `lock` with `patient=True` wait: for a job that nobody watches.
+    """Lets the calls of `lock` with `patient=True` wait, as a job of a sweep does.
 
     A lock outlives its process where the host is lost: the server of a network filesystem releases it after its lease,
     which is 90 s for NFS.
 
     Args:
-        waits: Returns whether to go on after so many seconds of waiting.
+        waits: Returns whether to continue to wait after so many seconds.
     """
     before = _patience.set(waits)
     try:
@@ -235,7 +235,7 @@ def lock(path: Path, *, wait: bool = False, patient: bool = False) -> IO[str]:
     Args:
         path: The lock file; it is made where it is missing, and it stays.
         wait: Whether to wait for a process that holds the lock instead of raising.
-        patient: Whether to wait in a job that nobody watches, as long as its `patient` says.
+        patient: Whether to wait inside the block of `patient`, as long as that says.
 
     Returns:
         The open lock file. The lock ends when the file is closed or the process ends, however it ends. A forked child
