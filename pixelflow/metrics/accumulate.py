@@ -154,7 +154,7 @@ def accumulate(
         with shared_errors(world, wait=True):
             parts.write(suite)
     left = 0
-    if world.rank == 0 and parts.paths():
+    if world.rank == 0 and (parts.paths() or done.stopped):
         left = len(parts.missing(count))
         if left == 0:
             parts.read_into(suite)
