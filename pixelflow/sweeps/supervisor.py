@@ -160,7 +160,7 @@ class FrozenJob:
         return slurm.state_of(name) in ("RUNNING", "UNKNOWN")
 
     def start_again(self, name: str, outcome: str, site: Site) -> None:
-        """Queues the job again, which ends this process."""
+        """Queues the job again and ends this process. To wait for SLURM to end it would hold the nodes for KillWait."""
         if not site.requeue:
             say("site.requeue=false: repeat the sweep's command to continue from the last checkpoint")
             raise SystemExit(CONTINUE)
@@ -168,8 +168,6 @@ class FrozenJob:
             slurm.requeue(name)
         except (UserError, WorkFailed) as error:
             say(f"{outcome}, and not queued again ({error}): repeat the sweep's command to continue")
-        else:
-            time.sleep(30)  # SLURM ends this process
         raise SystemExit(CONTINUE)
 
 
