@@ -44,7 +44,7 @@ test: install
 test-all: test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbmake --nbmake-timeout=900 docs/tour.ipynb
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -rs -m "(slow or browser or gpu) and not slurm"
-	$(BIN)/python -m pytest -rs -m slurm   # they share one cluster, so one test runs at a time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -rs -m slurm   # each process has its own cluster
 
 .PHONY: mistakes
 mistakes: install

@@ -7,6 +7,7 @@ starts one and prints the line that points a shell to it; `cluster.py FOLDER sto
 from __future__ import annotations
 
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -110,11 +111,30 @@ class Cluster:
         files = {"key-file": key.name, "socket": "munge.socket", "pid-file": "munged.pid", "log-file": "munged.log"}
         files |= {"seed-file": "munged.seed"}
         self.run("munged", "--force", *(f"--{name}={self.folder / file}" for name, file in files.items()))
-        self.run("nice", "-n", "0", "slurmctld", "-c")
+        self.run("slurmctld", "-c")
         for number in range(1, self.nodes + 1):
             self.start_node(f"n{number}")
         wait_for(lambda: len(self.run("sinfo", "-h", "-N", "-t", "idle", "-p", "main").splitlines()) == self.nodes, 60)
         return self
+
+    def start_controller(self) -> None:
+        """The controller returns and knows the jobs that it knew."""
+        self.run("slurmctld")
+        wait_for(lambda: "UP" in self.run("scontrol", "ping", check=False), 60)
+
+    def stop_controller(self) -> None:
+        """The controller goes; jobs that run continue."""
+        file = self.folder / "slurmctld.pid"
+        pid = int(file.read_text())
+        os.kill(pid, signal.SIGTERM)
+        wait_for(lambda: not Path(f"/proc/{pid}").exists(), 30)
+
+    def preempt(self) -> None:
+        """A job of a better partition takes all nodes for two seconds, whatever runs there."""
+        job = self.run("sbatch", "--parsable", "-p", "urgent", f"-N{self.nodes}", "--exclusive", "--time=1",
+                       "--output=/dev/null", "--wrap=sleep 2")  # fmt: skip
+        there = ("RUNNING", "COMPLETING", "COMPLETED")
+        wait_for(lambda: self.run("squeue", "-h", "-t", "all", "-j", job, "-o", "%T") in there, 90)
 
     def start_node(self, name: str) -> None:
         """Node names must resolve, or processes that meet by them wait for ever: the node gets hosts of its own.
@@ -131,11 +151,17 @@ class Cluster:
             slurmd = ["unshare", "-m", "sh", "-c", bind, "sh", *slurmd]
         subprocess.run(slurmd, env=self.environment, check=True, timeout=60)
 
-    def stop_node(self, name: str) -> None:
+    def lose_node(self, name: str) -> None:
         """The node dies: its slurmd and everything that runs on it, without a word."""
         self.kill_pid(self.folder / f"slurmd-{name}.pid", signal.SIGKILL)
         for pid in self.processes_of(name):
             kill_tree(pid)
+        self.run("scontrol", "update", f"nodename={name}", "state=down", "reason=test")
+
+    def return_node(self, name: str) -> None:
+        self.start_node(name)
+        # A node that came back by itself refuses to be resumed.
+        self.run("scontrol", "update", f"nodename={name}", "state=resume", check=False)
 
     def processes_of(self, name: str) -> list[int]:
         """The step daemons of a node."""
@@ -147,8 +173,8 @@ class Cluster:
             except OSError:
                 continue
             if words[0].startswith(b"slurmstepd") and str(self.folder / "slurm.conf").encode() in environment:
-                files = os.listdir(self.folder / f"spool-{name}")
-                if any(words[0].split(b"[")[-1].split(b".")[0].decode() in file for file in files):
+                job = words[0].split(b"[")[-1].split(b".")[0].decode()
+                if any(file.startswith(f"{name}_{job}.") for file in os.listdir(self.folder / f"spool-{name}")):
                     found.append(int(path.parent.name))
         return found
 
@@ -191,7 +217,8 @@ def wait_for(condition: Callable[[], object], seconds: float, *, fail: bool = Tr
 
 def free_ports(count: int) -> int:
     """The first of `count` free ports in a row."""
-    for start in range(17800, 30000, 20):
+    # At random: another cluster may look for its ports at the same time.
+    for start in random.sample(range(17800, 30000, 20), 100):
         sockets = [socket.socket() for _ in range(count)]
         try:
             for offset, each in enumerate(sockets):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.slurm.cluster import Cluster
+from tests.slurm.mlflow_server import postgres
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +21,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         del os.environ["SLURM_CONF"]
     else:
         os.environ["SLURM_CONF"] = before
+
+
+@pytest.fixture(scope="session")
+def database() -> Iterator[str]:
+    """PostgreSQL for MLflow's server."""
+    with postgres() as address:
+        yield address

@@ -1,15 +1,9 @@
-"""MLflow's server with PostgreSQL, as a cluster would have it: a sweep's parent and children whatever happens."""
+"""A sweep's parent and children on MLflow's server, whatever happens to it."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,68 +14,9 @@ from pixelflow.sweeps.manifest import Sweep, SweepJob
 from pixelflow.tracking import MLflowMirror, Tracker, history
 from pixelflow.tracking.mlflow.children import schedule
 from pixelflow.tracking.mlflow.position import MirrorState
-from tests.slurm.cluster import wait_for
+from tests.slurm.mlflow_server import free_port, needs_postgres, server
 
-BIN = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
-POSTGRES = BIN is not None or shutil.which("initdb") is not None
-pytestmark = [
-    pytest.mark.slurm,
-    pytest.mark.skipif(not POSTGRES or os.geteuid() != 0, reason="no PostgreSQL, or not root"),
-]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """PostgreSQL, which refuses to run as root, on a port of its own."""
-    folder = Path(subprocess.run(["mktemp", "-d"], capture_output=True, text=True, check=True).stdout.strip())
-    shutil.chown(folder, "postgres")
-    port, bin_ = free_port(), f"{BIN}/" if BIN else ""
-
-    def as_postgres(*command: str) -> None:
-        subprocess.run(["setpriv", "--reuid=postgres", "--clear-groups", *command], check=True, capture_output=True,
-                       cwd=folder, timeout=120)  # fmt: skip
-
-    as_postgres(f"{bin_}initdb", "-D", f"{folder}/data", "-U", "mlflow", "--auth=trust", "-E", "UTF8")
-    options = f"-p {port} -k {folder} -c fsync=off"
-    as_postgres(f"{bin_}pg_ctl", "-D", f"{folder}/data", "-o", options, "-l", f"{folder}/log", "-w", "start")
-    # The driver by name: without one, SQLAlchemy before 2.1 takes psycopg2 and later ones take psycopg.
-    yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/postgres"
-    as_postgres(f"{bin_}pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")
-    shutil.rmtree(folder)
-
-
-@contextmanager
-def server(database: str, port: int, artifacts: Path) -> Iterator[str]:
-    import requests
-
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database, "--artifacts-destination",
-               str(artifacts), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]  # fmt: skip
-    path = artifacts.with_name("mlflow.log")
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # of language models: five processes
-    with open(path, "ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment)
-    uri = f"http://127.0.0.1:{port}"
-
-    def answers() -> bool:
-        assert process.poll() is None, path.read_text()[-2000:]
-        try:
-            return requests.get(f"{uri}/health", timeout=2).ok
-        except requests.RequestException:
-            return False
-
-    try:
-        wait_for(answers, 400)
-        yield uri
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, 15)
-            process.wait(60)
+pytestmark = [pytest.mark.slurm, needs_postgres]
 
 
 def test_four_jobs_at_once_and_a_server_that_is_away_for_half_the_time(database: str, tmp_path: Path) -> None:

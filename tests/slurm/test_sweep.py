@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from pixelflow.sweeps import slurm
 from pixelflow.training.checkpoint import load_checkpoint
@@ -52,9 +51,11 @@ class Checkout:
         command = [sys.executable, str(self.root / "run.py"), *arguments]
         return subprocess.Popen(command, cwd=self.cwd, env=given, text=True, stdout=-1, stderr=-1)
 
-    def run(self, *arguments: str, status: int | None = 0, environment: dict[str, str] | None = None) -> str:
+    def run(
+        self, *arguments: str, status: int | None = 0, environment: dict[str, str] | None = None, timeout: float = 400
+    ) -> str:
         process = self.start(*arguments, environment=environment)
-        output, errors = process.communicate(timeout=400)
+        output, errors = process.communicate(timeout=timeout)
         assert status is None or process.returncode == status, output + errors
         return output + errors
 
@@ -134,23 +135,6 @@ def test_two_submitters_at_once(closed: Cluster, checkout: Checkout) -> None:
     assert "2 runs" not in checkout.run("job=retry", "sweep=runs/quickstart", "job.runs=['seed-0*']")
     assert "1 cancelled" in checkout.run("job=status", "sweep=runs/quickstart", status=1)
     checkout.run("job=cancel", "sweep=runs/quickstart")
-
-
-def test_a_preempted_training_equals_an_undisturbed_one(cluster: Cluster, checkout: Checkout) -> None:
-    longer = ["job=train", *TINY, "trainer.max_steps=300", "trainer.save_every=100", "tracking=none"]
-    checkout.run(*SLURM, *longer)
-    wait_for(lambda: list(checkout.cwd.glob("runs/quickstart/*/checkpoints/step_*")), 200)
-    (job,) = active()
-    cluster.run("scancel", "--signal=USR2", job)
-    assert "1 finished of 1" in checkout.wait()
-    checkout.run(*longer, "runs_dir=straight")
-    (ours,) = checkout.cwd.glob("runs/quickstart/*/checkpoints/step_00000300")
-    (theirs,) = checkout.cwd.glob("straight/quickstart/*/checkpoints/step_00000300")
-    for name in ("model", "ema", "optimizer"):
-        a, b = load_file(ours / f"{name}.safetensors"), load_file(theirs / f"{name}.safetensors")
-        assert a.keys() == b.keys() and all((a[key] == b[key]).all() for key in a)
-    attempts = (ours.parents[1] / "attempts.jsonl").read_text()
-    assert attempts.count('"start"') == 2 and "interrupted" in attempts
 
 
 def test_two_nodes_with_two_tasks_each(cluster: Cluster, checkout: Checkout) -> None:
