@@ -265,7 +265,8 @@ def lock(path: Path, *, wait: bool = False, patient: bool = False) -> IO[str]:
 
 def _take(file: IO[str], path: Path, wait: bool, waits: Callable[[float], bool]) -> None:
     start, waiting = time.monotonic(), False
-    for pause in itertools.chain((0.01, 0.1), itertools.repeat(POLL)):  # at first: it may be `is_locked`, which is over at once
+    # The first pauses are short, because the holder may be `is_locked`, which is over at once.
+    for pause in itertools.chain((0.01, 0.1), itertools.repeat(POLL)):
         try:
             return fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

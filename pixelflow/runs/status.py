@@ -12,6 +12,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
+
 from pixelflow.files import InUse, is_locked, locked, write_json
 
 STATUS_FILE = "status.json"
@@ -104,6 +106,21 @@ def name_host(file: IO[str]) -> None:
     file.truncate(0)
     file.write(f"{socket.gethostname()} {os.getpid()}\n")
     file.flush()
+
+
+def lock_holder(folder: Path) -> psutil.Process | None:
+    """Returns the process of this machine that holds a run's lock; None where there is none, or none that is known."""
+    path = folder / LOCK_FILE
+    if not is_locked(path):
+        return None
+    try:
+        host, pid = path.read_text(encoding="utf-8").split()
+        process = psutil.Process(int(pid))
+        # A process that has the number of an earlier holder was started after that one wrote the file.
+        known = host == socket.gethostname() and process.create_time() <= path.stat().st_mtime + 1
+    except (OSError, ValueError, psutil.NoSuchProcess):
+        return None
+    return process if known else None
 
 
 def _host_of(folder: Path) -> str | None:

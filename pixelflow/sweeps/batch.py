@@ -5,7 +5,6 @@ A frozen job is data (a resolved config), so each start of a job is the same sta
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from pixelflow.errors import UserError
 from pixelflow.files import write_json
+from pixelflow.sweeps.json_records import read_record
 from pixelflow.sweeps.manifest import Sweep, SweepJob
 from pixelflow.sweeps.plan import Planned
 from pixelflow.sweeps.program import Program
@@ -39,7 +39,7 @@ class FrozenConfigs:
     @staticmethod
     def load(path: Path) -> FrozenConfigs:
         """Reads the configs of a frozen job."""
-        return FrozenConfigs(**json.loads(path.read_text(encoding="utf-8")))
+        return read_record(path, FrozenConfigs)
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,8 @@ class Batch:
     @staticmethod
     def load(path: Path) -> Batch:
         """Reads a batch and the program beside it."""
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return Batch(
-            token=content["token"], job=content["job"], site=Site(**content["site"]),
-            program=Program.load(path.parent), jobs=[BatchJob(**entry) for entry in content["jobs"]],
-        )  # fmt: skip
+        stored = read_record(path, _Stored)
+        return Batch(stored.token, stored.job, stored.site, Program.load(path.parent), stored.jobs)
 
     @staticmethod
     def freeze(path: Path, entries: Sequence[Planned], *, token: str, job: str, site: Site, program: Program) -> Batch:
@@ -101,9 +98,18 @@ class Batch:
             evaluations = entry.job.evaluations if job == entry.job.job else []
             write_json(file, asdict(FrozenConfigs(configs, entry.job.overrides, entry.job.folder)))
             jobs.append(BatchJob(entry.job.name, str(file), entry.job.folder, evaluations))
-        content = {"token": token, "job": job, "site": asdict(site), "jobs": [asdict(entry) for entry in jobs]}
-        write_json(path, content)
+        write_json(path, asdict(_Stored(token, job, site, jobs)))
         return Batch(token, job, site, program, jobs)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A batch as its file holds it; all batches of a submission share the file of the program."""
+
+    token: str
+    job: str
+    site: Site
+    jobs: list[BatchJob]
 
 
 def newest_batch(sweep: Sweep) -> Path:

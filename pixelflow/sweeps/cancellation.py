@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 from collections.abc import Sequence
 
-from pixelflow.runs.status import write_status
+import psutil
+
+from pixelflow.errors import UserError
+from pixelflow.runs.status import lock_holder, write_status
 from pixelflow.sweeps import slurm
-from pixelflow.sweeps.claims import read_claim
+from pixelflow.sweeps.claims import Claim, Launcher, read_claim
 from pixelflow.sweeps.manifest import Sweep
 from pixelflow.sweeps.selection import chosen_runs
 from pixelflow.sweeps.states import RunState, sweep_states
+from pixelflow.terminal import say
 
 
 def cancel_runs(sweep: Sweep, runs: str | int | Sequence[str | int]) -> list[RunState]:
-    """Cancels the selected runs that are queued or at work.
+    """Cancels the selected runs that are queued or at work, and those whose launcher has ended before them.
 
     Args:
         sweep: The sweep.
@@ -26,17 +28,35 @@ def cancel_runs(sweep: Sweep, runs: str | int | Sequence[str | int]) -> list[Run
         The cancelled runs, in their states before.
 
     Raises:
-        UserError: The selection names no run.
+        UserError: The selection names no run, or a launcher on another machine runs the jobs; none is cancelled.
         WorkFailed: SLURM does not answer.
     """
-    chosen = [state for state in chosen_runs(sweep_states(sweep), runs) if state.active]
-    claims = [claim for state in chosen if (claim := read_claim(state.job.path))]
-    for process in {claim.local_process for claim in claims} - {None}:
-        assert process is not None
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGTERM)  # the launcher on this machine stops all of its jobs
-    slurm.cancel([job for claim in claims for job in claim.slurm_jobs])
-    for state in chosen:
-        if state.state == "queued":  # SLURM keeps no record of a task of an array that never started
-            write_status(state.job.path, "cancelled", "cancelled before it started")
-    return chosen
+    chosen: list[tuple[RunState, Claim]] = []
+    for state in chosen_runs(sweep_states(sweep), runs):
+        claim = read_claim(state.job.path)
+        if claim and (state.active or (state.state == "lost" and claim.launcher)):
+            chosen.append((state, claim))
+    for launcher in {claim.launcher for _, claim in chosen if claim.launcher}:
+        _stop(launcher, [state for state, claim in chosen if claim.launcher == launcher])
+    slurm.cancel([job for _, claim in chosen for job in claim.slurm_jobs])
+    for state, _ in chosen:
+        if state.state in ("queued", "lost"):  # SLURM keeps no record of a task of an array that never started
+            write_status(state.job.path, "cancelled", "cancelled before it started" if not state.step else "cancelled")
+    return [state for state, _ in chosen]
+
+
+def _stop(launcher: Launcher, states: Sequence[RunState]) -> None:
+    """Asks a launcher to stop all of its jobs, or the jobs themselves where it has ended."""
+    if launcher.elsewhere:
+        raise UserError(
+            f"{len(states)} runs belong to the launcher on {launcher.host} (process {launcher.pid}); "
+            "cancel them there. If that machine is lost, delete launch.json in their folders. Nothing was cancelled"
+        )
+    processes = [launcher.process]
+    if processes == [None]:
+        say(f"the launcher ({launcher}) has ended; its runs are marked as cancelled, and those at work are stopped")
+        processes = [lock_holder(state.job.path) for state in states if state.state == "running"]
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process is not None:
+                process.terminate()

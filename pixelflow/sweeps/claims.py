@@ -5,15 +5,56 @@ Two submitters can want the same run. The claim decides: a job whose submission 
 
 from __future__ import annotations
 
-import json
+import os
+import socket
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from pixelflow.errors import UserError
+import psutil
+
 from pixelflow.files import write_json
+from pixelflow.sweeps.json_records import read_record
 
 CLAIM_NAME = "launch.json"
-_LOCAL = "pid "
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """The process that runs the jobs of a local sweep.
+
+    Args:
+        host: The name of its machine.
+        pid: Its number, which the system gives to another process once this one has ended.
+        started: When it was started, in seconds since the epoch, which tells the two apart.
+    """
+
+    host: str
+    pid: int
+    started: float
+
+    @staticmethod
+    def this_process() -> Launcher:
+        """Returns the process that calls this."""
+        return Launcher(socket.gethostname(), os.getpid(), psutil.Process().create_time())
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it is a process of another machine, of which nothing is known here."""
+        return self.host != socket.gethostname()
+
+    @property
+    def process(self) -> psutil.Process | None:
+        """The process on this machine; None once it has ended."""
+        try:
+            process = psutil.Process(self.pid)
+            # The clock may have been set meanwhile; a number is not reused within seconds.
+            same = abs(process.create_time() - self.started) < 5 and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return None
+        return process if same and not self.elsewhere else None
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
 
 
 @dataclass(frozen=True)
@@ -25,8 +66,9 @@ class Claim:
         token: The name of the submission.
         user: The user whose jobs these are.
         time: When the claim was made, in seconds since the epoch.
-        job: The job id in SLURM, `"pid N"` for a process of this machine, or `""` until it is known.
+        job: The job id in SLURM, or `""` for a job of this machine or until it is known.
         then: The job id of the evaluation, if it is a job after `job`.
+        launcher: The process that runs the job without SLURM.
         tags: The config values that differ between the runs of the sweep; they become tags in MLflow.
     """
 
@@ -36,6 +78,7 @@ class Claim:
     time: float
     job: str = ""
     then: str = ""
+    launcher: Launcher | None = None
     tags: dict[str, str] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
@@ -44,18 +87,8 @@ class Claim:
 
     @property
     def slurm_jobs(self) -> list[str]:
-        """The ids of the claim's jobs in SLURM; empty for a run of this machine."""
-        return [job for job in (self.job, self.then) if job and not job.startswith(_LOCAL)]
-
-    @property
-    def local_process(self) -> int | None:
-        """The process id of the launcher on this machine that runs the claim's job; None for a SLURM job."""
-        return int(self.job.removeprefix(_LOCAL)) if self.job.startswith(_LOCAL) else None
-
-
-def local_job(process: int) -> str:
-    """Returns the job id of the runs that the process `process` of this machine executes."""
-    return f"{_LOCAL}{process}"
+        """The ids of the claim's jobs in SLURM; empty for a run without SLURM."""
+        return [job for job in (self.job, self.then) if job]
 
 
 def read_claim(folder: Path) -> Claim | None:
@@ -64,13 +97,10 @@ def read_claim(folder: Path) -> Claim | None:
     Raises:
         UserError: The file is damaged.
     """
-    path = folder / CLAIM_NAME
     try:
-        return Claim(**json.loads(path.read_text(encoding="utf-8")))
+        return read_record(folder / CLAIM_NAME, Claim, "delete it, and repeat the sweep's command")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}); delete it, and repeat the sweep's command") from None
 
 
 def remove_claim(folder: Path) -> None:

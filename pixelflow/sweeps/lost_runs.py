@@ -56,8 +56,7 @@ def _end(folder: Path, state: RunState) -> None:
     if state.state == "cancelled":
         new, message = "cancelled", "cancelled"
     else:
-        new = "interrupted"
-        message = "it left the queue" if known == "queued" else "stopped: its process was killed"
+        new, message = "interrupted", state.message
     if known == new:
         return
     write_status(folder, new, message)

@@ -6,7 +6,6 @@ copied: the job gets the folders in which the submitting process could import th
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import site
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from pixelflow.files import write_json
 from pixelflow.runs.snapshot import FILES, Snapshot
+from pixelflow.sweeps.json_records import read_record
 
 FILE_NAME = "program.json"
 
@@ -57,8 +57,7 @@ class Program:
     @staticmethod
     def load(folder: Path) -> Program:
         """Reads the program of the submission in `folder`."""
-        content = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
-        return Program(**content | {"snapshot": Snapshot(**content["snapshot"])})
+        return read_record(folder / FILE_NAME, Program)
 
     def save(self, folder: Path) -> None:
         """Writes the program to the folder of a submission."""

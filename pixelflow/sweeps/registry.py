@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pixelflow.errors import UserError
 from pixelflow.metrics.catalogue import higher_is_better, main_metric
+from pixelflow.reporting.runs import read_evaluation
 from pixelflow.runs.status import read_status
 from pixelflow.tracking.mlflow.position import MirrorState
 from pixelflow.tracking.mlflow.worker import ENVIRONMENT
@@ -66,7 +65,7 @@ def best_run(folders: Sequence[Path], metric: str | None) -> tuple[float, Path, 
     for folder in folders:
         own = [folder / name for name in read_status(folder).evaluations]
         for file in own or sorted(folder.glob("evaluation/*.json"))[-1:]:
-            metrics: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["metrics"]
+            metrics = read_evaluation(file).metrics
             main = main_metric(metrics)
             name = metric or (main.key if main else None)
             if name in metrics:

@@ -74,5 +74,4 @@ def print_states(sweep: Sweep, states: Sequence[RunState]) -> None:
 
 def log_of(sweep: Sweep, state: RunState) -> str:
     """Returns the path of the log of the run's newest job."""
-    name = state.job.name if not state.slurm or state.slurm.startswith("pid ") else state.slurm
-    return str(sweep.logs / f"{name}.log")
+    return str(sweep.logs / f"{state.slurm or state.job.name}.log")

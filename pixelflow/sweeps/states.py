@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ class RunState:
         state: `new`, `queued`, `starting`, `running`, `stopping`, `finished`, `failed`, `interrupted`, `cancelled`,
             `pruned`, `incomplete`: another part of the job is finished than was asked for, such as the training or
             another evaluation, or `lost`: the process ended and recorded nothing.
-        slurm: The job id in SLURM.
+        slurm: The job id in SLURM; empty for a run without SLURM.
         step: The training step that is reached.
         max_steps: The number of training steps.
         metric: The name and value of the main metric of the evaluation, or of the newest loss.
@@ -97,6 +96,10 @@ def run_state(job: SweepJob, claim: Claim | None, entries: Mapping[str, slurm.Qu
     state, message = _state(job, status, claim, entry), status.message
     if state == "queued" and entry:
         message = "queued again" if attempts.restarts else entry.reason
+    elif state == "queued" and claim and claim.launcher:
+        message = f"waits for its launcher, {claim.launcher}"
+    elif state == "lost":
+        message = "it left the queue" if status.state == "queued" else "its process was killed"
     return RunState(
         job, state, name,
         step=status.step or 0, max_steps=status.max_steps or job.max_steps,
@@ -136,21 +139,11 @@ def _unwatched(folder: Path, claim: Claim | None, state: str) -> str:
     """The state of a run whose status is not the end of the job, and of which SLURM has no active job."""
     if is_locked(folder / LOCK_FILE):
         return "running"
-    if claim is not None and claim.local_process is not None and _is_alive(claim.local_process):
+    if claim is not None and claim.launcher is not None and (claim.launcher.elsewhere or claim.launcher.process):
         return "queued"
     if state == "finished":
         return "incomplete"
     return "lost" if claim is not None else "new"
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it exists and belongs to another user
-        return True
-    return True
 
 
 def newest_metric(folder: Path) -> str:

@@ -6,7 +6,6 @@ whoever starts it again: SLURM after a lost node, or the supervisor outside the 
 
 from __future__ import annotations
 
-import os
 import platform
 import shlex
 import shutil
@@ -22,7 +21,7 @@ from pixelflow.errors import UserError, WorkFailed
 from pixelflow.files import synced_together, write_text, writing
 from pixelflow.runs.status import read_status, write_status
 from pixelflow.sweeps import arrays, slurm
-from pixelflow.sweeps.claims import Claim, local_job, read_claim, remove_claim
+from pixelflow.sweeps.claims import Claim, Launcher, read_claim, remove_claim
 from pixelflow.sweeps.manifest import Submission, Sweep, new_token
 from pixelflow.sweeps.plan import PIPELINE, Planned, differing_values
 from pixelflow.sweeps.program import Program
@@ -87,7 +86,7 @@ def submit(
 
 def _claim_all(sweep: Sweep, planned: Sequence[Planned], submission: Submission) -> None:
     tags = differing_values({entry.job.name: entry.configs[0] for entry in planned})
-    job = local_job(os.getpid()) if submission.launcher == "local" else ""
+    launcher = Launcher.this_process() if submission.launcher == "local" else None
     for entry in planned:
         if not entry.due:
             continue
@@ -96,7 +95,7 @@ def _claim_all(sweep: Sweep, planned: Sequence[Planned], submission: Submission)
         if entry.job.makes_run and not (path / "config.yaml").exists():
             write_text(path / "config.yaml", yaml.safe_dump(dict(entry.configs[0]), sort_keys=False))
         token, user, when = submission.token, submission.user, submission.time
-        Claim(str(sweep.folder), token, user, when, job, tags=tags[entry.job.name]).save(path)
+        Claim(str(sweep.folder), token, user, when, launcher=launcher, tags=tags[entry.job.name]).save(path)
         (path / PRUNED).unlink(missing_ok=True)
         if read_status(path).state in (None, "cancelled"):
             write_status(path, "queued")

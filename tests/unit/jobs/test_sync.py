@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,11 +8,13 @@ import pytest
 
 from pixelflow.runs.status import held, write_status
 from pixelflow.sweeps import mirroring
-from pixelflow.sweeps.claims import Claim
+from pixelflow.sweeps.claims import Claim, Launcher
 from pixelflow.sweeps.lost_runs import last_end
 from pixelflow.sweeps.manifest import Sweep, SweepJob
 from pixelflow.tracking.jsonl import MetricsLog
 from pixelflow.tracking.mlflow.position import store_settings
+
+GONE = Launcher(socket.gethostname(), 2**22 + 1, 0.0)
 
 
 def test_the_end_that_a_run_could_not_tell_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -27,7 +30,7 @@ def test_the_end_that_a_run_could_not_tell_is_told(monkeypatch: pytest.MonkeyPat
             log.metrics({"loss": 1.0}, step=1)
         store_settings(folder=folder, uri="http://localhost:1", experiment="e", run_name=name, parent_run_id=None,
                        artifact_root=None)  # fmt: skip
-        Claim(str(sweep.folder), "t", "me", 0.0, f"pid {2**22 + 1}").save(folder)
+        Claim(str(sweep.folder), "t", "me", 0.0, launcher=GONE).save(folder)
         write_status(folder, state, job="train")
     with held(tmp_path / "ending"):
         for _ in range(2):  # once is enough
