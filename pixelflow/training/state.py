@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -178,8 +179,9 @@ def _slot_names(optimizer: torch.optim.Optimizer) -> dict[str, bool] | None:
     """
     parameter = nn.Parameter(torch.zeros(2, 3))
     parameter.grad = torch.zeros(2, 3)
+    accepted = inspect.signature(type(optimizer)).parameters  # AdamW has defaults that its constructor does not accept
     try:
-        probe = type(optimizer)([parameter], **optimizer.defaults)
+        probe = type(optimizer)([parameter], **{k: v for k, v in optimizer.defaults.items() if k in accepted})
         probe.step()
         state = dict(probe.state[parameter])
     except Exception:  # an optimizer of a user, whose constructor or step may need anything
