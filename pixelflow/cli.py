@@ -24,7 +24,7 @@ from pixelflow.conf_dir import conf_folder, option_files
 from pixelflow.config.foreign import guard
 from pixelflow.config.job import register_jobs
 from pixelflow.config.launchers import register
-from pixelflow.config.search_path import config_folders, known_keys
+from pixelflow.config.search_path import config_folders, known_keys, options_with
 from pixelflow.errors import Interrupted, UserError, WorkFailed
 from pixelflow.jobs import find_job, job_names
 from pixelflow.runs.folder import recorded_in
@@ -210,7 +210,10 @@ def explain(error: BaseException) -> str:
         if options := sorted(option_files(key, config_folders())):
             return f"{key} is chosen at a place of the config: +{key}@PLACE=OPTION, with one of {', '.join(options)}"
         if key in known:
-            return f"{key} does not accept this value: is an interpolation ${{...}} in it unknown?"
+            if owners := options_with(key):
+                group = key.rpartition(".")[0]
+                return f"{key} is not a key of the chosen {group}, but of {group}={' or '.join(owners)}"
+            return f"{key} does not accept this value: it holds unknown keys, or refers to one by ${{...}}"
         close = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         return f"unknown option {key}; {hint}(python run.py --help lists the groups, --cfg job every option)"

@@ -113,10 +113,12 @@ def world_of(environment: Mapping[str, str]) -> World:
     Raises:
         UserError: A variable is not a number, or does not fit the others.
     """
-    if "RANK" in environment and "WORLD_SIZE" in environment:
+    if "RANK" in environment or "WORLD_SIZE" in environment:
         size = _number(environment, "WORLD_SIZE", 1)
         rank = _number(environment, "RANK", 0, size)
         local = _number(environment, "LOCAL_RANK", 0, size) if "LOCAL_RANK" in environment else rank
+        if size > 1 and "MASTER_PORT" in environment:
+            _number(environment, "MASTER_PORT", 1, 2**16, "the end of the ports")
         return World(rank, size, local)
     if "SLURM_STEP_NUM_TASKS" in environment:  # set by srun, not in a plain batch script
         size = _number(environment, "SLURM_STEP_NUM_TASKS", 1)
@@ -126,14 +128,17 @@ def world_of(environment: Mapping[str, str]) -> World:
     return World()
 
 
-def _number(environment: Mapping[str, str], name: str, least: int, end: int | None = None) -> int:
+def _number(
+    environment: Mapping[str, str], name: str, least: int, end: int | None = None, of: str = "the number of processes"
+) -> int:
     """Returns an environment variable as an integer that is at least `least` and below `end`."""
     text = environment.get(name, "")
     number = int(text) if re.fullmatch(r"\d{1,9}", text, re.ASCII) else -1
     if number < least or (end is not None and number >= end):
-        limit = "" if end is None else f" below the number of processes, {end}"
+        limit = "" if end is None else f" below {of}, {end}"
+        given = f"{name}={text!r}" if name in environment else f"{name}, which is not set,"
         raise UserError(
-            f"the environment variable {name}={text!r} must be an integer of at least {least}{limit}; unset it, or "
+            f"the environment variable {given} must be an integer of at least {least}{limit}; unset it, or "
             "start the processes with torchrun or srun"
         )
     return number
@@ -177,7 +182,12 @@ def processes(device: torch.device) -> Iterator[tuple[World, torch.device]]:
         logging.getLogger("pixelflow").setLevel(logging.WARNING)
     os.environ.update(_rendezvous(os.environ))
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=COLLECTIVE_TIMEOUT)
+    try:
+        dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=COLLECTIVE_TIMEOUT)
+    except dist.DistError as error:
+        place = f"MASTER_ADDR={os.environ['MASTER_ADDR']}, MASTER_PORT={os.environ.get('MASTER_PORT')}"
+        reason = str(error).splitlines()[0]
+        raise WorkFailed(f"the {world.size} processes could not meet at {place}: {reason}") from error
     world = replace(world, store=_job_store())
     try:
         with shared_errors(world):

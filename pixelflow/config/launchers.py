@@ -209,7 +209,7 @@ class SettingsSweeper(BasicSweeper):
         """Runs the sweep. Hydra makes a folder below runs_dir first, which is removed if the sweep is refused.
 
         Raises:
-            UserError: runs_dir cannot be written, or a run is invalid.
+            UserError: runs_dir cannot be written, the sweep has no runs, or a run is invalid.
         """
         assert self.config is not None
         check_writable(str(self.config.runs_dir), "runs_dir")
@@ -230,6 +230,8 @@ class SettingsSweeper(BasicSweeper):
             for value in (self.config.settings, self.config.seeds)
         )
         jobs = expand(grid, settings, seeds)  # type: ignore[arg-type]
+        if not jobs:
+            raise UserError("the sweep has no runs: one of its keys has no values, as in range(1, 1)")
         if max_batch_size is None:
             return [jobs]
         return [jobs[start : start + max_batch_size] for start in range(0, len(jobs), max_batch_size)]

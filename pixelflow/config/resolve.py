@@ -6,6 +6,7 @@ import functools
 import json
 import re
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,9 @@ def _typed_trust(config: DictConfig, overrides: list[str]) -> list[str]:
         raise UserError(
             f"trust={trust} is set in a file; it counts on the command line only: trust=[{','.join(trust)}]"
         )
+    for name in trust:
+        if find_spec(name.partition(".")[0]) is None:  # which does not import a module without a dot in its name
+            raise UserError(f"trust={trust}: there is no module {name}; install it, or run where it can be imported")
     return trust
 
 

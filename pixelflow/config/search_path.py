@@ -44,6 +44,18 @@ def known_keys() -> list[str]:
     return sorted(keys - {""})
 
 
+def options_with(key: str) -> list[str]:
+    """Returns the options of the group `g` whose files hold the key `k`, for a key `g.k`."""
+    group, _, name = key.rpartition(".")
+    found = set()
+    for folder in config_folders() if group else ():
+        for path in (folder / group.replace(".", "/")).glob("*.yaml"):
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            if isinstance(content, dict) and name in content:
+                found.add(path.stem)
+    return sorted(found)
+
+
 def _given(arguments: Sequence[str]) -> Iterator[str]:
     for number, argument in enumerate(arguments):
         key, _, value = argument.partition("=")

@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks")
+SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 """Schemes of the addresses that MLflow supports without a plugin."""
 
 
@@ -21,22 +21,25 @@ class TrackingSettings:
         uri: Address of MLflow; None for the file mlflow.db in the folder of runs.
 
     Raises:
-        ValueError: MLflow does not support the scheme of the address.
+        ValueError: MLflow does not support the address.
     """
 
     mlflow: bool
     uri: str | None
 
     def __post_init__(self) -> None:
-        if self.uri is not None and not self.uri.strip():
-            raise ValueError(f"uri={self.uri!r} must be an address or a folder; null is the file mlflow.db in runs_dir")
-        scheme, separator, rest = (self.uri or "").partition("://")
-        if scheme in ("http", "https") and separator and not rest.strip("/"):
-            raise ValueError(f"uri={self.uri} names no host")
-        if separator and scheme.partition("+")[0] not in SCHEMES:
-            plugins = entry_points(group="mlflow.tracking_store")
-            if scheme not in plugins.names:
-                raise ValueError(f"uri={self.uri} must be a folder or begin with one of {', '.join(SCHEMES)}")
+        if self.uri is None or self.uri == "databricks":
+            return
+        scheme, separator, rest = self.uri.partition("://")
+        if not separator or scheme == "file":  # MLflow refuses folders since its version 3
+            raise ValueError(
+                f"uri={self.uri!r} must be an address, such as http://HOST:5000 or sqlite:////FOLDER/mlflow.db; null "
+                "is the file mlflow.db in runs_dir"
+            )
+        if scheme.partition("+")[0] not in SCHEMES and scheme not in entry_points(group="mlflow.tracking_store").names:
+            raise ValueError(f"uri={self.uri} must begin with one of {', '.join(SCHEMES)}")
+        if not rest.strip("/") and scheme != "databricks":
+            raise ValueError(f"uri={self.uri} names no {'file' if scheme == 'sqlite' else 'host'}")
 
 
 @dataclass(frozen=True, kw_only=True)

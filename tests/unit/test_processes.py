@@ -35,6 +35,7 @@ def test_slurm_steps_of_several_tasks() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [("RANK", "a"), ("RANK", "2"), ("RANK", "-1"), ("WORLD_SIZE", "0"), ("WORLD_SIZE", "1e3"), ("LOCAL_RANK", ""),
+     ("MASTER_PORT", "abc"), ("MASTER_PORT", "65536"),
      ("SLURM_STEP_NUM_TASKS", "many"), ("SLURM_PROCID", "4"), ("SLURM_LOCALID", "x")],
 )  # fmt: skip
 def test_variables_that_are_no_numbers_are_named(name: str, value: str) -> None:
@@ -42,6 +43,12 @@ def test_variables_that_are_no_numbers_are_named(name: str, value: str) -> None:
     slurm = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
     with pytest.raises(UserError, match=rf"^the environment variable {name}='{value}' must be an integer"):
         world_of((slurm if name.startswith("SLURM") else torchrun) | {name: value})
+
+
+@pytest.mark.parametrize(("given", "lacking"), [("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")])
+def test_half_of_the_variables_of_torchrun_is_no_single_process(given: str, lacking: str) -> None:
+    with pytest.raises(UserError, match=rf"^the environment variable {lacking}, which is not set, must be an integer"):
+        world_of({given: "1"})
 
 
 def test_where_a_slurm_step_meets() -> None:
