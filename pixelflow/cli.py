@@ -85,7 +85,9 @@ def dispatch(config: DictConfig) -> Any:
         with ending_at_once():
             from pixelflow.config.resolve import resolve  # torch: seconds
             from pixelflow.config.validate import check_data
+            from pixelflow.processes import choose_slice, world_of
 
+        choose_slice(os.environ, world_of(os.environ).local_rank)
         resolved = resolve(config, overrides, job)
         check_data(resolved, job)
         return job.start(resolved, overrides)

@@ -38,12 +38,13 @@ def start(job: FrozenConfigs) -> None:
     """Runs the job and exits with its status."""
     from submitit.helpers import TorchDistributedEnvironment
 
-    from pixelflow.processes import world_of  # imports torch
+    from pixelflow.processes import choose_slice, world_of  # imports torch
 
     log_to_stderr()
     if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
     world = world_of(os.environ)
+    choose_slice(os.environ, world.local_rank)
     first = world.rank == 0
     try:
         work(job, world)

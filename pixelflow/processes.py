@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -128,6 +128,20 @@ def world_of(environment: Mapping[str, str]) -> World:
     return World()
 
 
+def choose_slice(environment: MutableMapping[str, str], local_rank: int) -> None:
+    """Leaves a process one of several MIG slices in CUDA_VISIBLE_DEVICES.
+
+    CUDA shows the first slice only, so that all processes of a machine would share it. Call this before CUDA is used.
+
+    Args:
+        environment: Environment variables, such as `os.environ`.
+        local_rank: Number of this process among those of its machine.
+    """
+    slices = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if len(slices) > 1 and all(name.startswith("MIG-") for name in slices):
+        environment["CUDA_VISIBLE_DEVICES"] = slices[local_rank % len(slices)]
+
+
 def _number(
     environment: Mapping[str, str], name: str, least: int, end: int | None = None, of: str = "the number of processes"
 ) -> int:
@@ -170,6 +184,7 @@ def processes(device: torch.device) -> Iterator[tuple[World, torch.device]]:
     """
     world = world_of(os.environ)
     if device.type == "cuda" and device.index is None:
+        choose_slice(os.environ, world.local_rank)
         device = torch.device("cuda", world.local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
     if world.size == 1:

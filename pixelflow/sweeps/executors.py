@@ -19,6 +19,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.helpers import clean_env, environment_variables
 
 from pixelflow.errors import UserError, WorkFailed
+from pixelflow.files import write_text
 from pixelflow.signals import held_back
 from pixelflow.sweeps.program import Program
 from pixelflow.sweeps.site import Site
@@ -69,14 +70,17 @@ def slurm_executor(
     return executor
 
 
-def local_executor(folder: Path, program: Program) -> AutoExecutor:
+def local_executor(folder: Path, site: Site, program: Program) -> AutoExecutor:
     """Returns an executor of processes of this machine, without a time limit.
 
     Args:
-        folder: The folder of the submission.
-        program: What the jobs import.
+        folder: The folder of the submission, where the lines before a job's process are written to `set_up.sh`.
+        site: The queue settings.
+        program: What the jobs import, and where they work.
     """
-    executor = AutoExecutor(folder / FOLDER, cluster="local", local_python=_python(program))
+    lines = [*program.set_up(site.setup), f'exec {_python(program)} "$@"']
+    script = write_text(folder / "set_up.sh", "\n".join(lines) + "\n")
+    executor = AutoExecutor(folder / FOLDER, cluster="local", local_python=shlex.join(["bash", str(script)]))
     executor.update_parameters(timeout_min=NO_LIMIT_MIN)
     return executor
 

@@ -6,19 +6,18 @@ import contextlib
 import logging
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from submitit import Job
-from submitit.helpers import environment_variables
 
 from pixelflow.errors import Interrupted, UserError
 from pixelflow.runs.status import read_status
 from pixelflow.signals import stop_on_signals, stop_signal
 from pixelflow.sweeps.batch import Batch, BatchJob, newest_batch
+from pixelflow.sweeps.devices import VISIBLE, visible_devices
 from pixelflow.sweeps.executors import local_executor, submit
 from pixelflow.sweeps.manifest import Sweep
 from pixelflow.sweeps.outcome import record_failure
@@ -29,7 +28,6 @@ from pixelflow.sweeps.supervisor import LocalJob
 logger = logging.getLogger(__name__)
 
 POLL = 0.5
-_GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
@@ -48,16 +46,15 @@ def run_batch(sweep: Sweep) -> None:
     """
     path = newest_batch(sweep)
     batch = Batch.load(path)
-    executor = local_executor(path.parent, batch.program)
+    executor = local_executor(path.parent, batch.site, batch.program)
     waiting, running = list(enumerate(batch.jobs)), list[_Running]()
     free = share_gpus(batch.site, os.environ)
-    imports = batch.program.python_path(os.environ.get("PYTHONPATH", ""))
-    with stop_on_signals(), environment_variables(PYTHONPATH=imports):
+    with stop_on_signals():
         while running or (waiting and stop_signal() is None):
             try:
                 while waiting and free and stop_signal() is None:
                     (index, job), gpus = waiting.pop(0), free.pop(0)
-                    visible = ",".join(gpus) if gpus else os.environ.get(_GPUS)
+                    visible = ",".join(gpus) if gpus else os.environ.get(VISIBLE)
                     call = LocalJob(str(path), index, str(sweep.logs / f"{job.name}.log"), visible)
                     running.append(_Running(job, submit(executor, [call])[0], gpus))
                     logger.info("started %s", job.name)
@@ -77,7 +74,7 @@ def run_batch(sweep: Sweep) -> None:
 
 
 def share_gpus(site: Site, environment: Mapping[str, str]) -> list[list[str]]:
-    """Returns the GPUs of each process that may run at once; empty lists where jobs ask for none.
+    """Returns the GPUs or MIG slices of each job that may run at once; empty lists where jobs ask for none.
 
     Args:
         site: The queue settings.
@@ -86,21 +83,13 @@ def share_gpus(site: Site, environment: Mapping[str, str]) -> list[list[str]]:
     Raises:
         UserError: There are fewer GPUs than one job asks for.
     """
-    if not site.gpus_per_node:
+    if not site.gpus:
         return [[] for _ in range(site.processes)]
-    given = environment.get(_GPUS)
-    if given is not None:
-        gpus = [gpu for gpu in given.split(",") if gpu]
-    else:
-        try:
-            listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
-        except FileNotFoundError:
-            listed = ""
-        gpus = [str(index) for index, _ in enumerate(listed.splitlines())]
-    size = site.gpus_per_node
+    gpus, size = visible_devices(environment), site.gpus
     shares = [gpus[start : start + size] for start in range(0, len(gpus) - size + 1, size)]
     if not shares:
-        raise UserError(f"site.gpus_per_node={size}: this machine shows {len(gpus)} GPUs; use site.gpus_per_node=0")
+        remedy = f"site.gpus_per_node={len(gpus)}" + (" site.gres=null" if site.gres else "")
+        raise UserError(f"site: a job asks for {size} GPUs, and this machine shows {len(gpus)}; use {remedy}")
     return shares[: site.processes]
 
 

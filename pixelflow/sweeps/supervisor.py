@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -37,7 +37,9 @@ from pixelflow.signals import CONTINUE
 from pixelflow.sweeps import slurm
 from pixelflow.sweeps.batch import Batch, BatchJob
 from pixelflow.sweeps.claims import read_claim
+from pixelflow.sweeps.devices import VISIBLE
 from pixelflow.sweeps.outcome import is_finished, outcome_of, record_end, record_failure, step_of
+from pixelflow.sweeps.ranks import ranks, wait_for_all
 from pixelflow.sweeps.site import Site
 
 PR_SET_PDEATHSIG = 1
@@ -45,7 +47,7 @@ PR_SET_PDEATHSIG = 1
 
 
 class Task:
-    """The process of the task, and the signals that are passed on to it.
+    """The processes of the task, and the signals that are passed on to them.
 
     This replaces submitit's handlers, which would queue the job again before the task has saved.
 
@@ -56,22 +58,30 @@ class Task:
     def __init__(self, forwarded: tuple[signal.Signals, ...]) -> None:
         self.forwarded = forwarded
         self.stopped = False
-        self.process: subprocess.Popen[bytes] | None = None
+        self.processes: list[subprocess.Popen[bytes]] = []
         for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGCONT):
             signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if number in self.forwarded:
             self.stopped = True
-            if self.process is not None:
-                self.process.send_signal(number)  # does nothing once it has ended
+            for process in self.processes:
+                process.send_signal(number)  # does nothing once it has ended
 
-    def run(self, command: list[str], cwd: str, environment: Mapping[str, str] | None = None) -> int:
-        """Returns the exit status of the command: 128 + N after signal N, and 75 if a signal came before its start."""
+    def run(self, command: list[str], cwd: str, environments: Sequence[Mapping[str, str] | None] = (None,)) -> int:
+        """Runs one process of the command in each environment.
+
+        Returns:
+            The exit status of the process that failed first, otherwise of the first one: 128 + N after signal N, and 75
+            if a signal came before the start.
+        """
         if self.stopped:
             return CONTINUE
-        self.process = subprocess.Popen(command, cwd=cwd, env=environment, preexec_fn=ending_with(os.getpid()))
-        code = self.process.wait()
+        self.processes = []
+        end = ending_with(os.getpid())
+        for environment in environments:
+            self.processes.append(subprocess.Popen(command, cwd=cwd, env=environment, preexec_fn=end))
+        code = wait_for_all(self.processes)
         return code if code >= 0 else 128 - code
 
 
@@ -193,11 +203,12 @@ class LocalJob(FrozenJob):
         return super().__call__()
 
     def run(self, task: Task, batch: Batch, job: BatchJob) -> int:
-        """Runs the frozen task as a child of this process. Returns its exit status."""
-        environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+        """Runs the processes of the frozen task as children of this process. Returns their exit status."""
+        environment = {name: value for name, value in os.environ.items() if name != VISIBLE}
         if self.gpus is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = self.gpus
-        return task.run(batch.program.command(batch.program.entry, job.file), batch.program.cwd, environment)
+            environment[VISIBLE] = self.gpus
+        command = batch.program.command(batch.program.entry, job.file)
+        return task.run(command, batch.program.cwd, ranks(environment, batch.site.tasks))
 
     def is_left_to_us(self, name: str, outcome: str, task: Task) -> bool:
         """Returns whether the task was killed by something else than the launcher."""

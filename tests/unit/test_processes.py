@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pixelflow.errors import UserError
-from pixelflow.processes import World, _rendezvous, held, processes, shared_errors, world_of
+from pixelflow.processes import World, _rendezvous, choose_slice, held, processes, shared_errors, world_of
 
 
 def test_alone() -> None:
@@ -23,6 +23,25 @@ def test_alone() -> None:
 
 def test_torchrun() -> None:
     assert world_of({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == World(5, 8, 1)
+
+
+@pytest.mark.parametrize(
+    ("visible", "ranks"),
+    [
+        ("MIG-a,MIG-b", ["MIG-a", "MIG-b", "MIG-a"]),
+        ("MIG-a", ["MIG-a"] * 3),
+        ("GPU-a,GPU-b", ["GPU-a,GPU-b"] * 3),
+        ("0,1", ["0,1"] * 3),
+    ],
+)
+def test_a_process_has_one_slice_and_all_gpus(visible: str, ranks: list[str]) -> None:
+    """CUDA shows no more than one slice to a process, and any number of GPUs."""
+    environments = [{"CUDA_VISIBLE_DEVICES": visible} for _ in ranks]
+    for rank, environment in enumerate(environments):
+        choose_slice(environment, rank)
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in environments] == ranks
+    choose_slice(nothing := {}, 1)
+    assert nothing == {}
 
 
 def test_slurm_steps_of_several_tasks() -> None:

@@ -95,4 +95,4 @@ def test_an_interruption_waits_until_the_pickle_is_in_its_place(tmp_path: Path, 
 
 
 def test_a_job_of_this_machine_has_no_time_limit(tmp_path: Path) -> None:
-    assert local_executor(tmp_path, PROGRAM).parameters["timeout_min"] > 10**5
+    assert local_executor(tmp_path, Site(), PROGRAM).parameters["timeout_min"] > 10**5

@@ -48,10 +48,10 @@ def give(
     processes: int = 2,
     entry: str = "small_task",
     user_paths: Sequence[Path] = (),
-    gpus: int = 0,
+    **more: Any,
 ) -> Sweep:
     sweep = Sweep(folder / "sweep", "e", "d")
-    site = Site(processes=processes, max_stalls=2, gpus_per_node=gpus)
+    site = Site(processes=processes, max_stalls=2, **more)
     entries = []
     for number, given in enumerate(settings):
         config = {"steps": 10, "seconds": 0.02, "save_every": 2, "job": {"name": "train"}, **given}
@@ -126,7 +126,7 @@ def test_each_job_sees_its_own_gpus(
         "(folder / 'gpus').write_text(os.environ['CUDA_VISIBLE_DEVICES'])\n"
         "write_status(folder, 'finished', job='train')\n"
     )
-    sweep = give(tmp_path, code, {}, {}, entry="entry", user_paths=[tmp_path], gpus=gpus)
+    sweep = give(tmp_path, code, {}, {}, entry="entry", user_paths=[tmp_path], gpus_per_node=gpus)
     run_batch(sweep)
     assert [(tmp_path / f"r{number}" / "gpus").read_text() for number in range(2)] == seen
 
@@ -145,5 +145,71 @@ def test_gpus_are_shared_out() -> None:
     assert share_gpus(Site(processes=4, gpus_per_node=2), four) == [["0", "1"], ["2", "3"]]
     assert share_gpus(Site(processes=1, gpus_per_node=2), four) == [["0", "1"]]
     assert share_gpus(Site(processes=2), four) == [[], []]
-    with pytest.raises(UserError, match=r"site.gpus_per_node=8: this machine shows 5 GPUs"):
+    assert share_gpus(Site(processes=4, gres="gpu:2"), four) == [["0", "1"], ["2", "3"]]
+    with pytest.raises(UserError, match=r"asks for 8 GPUs, and this machine shows 5; use site\.gpus_per_node=5$"):
         share_gpus(Site(gpus_per_node=8), four)
+    with pytest.raises(UserError, match=r"shows 0; use site\.gpus_per_node=0 site\.gres=null$"):
+        share_gpus(Site(gres="gpu:1"), {"CUDA_VISIBLE_DEVICES": ""})
+
+
+def test_slices_are_shared_out_as_gpus() -> None:
+    slices = {"CUDA_VISIBLE_DEVICES": "MIG-a,MIG-b,MIG-c"}
+    assert share_gpus(Site(processes=4, gpus_per_node=1), slices) == [["MIG-a"], ["MIG-b"], ["MIG-c"]]
+
+
+RECORDER = """
+import json, os, sys
+from pathlib import Path
+from pixelflow.runs.status import write_status
+folder = Path(json.loads(Path(sys.argv[1]).read_text())['folder'])
+rank = os.environ.get('RANK', '0')
+names = ('WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT', 'CUDA_VISIBLE_DEVICES', 'OF_SITE', 'LOADEDMODULES')
+found = {name: os.environ.get(name) for name in names}
+(folder / f'rank-{rank}').write_text(json.dumps(found | {'path': sys.path, 'cwd': os.getcwd()}))
+if rank == '0':
+    write_status(folder, 'finished', job='train')
+"""
+"""The entry of a job that records its environment."""
+
+
+def recorded(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("rank-*"))]
+
+
+def test_a_job_has_as_many_processes_as_its_site_says(
+    tmp_path: Path, code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They meet at one port of this machine, which no other job uses, and share the GPUs of their job."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    (tmp_path / "recorder.py").write_text(RECORDER)
+    sweep = give(tmp_path, code, {}, {}, entry="recorder", user_paths=[tmp_path], gpus_per_node=2)
+    run_batch(sweep)
+    runs = [recorded(tmp_path / f"r{number}") for number in range(2)]
+    assert [[rank["LOCAL_RANK"] for rank in run] for run in runs] == [["0", "1"]] * 2
+    assert {rank["WORLD_SIZE"] for run in runs for rank in run} == {"2"}
+    assert [{rank["CUDA_VISIBLE_DEVICES"] for rank in run} for run in runs] == [{"0,1"}, {"2,3"}]
+    ports = [{(rank["MASTER_ADDR"], rank["MASTER_PORT"]) for rank in run} for run in runs]
+    assert len(ports[0]) == len(ports[1]) == 1 and ports[0] != ports[1]
+
+
+def test_the_sites_lines_and_the_users_modules_reach_a_job(
+    tmp_path: Path, code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`module` is a function of the user's shell, as on a cluster."""
+    monkeypatch.setenv("BASH_FUNC_module%%", '() {  export LOADEDMODULES="$LOADEDMODULES:$2"\n}')
+    monkeypatch.setenv("LOADEDMODULES", "python/3.11")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "of the user"))
+    (tmp_path / "recorder.py").write_text(RECORDER)
+    setup = ["module load cuda/12", "export OF_SITE='a b'", f"export PYTHONPATH={tmp_path}/site:$PYTHONPATH"]
+    run_batch(give(tmp_path, code, {}, entry="recorder", user_paths=[tmp_path], setup=setup))
+    (job,) = recorded(tmp_path / "r0")
+    assert job["OF_SITE"] == "a b" and job["LOADEDMODULES"] == "python/3.11:cuda/12" and job["WORLD_SIZE"] is None
+    assert job["path"][:4] == [str(code), str(tmp_path), f"{tmp_path}/site", f"{tmp_path}/of the user"]
+    assert job["cwd"] == str(tmp_path)
+
+
+def test_a_line_of_the_site_that_ends_the_job_is_its_failure(tmp_path: Path, code: Path) -> None:
+    sweep = give(tmp_path, code, {}, setup=["echo the licence server is away >&2; exit 3"])
+    run_batch(sweep)
+    (state,) = sweep_states(sweep)
+    assert (state.state, state.message) == ("failed", "it did not start: licence server is away")
