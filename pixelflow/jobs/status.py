@@ -1,4 +1,7 @@
-"""job=status: the states of a sweep's runs. The exit status is 0 when all are finished or active, 1 otherwise."""
+"""job=status: the states of a sweep's runs. The exit status is 0 when all are finished or active, 1 otherwise.
+
+It writes nothing, so that it can be used at any time and on the sweep of another user.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import sys
 import time
 
 from pixelflow.config.job import Config, Job, NoOptions
-from pixelflow.sweeps.lost_runs import end_lost_runs
 from pixelflow.sweeps.manifest import Sweep, find_sweep
 from pixelflow.sweeps.show import print_states, verdict
 from pixelflow.sweeps.states import sweep_states
@@ -20,8 +22,6 @@ def run(config: Config, options: NoOptions, overrides: list[str]) -> None:
     sweep = find_sweep(config["sweep"])
     while True:
         states = sweep_states(sweep)
-        if end_lost_runs(states):
-            states = sweep_states(sweep)
         if config["watch"]:
             clear_screen()
         print_states(sweep, states)

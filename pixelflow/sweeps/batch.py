@@ -113,8 +113,16 @@ class _Stored:
 
 
 def newest_batch(sweep: Sweep) -> Path:
-    """Returns the file of the first batch of the newest submission."""
-    return sweep.submission_folder(sweep.submissions[-1].token) / "batch_0.json"
+    """Returns the file of the first batch of the newest submission that has one.
+
+    Raises:
+        UserError: There is none.
+    """
+    files = [sweep.submission_folder(submission.token) / "batch_0.json" for submission in sweep.submissions]
+    found = [file for file in files if file.exists()]
+    if not found:
+        raise UserError(f"{sweep.folder} has no frozen jobs: repeat the sweep's own command")
+    return found[-1]
 
 
 def frozen_jobs(sweep: Sweep, names: Sequence[str]) -> list[tuple[SweepJob, Mapping[str, Any]]]:

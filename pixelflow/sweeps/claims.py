@@ -86,6 +86,11 @@ class Claim:
         write_json(folder / CLAIM_NAME, asdict(self))
 
     @property
+    def is_new(self) -> bool:
+        """Whether SLURM has not numbered the job; it never will where the submission is no longer under way."""
+        return not self.slurm_jobs and self.launcher is None
+
+    @property
     def slurm_jobs(self) -> list[str]:
         """The ids of the claim's jobs in SLURM; empty for a run without SLURM."""
         return [job for job in (self.job, self.then) if job]

@@ -11,7 +11,6 @@ from pixelflow.sweeps.lost_runs import end_lost_runs
 from pixelflow.sweeps.manifest import Sweep
 from pixelflow.sweeps.mirroring import sync_sweep
 from pixelflow.sweeps.show import print_states, verdict
-from pixelflow.sweeps.states import sweep_states
 from pixelflow.sweeps.tables import sweep_table
 from pixelflow.terminal import log_to_stderr, say
 
@@ -30,8 +29,7 @@ class FinalJob:
         """Ends the sweep. The exit status is 0 when every run is finished, 1 otherwise."""
         log_to_stderr()
         sweep = Sweep.load(Path(self.folder))
-        end_lost_runs(sweep_states(sweep))
-        states = sweep_states(sweep)
+        states = end_lost_runs(sweep)
         files: list[Path] = []
         if table := sweep_table(sweep):
             say(markdown(table))

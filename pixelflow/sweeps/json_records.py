@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pixelflow.errors import UserError
 
-REPEAT = "move it away, and repeat the sweep's command"
+REPEAT = "repeat the sweep's command"
 
 
 @cache

@@ -55,7 +55,7 @@ def launch(request: SweepRequest, runs: list[RunRequest], trials: Sequence[Any] 
         print_plan(plan([_job(run, folder) for run in runs], request.site), request.site, folder, request.launcher)
         sys.exit(0)
     request.experiment_folder.mkdir(parents=True, exist_ok=True)
-    with submitting(request.experiment_folder):
+    with submitting(sweep):
         sweep = _sweep(folder, request, digest)  # read again: another submitter may have changed it
         jobs = [_job(run, folder) for run in runs]
         planned = plan(jobs, request.site)
@@ -127,7 +127,10 @@ def _job(run: RunRequest, sweep: Path) -> tuple[SweepJob, Mapping[str, Any]]:
 
 def _sweep(folder: Path, request: SweepRequest, digest: str) -> Sweep:
     if not folder.exists() or not any(folder.iterdir()):
-        return Sweep(folder, request.experiment, digest, axes=request.axes, paper=request.paper)
+        return Sweep(
+            folder, request.experiment, digest, axes=request.axes, paper=request.paper,
+            experiment_folder=str(request.experiment_folder),
+        )  # fmt: skip
     sweep = Sweep.load(folder)
     if sweep.digest != digest:
         raise UserError(

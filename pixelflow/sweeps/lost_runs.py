@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from pathlib import Path
 
 from pixelflow.runs.attempts import record
 from pixelflow.runs.status import held, read_status, write_status
 from pixelflow.sweeps.claims import read_claim
+from pixelflow.sweeps.manifest import Sweep, submitting
 from pixelflow.sweeps.outcome import step_of
-from pixelflow.sweeps.states import RunState
+from pixelflow.sweeps.states import RunState, states_of
 from pixelflow.tracking.jsonl import FILE_NAME, MetricsLog, Status, read_records
 
 
-def end_lost_runs(states: Sequence[RunState]) -> bool:
+def end_lost_runs(sweep: Sweep) -> list[RunState]:
     """Records the end of runs that were killed or cancelled and could not record it.
 
     Returns:
-        Whether the state of a run was changed.
+        The states of all runs of the sweep.
     """
     changed = False
-    for state in states:
-        folder = state.job.path
-        if state.state not in ("lost", "cancelled", "failed", "pruned") or not folder.is_dir():
-            continue
-        with held(folder) as ours:
-            if not ours:
+    with submitting(sweep):  # a job that is being submitted is not in the queue yet, as if it were lost
+        states = states_of(sweep.jobs.values())
+        for state in states:
+            folder = state.job.path
+            if state.state not in ("lost", "cancelled", "failed", "pruned") or not folder.is_dir():
                 continue
-            if state.state in ("lost", "cancelled"):
-                _end(folder, state)
-                changed = True
-            log_end(folder, "FAILED" if state.state == "failed" else "KILLED")
-    return changed
+            with held(folder) as ours:
+                if not ours:
+                    continue
+                if state.state in ("lost", "cancelled"):
+                    _end(folder, state)
+                    changed = True
+                log_end(folder, "FAILED" if state.state == "failed" else "KILLED")
+    return states_of(sweep.jobs.values()) if changed else states
 
 
 def log_end(folder: Path, status: Status) -> None:

@@ -22,12 +22,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from pixelflow.errors import UserError
 from pixelflow.files import locked, write_json
+from pixelflow.sweeps.json_records import read_record
 
 MANIFEST, SUBMISSION, RUNS = "manifest.json", "submission.json", "runs.json"
+REMEDY = "move the folder of the sweep away, which holds no run, and repeat the sweep's command"
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,7 @@ class Sweep:
         axes: The config keys that are the columns of the table.
         paper: The published rows of the table.
         mlflow: `uri`, `experiment` and `parent_run_id` in MLflow; empty without MLflow.
+        experiment_folder: The folder of the experiment, in which the runs lie; empty for the one that holds `folder`.
     """
 
     folder: Path
@@ -115,6 +116,7 @@ class Sweep:
     axes: list[str] = field(default_factory=list)
     paper: list[dict[str, Any]] = field(default_factory=list)
     mlflow: dict[str, str] = field(default_factory=dict)
+    experiment_folder: str = ""
 
     @staticmethod
     def load(folder: Path) -> Sweep:
@@ -124,7 +126,7 @@ class Sweep:
             UserError: The folder is not a sweep, a file is damaged, or an earlier version wrote it.
         """
         try:
-            head = _read(folder / MANIFEST, _Head)
+            head = read_record(folder / MANIFEST, _Head, REMEDY)
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"{folder} is not a sweep: it has no {MANIFEST}") from None
         if head.jobs is not None:
@@ -132,16 +134,20 @@ class Sweep:
                 f"{folder} was written by an earlier version: remove this folder, which holds no run, and repeat the "
                 "sweep's command, which continues its runs"
             )
-        sweep = Sweep(folder, head.experiment, head.digest, axes=head.axes, paper=head.paper, mlflow=head.mlflow)
-        found = [(_read(path, Submission), path) for path in folder.glob(f"submissions/*/{SUBMISSION}")]
+        sweep = Sweep(
+            folder, head.experiment, head.digest, axes=head.axes, paper=head.paper, mlflow=head.mlflow,
+            experiment_folder=head.experiment_folder,
+        )  # fmt: skip
+        paths = [path for path in folder.glob(f"submissions/*/{SUBMISSION}") if path.with_name(RUNS).exists()]
+        found = [(read_record(path, Submission, REMEDY), path) for path in paths]
         for submission, path in sorted(found, key=lambda entry: entry[0].time):
             sweep.submissions.append(submission)
-            sweep.jobs |= {job.name: job for job in _read(path.with_name(RUNS), list[SweepJob])}
+            sweep.jobs |= {job.name: job for job in read_record(path.with_name(RUNS), list[SweepJob], REMEDY)}
         return sweep
 
     def save(self) -> None:
         """Writes the manifest, without runs and submissions."""
-        names = ("experiment", "digest", "axes", "paper", "mlflow")
+        names = ("experiment", "digest", "axes", "paper", "mlflow", "experiment_folder")
         write_json(self.folder / MANIFEST, {name: getattr(self, name) for name in names})
 
     def add(self, submission: Submission, jobs: Iterable[SweepJob]) -> None:
@@ -164,6 +170,11 @@ class Sweep:
         write_json(self.submission_folder(submission.token) / SUBMISSION, asdict(submission))
 
     @property
+    def lock_file(self) -> Path:
+        """The file that a submission locks. All sweeps of an experiment share it, since they share runs."""
+        return (Path(self.experiment_folder) if self.experiment_folder else self.folder.parent) / ".submit.lock"
+
+    @property
     def logs(self) -> Path:
         """The folder of the logs."""
         return self.folder / "logs"
@@ -182,18 +193,8 @@ class _Head:
     axes: list[str]
     paper: list[dict[str, Any]]
     mlflow: dict[str, str]
+    experiment_folder: str = ""
     jobs: Any = None
-
-
-def _read(path: Path, kind: Any) -> Any:
-    """Reads a JSON file as a record of the type `kind`."""
-    try:
-        return TypeAdapter(kind).validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        where = f"{key}={first['input']!r:.100}: " if key else ""
-        raise UserError(f"{path} is damaged: {where}{first['msg']}") from None
 
 
 def sweep_digest(digests: Sequence[str]) -> str:
@@ -230,7 +231,7 @@ def new_token() -> str:
 
 
 @contextmanager
-def submitting(experiment: Path) -> Iterator[None]:
-    """Lets one process at a time submit runs of the experiment in the folder `experiment`; others wait."""
-    with locked(experiment / ".submit.lock", wait=True):
+def submitting(sweep: Sweep) -> Iterator[None]:
+    """Lets one process at a time submit runs of the sweep's experiment; others wait."""
+    with locked(sweep.lock_file, wait=True):
         yield

@@ -29,9 +29,7 @@ def sync_sweep(sweep: Sweep, artifacts: Sequence[Path] = ()) -> list[str]:
     Returns:
         One line for each run whose records could not be sent.
     """
-    states = sweep_states(sweep)
-    end_lost_runs(states)
-    for state in states:
+    for state in end_lost_runs(sweep):
         if state.state == "finished":
             with held(state.job.path) as ours:
                 if ours:  # the run was killed after its work was done, before it logged its end

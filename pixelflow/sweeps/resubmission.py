@@ -18,7 +18,7 @@ from pixelflow.sweeps.selection import UNFINISHED, chosen_runs
 from pixelflow.sweeps.show import print_jobs
 from pixelflow.sweeps.site import Site
 from pixelflow.sweeps.slurm import require_slurm
-from pixelflow.sweeps.states import sweep_states
+from pixelflow.sweeps.states import states_of
 from pixelflow.sweeps.submission import submit
 from pixelflow.terminal import say
 
@@ -34,17 +34,15 @@ def retry_runs(sweep: Sweep, runs: str | int | Sequence[str | int], changes: Map
     Raises:
         UserError: The sweep was never submitted, the selection is empty, or a setting is invalid.
     """
-    if not sweep.submissions:
-        raise UserError(f"{sweep.folder} was never submitted: repeat the sweep's own command")
     batch = Batch.load(newest_batch(sweep))
     require_complete(batch.program.snapshot)
     site = changed_site(batch.site, changes)
     launcher = sweep.submissions[-1].launcher
     if launcher == "slurm":
         require_slurm()
-    with submitting(sweep.folder.parent):
+    with submitting(sweep):
         sweep = Sweep.load(sweep.folder)
-        chosen = chosen_runs(sweep_states(sweep), runs)
+        chosen = chosen_runs(states_of(sweep.jobs.values()), runs)  # no other submission is under way
         names = [state.job.name for state in chosen if state.state in UNFINISHED]
         if not names:
             say(f"nothing to do: none of the {len(chosen)} chosen runs has failed or stopped")

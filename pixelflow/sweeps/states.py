@@ -61,18 +61,22 @@ class RunState:
 
 def sweep_states(sweep: Sweep) -> list[RunState]:
     """Returns the states of all runs of the sweep, in the order of its record."""
-    return states_of(sweep.jobs.values())
+    return states_of(sweep.jobs.values(), submitting=bool(is_locked(sweep.lock_file)))
 
 
-def states_of(jobs: Iterable[SweepJob]) -> list[RunState]:
+def states_of(jobs: Iterable[SweepJob], *, submitting: bool = False) -> list[RunState]:
     """Returns the states of runs. SLURM is asked once.
+
+    Args:
+        jobs: The runs.
+        submitting: Whether another process submits runs of this experiment at present.
 
     Raises:
         WorkFailed: SLURM does not answer.
     """
     claims = [(job, read_claim(job.path)) for job in jobs]
     entries = live_jobs([claim for _, claim in claims if claim])
-    return [run_state(job, claim, entries) for job, claim in claims]
+    return [run_state(job, claim, entries, submitting=submitting) for job, claim in claims]
 
 
 def live_jobs(claims: Iterable[Claim]) -> dict[str, slurm.QueueEntry]:
@@ -82,19 +86,24 @@ def live_jobs(claims: Iterable[Claim]) -> dict[str, slurm.QueueEntry]:
     return slurm.queue({claim.user for claim in claims}, ids) if ids else {}
 
 
-def run_state(job: SweepJob, claim: Claim | None, entries: Mapping[str, slurm.QueueEntry]) -> RunState:
+def run_state(
+    job: SweepJob, claim: Claim | None, entries: Mapping[str, slurm.QueueEntry], *, submitting: bool = False
+) -> RunState:
     """Returns the state of one run.
 
     Args:
         job: The run.
         claim: The claim in its folder.
         entries: SLURM's entries, see `live_jobs`.
+        submitting: See `states_of`.
     """
     folder = job.path
     status, attempts = read_status(folder), read_attempts(folder)
     entry, name = queue_entry(claim, entries)
     state, message = _state(job, status, claim, entry), status.message
-    if state == "queued" and entry:
+    if submitting and claim and claim.is_new and state not in ("finished", "running"):
+        state, message = "queued", "is being submitted"
+    elif state == "queued" and entry:
         message = "queued again" if attempts.restarts else entry.reason
     elif state == "queued" and claim and claim.launcher:
         message = f"waits for its launcher, {claim.launcher}"

@@ -22,7 +22,7 @@ from pixelflow.files import synced_together, write_text, writing
 from pixelflow.runs.status import read_status, write_status
 from pixelflow.sweeps import arrays, slurm
 from pixelflow.sweeps.claims import Claim, Launcher, read_claim, remove_claim
-from pixelflow.sweeps.manifest import Submission, Sweep, new_token
+from pixelflow.sweeps.manifest import SUBMISSION, Submission, Sweep, new_token
 from pixelflow.sweeps.plan import PIPELINE, Planned, differing_values
 from pixelflow.sweeps.program import Program
 from pixelflow.sweeps.site import Site
@@ -121,6 +121,7 @@ def _undone_on_failure(sweep: Sweep, due: Sequence[Planned], folder: Path) -> It
             else:
                 remove_claim(entry.job.path)
         sweep.jobs, sweep.submissions[number:] = known, []
+        (folder / SUBMISSION).unlink(missing_ok=True)  # first, since the submission counts as long as this exists
         shutil.rmtree(sweep.folder if new_sweep else folder, ignore_errors=True)
         if isinstance(error, UserError | WorkFailed):
             raise type(error)(f"{error}: {what}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from pixelflow.runs.status import write_status
-from pixelflow.sweeps.claims import Claim
+from pixelflow.sweeps.claims import Claim, Launcher
 from pixelflow.sweeps.manifest import Sweep, SweepJob
 from pixelflow.tracking import MLflowMirror, Tracker, history
 from pixelflow.tracking.mlflow.children import schedule
 from pixelflow.tracking.mlflow.position import MirrorState
 from tests.slurm.mlflow_server import free_port, needs_postgres, server
+
+GONE = Launcher(socket.gethostname(), 2**22 + 1, 0.0)
 
 pytestmark = [pytest.mark.slurm, needs_postgres]
 
@@ -44,7 +47,7 @@ def test_four_jobs_at_once_and_a_server_that_is_away_for_half_the_time(database:
         for n, folder in enumerate(folders):
             name = f"run-{n}"
             sweep.jobs[name] = SweepJob(name, str(folder), "train", [], name, 100)
-            Claim(str(sweep.folder), "t", "root", 0.0, f"pid {2**22 + 1}").save(folder)
+            Claim(str(sweep.folder), "t", "root", 0.0, launcher=GONE).save(folder)
             write_status(folder, "finished" if n < 3 else "running", job="train")
         from pixelflow.sweeps.mirroring import sync_sweep
 

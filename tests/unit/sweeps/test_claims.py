@@ -60,7 +60,7 @@ def test_a_damaged_claim_is_named(text: str, reason: str, tmp_path: Path) -> Non
 def test_a_damaged_file_of_a_submission_is_named(text: str, tmp_path: Path) -> None:
     for read, name in ((Batch.load, "batch_0.json"), (FrozenConfigs.load, "run-0.json")):
         (tmp_path / name).write_text(text)
-        with pytest.raises(UserError, match=rf"{name} is damaged: .*; move it away, and repeat"):
+        with pytest.raises(UserError, match=rf"{name} is damaged: .*; repeat the sweep's command"):
             read(tmp_path / name)
     (tmp_path / "program.json").write_text(text)
     with pytest.raises(UserError, match=r"program\.json is damaged"):

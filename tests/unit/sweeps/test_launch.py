@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from dataclasses import replace
@@ -9,14 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from pixelflow.config.job import NoOptions
 from pixelflow.errors import UserError
+from pixelflow.jobs import status
 from pixelflow.runs.status import write_status
+from pixelflow.sweeps import arrays, manifest
 from pixelflow.sweeps import launch as launching
 from pixelflow.sweeps.launch import launch
 from pixelflow.sweeps.manifest import Sweep
 from pixelflow.sweeps.requests import RunRequest, SweepRequest
 from pixelflow.sweeps.resubmission import retry_runs
 from pixelflow.sweeps.site import Site
+from pixelflow.sweeps.states import sweep_states
 from tests.unit.sweeps.test_submission import FakeSlurm, fake  # noqa: F401
 
 
@@ -84,3 +89,113 @@ def test_frozen_code_that_was_removed_is_copied_again_by_the_sweeps_command(
     assert len(fake.scripts) == 1
     launch(request_, tasks(1))
     assert Path(sweep.submissions[0].snapshot, "a.py").exists() and len(fake.scripts) == 2
+
+
+@pytest.fixture
+def failed(request_: SweepRequest, fake: FakeSlurm) -> Path:  # noqa: F811
+    """The folder of a sweep whose two runs have failed."""
+    launch(request_, tasks(2))
+    (folder,) = request_.experiment_folder.glob("sweep-*")
+    for number, job in enumerate(Sweep.load(folder).jobs.values()):
+        write_status(job.path, "failed", "x", job="sample")
+        fake.states[f"101_{number}"] = "FAILED"
+    return folder
+
+
+def content(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_status_during_a_submission_tells_of_it_and_writes_nothing(
+    first: bool,
+    request_: SweepRequest,
+    fake: FakeSlurm,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The runs are claimed and listed, and SLURM has not numbered their jobs."""
+    if not first:
+        launch(request_, tasks(2))
+        (folder,) = request_.experiment_folder.glob("sweep-*")
+        for number, job in enumerate(Sweep.load(folder).jobs.values()):
+            write_status(job.path, "running" if number else "interrupted", job="sample")
+            fake.states[f"101_{number}"] = "COMPLETED"
+    submit_part, shown = arrays.submit_part, []
+
+    def look(sweep: Sweep, part: list[Path]) -> None:
+        before = content(sweep.folder)
+        capsys.readouterr()
+        status.run({"sweep": str(sweep.folder), "watch": False}, NoOptions(), [])
+        shown.append(capsys.readouterr().out)
+        assert content(sweep.folder) == before
+        submit_part(sweep, part)
+
+    monkeypatch.setattr(arrays, "submit_part", look)
+    launch(request_, tasks(2))
+    assert "2 queued of 2" in shown[0] and shown[0].count("is being submitted") == 2
+    (folder,) = request_.experiment_folder.glob("sweep-*")
+    assert all(state.slurm for state in sweep_states(Sweep.load(folder)))
+
+
+def test_a_submission_that_was_killed_is_not_under_way(request_: SweepRequest, fake: FakeSlurm) -> None:  # noqa: F811
+    """The same command submits its runs, and looking at them changes nothing."""
+    child = os.fork()
+    if child == 0:
+        arrays.submit_part = lambda sweep, part: os._exit(9)
+        launch(request_, tasks(2))
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    (folder,) = request_.experiment_folder.glob("sweep-*")
+    before = content(folder)
+    states = sweep_states(Sweep.load(folder))
+    assert [(state.state, state.message) for state in states] == [("lost", "it left the queue")] * 2
+    with pytest.raises(SystemExit):
+        status.run({"sweep": str(folder), "watch": False}, NoOptions(), [])
+    assert content(folder) == before
+    retry_runs(Sweep.load(folder), "failed", {})
+    assert "--array=0-1" in fake.scripts[0]
+
+
+def test_a_retry_after_a_submission_that_was_refused(failed: Path, request_: SweepRequest, fake: FakeSlurm) -> None:  # noqa: F811
+    fake.refuse(2)
+    with pytest.raises(UserError, match=r"SLURM jobs 102\) was cancelled$"):
+        launch(replace(request_, site=Site(max_array_size=1)), tasks(2))
+    fake.refuse(None)
+    retry_runs(Sweep.load(failed), "failed", {})
+    assert "--array=0-1" in fake.scripts[-1]
+
+
+def test_a_retry_uses_the_newest_submission_that_has_frozen_jobs(failed: Path, fake: FakeSlurm) -> None:  # noqa: F811
+    """A crash can leave one without, as can a disk that was full while it was removed."""
+    sweep = Sweep.load(failed)
+    sweep.add(replace(sweep.submissions[0], token="99999999-000000-0000", time=9e9), [])
+    retry_runs(Sweep.load(failed), "failed", {})
+    assert "--array=0-1" in fake.scripts[-1]
+    for file in failed.glob("submissions/*/batch_0.json"):
+        file.unlink()
+    with pytest.raises(UserError, match=r"has no frozen jobs: repeat the sweep's own command"):
+        retry_runs(Sweep.load(failed), "failed", {})
+
+
+def test_every_submission_of_an_experiment_takes_the_same_lock(
+    request_: SweepRequest,
+    fake: FakeSlurm,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also that of a retry of a sweep in a folder of the user's choice."""
+    taken, locked = [], manifest.locked
+
+    def noted(path: Path, **options: bool) -> object:
+        taken.append(path)
+        return locked(path, **options)
+
+    monkeypatch.setattr(manifest, "locked", noted)
+    folder = tmp_path / "elsewhere" / "sweep"
+    launch(replace(request_, folder=folder), tasks(1))
+    (job,) = Sweep.load(folder).jobs.values()
+    write_status(job.path, "failed", "x", job="sample")
+    fake.states["101"] = "FAILED"
+    retry_runs(Sweep.load(folder), "failed", {})
+    assert taken == [request_.experiment_folder / ".submit.lock"] * 2
