@@ -39,6 +39,7 @@ class Asset:
         size: Size as text.
         bytes: Size in bytes, if it is known exactly.
         sha256: Checksum; None if the first download has to be trusted.
+        image_size: For the reference of a metric: side of its images in pixels.
     """
 
     file: str
@@ -47,6 +48,7 @@ class Asset:
     size: str
     bytes: int | None = None
     sha256: str | None = None
+    image_size: int | None = None
 
 
 _CLIP = "https://huggingface.co/openai/clip-vit-large-patch14/resolve/32bd64288804d66eefd0ccbe215aa642df71cc41"
@@ -85,7 +87,7 @@ ASSETS: dict[str, Asset] = {
             for name in ("config.json", "vocab.json", "merges.txt")
         ),
         *(
-            Asset(name, f"{_ADM}/{size}/{name}", f"ADM's reference of ImageNet {size}", volume)
+            Asset(name, f"{_ADM}/{size}/{name}", f"ADM's reference of ImageNet {size}", volume, image_size=size)
             for size, name, volume in (
                 (64, "VIRTUAL_imagenet64_labeled.npz", "about 0.2 GB"),
                 (128, "VIRTUAL_imagenet128_labeled.npz", "about 0.6 GB"),

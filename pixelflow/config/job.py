@@ -14,7 +14,7 @@ from pixelflow.config.schema import read_record
 Config = Mapping[str, Any]
 """A resolved config: plain dictionaries, lists, numbers and strings."""
 
-Need = Literal["model", "data", "checkpoint", "checkpoint-or-samples", "sweep"]
+Need = Literal["model", "data", "checkpoint", "checkpoint-or-samples", "metrics", "sweep"]
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ class Job:
         options: a frozen dataclass; its fields are the keys of `job` in the config. `__post_init__` raises ValueError
             naming a field.
         needs: what must be given or valid. "model": all groups of the model must fit each other. "data": the data are
-            looked for. "checkpoint", "checkpoint-or-samples": the paths of that name. "sweep": the folder of a sweep;
-            such a job reads no other group of the config, so it starts without importing torch.
+            looked for. "metrics": the metrics can measure such data. "checkpoint", "checkpoint-or-samples": the paths
+            of that name. "sweep": the folder of a sweep; such a job reads no other group of the config, so it starts
+            without importing torch.
         makes_run_folder: whether it trains, in a run folder of its own.
         submittable: whether a launcher may send it to SLURM or to another process.
         check: raises ValueError, naming the whole key, where options do not agree with the rest of the config.

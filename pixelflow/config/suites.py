@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
-from pixelflow.assets import COMMAND, missing_line
+from pixelflow.assets import ASSETS, COMMAND, missing_line
+from pixelflow.conf_dir import option_files
 from pixelflow.config.build import assets_root
 from pixelflow.config.job import Config
 from pixelflow.config.schema import build
+from pixelflow.config.search_path import config_folders
+from pixelflow.data.spec import ImageSpec
 from pixelflow.errors import UserError
 from pixelflow.metrics import references, suite
 from pixelflow.metrics.clip import read_prompts
@@ -49,6 +54,48 @@ def require_metrics(config: Config, count: int) -> None:
         raise UserError(f"metrics.reference={metrics['reference']}: {path} does not exist")
     if "clip_score" in metrics["also"] and (there := len(_prompts(config))) < count:
         raise UserError(f"metrics.prompts={metrics['prompts']} holds {there} prompts for {count} images")
+
+
+def check_metrics(config: Config) -> None:
+    """Checks that the metrics can measure images like those of the data: their kind, size and channels.
+
+    The size of given samples is not known here; it is compared with the reference when they are measured.
+
+    Raises:
+        UserError: They cannot; the message names the keys of both, and the options of the group `metrics` that can.
+    """
+    spec, key = build(config, "data").spec, "metrics.features._target_"
+    given = config["samples"] is not None
+    if reason := build(config, "metrics.features").unfit(**_form(spec)):
+        fitting = " or ".join(f"metrics={name}" for name in _fitting(config, _form(spec)))
+        own = "" if spec.name == "digits" else "; if these are digits, data.name=digits"
+        raise UserError(
+            f"{key}={config['metrics']['features']['_target_']} does not fit data.name={spec.name}, "
+            f"data.image_size={spec.image_size}: {reason}; use {fitting or 'other metrics'}{own}"
+        )
+    path = _reference_path(config)
+    side = None if path is None or given else references.side_of(path)
+    if side not in (None, spec.image_size):
+        known = [file for file, asset in ASSETS.items() if asset.image_size == spec.image_size]
+        raise UserError(
+            f"metrics.reference={config['metrics']['reference']} has images of {side} pixels, and "
+            f"data.image_size={spec.image_size}: use {', '.join([*known, 'train', 'held_out'])} or a file of that size"
+        )
+
+
+def _form(spec: ImageSpec) -> dict[str, Any]:
+    return {"data": spec.name, "image_size": spec.image_size, "channels": spec.channels}
+
+
+def _fitting(config: Config, form: Config) -> list[str]:
+    """Returns the options of the group `metrics` whose main network can measure such images."""
+    fitting = []
+    for name, file in option_files("metrics", config_folders()).items():
+        features = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("features")
+        with suppress(UserError):  # an option whose parts are not trusted, or that is incomplete, is no choice
+            if features and not build({**config, "metrics": {"features": features}}, "metrics.features").unfit(**form):
+                fitting.append(name)
+    return fitting
 
 
 def needed_files(config: Config) -> list[str]:

@@ -14,6 +14,7 @@ from pixelflow.config.build import Config, pick_device, sampler_settings
 from pixelflow.config.job import Job
 from pixelflow.config.schema import build, check_group, read_record, trusted, with_key
 from pixelflow.config.sections import SECTIONS, TopLevel, read_sampler
+from pixelflow.config.suites import check_metrics
 from pixelflow.config.validate_training import check_optimizer, check_training
 from pixelflow.config.values import check_values
 from pixelflow.errors import UserError
@@ -152,16 +153,19 @@ def _check_parts(config: Config) -> Any:
 
 
 def check_data(config: Config, job: Job) -> None:
-    """Looks for the data if the job needs them, and whether runs_dir can be written if the job writes there.
+    """Looks for the data if the job needs them, and whether the metrics fit and runs_dir can be written.
 
     A folder or an index of the data is read, no images.
 
     Raises:
-        UserError: The data are not where the config says, or runs_dir cannot be written.
+        UserError: The data are not where the config says, the metrics of a job that measures cannot measure them, or
+            runs_dir cannot be written.
     """
     if "data" in job.needs:
         data = build(config, "data")
         with_key(data.check, config["data"], "data")
+    if "metrics" in job.needs:
+        check_metrics(config)
     if job.makes_run_folder or config["checkpoint"] is not None:
         check_writable(config["runs_dir"], "runs_dir")
 

@@ -36,6 +36,6 @@ JOB = Job(
     help="metrics of a checkpoint or of images: job=evaluate checkpoint=PATH | samples=FOLDER_OR_NPZ",
     run=run,
     options=EvaluateOptions,
-    needs=frozenset({"model", "data", "checkpoint-or-samples"}),
+    needs=frozenset({"model", "data", "metrics", "checkpoint-or-samples"}),
     submittable=True,
 )

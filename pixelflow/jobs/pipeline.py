@@ -18,7 +18,7 @@ JOB = Job(
     name="pipeline",
     help="train, sample, evaluate and print the table (the default)",
     run=run,
-    needs=frozenset({"model", "data"}),
+    needs=frozenset({"model", "data", "metrics"}),
     makes_run_folder=True,
     submittable=True,
 )

@@ -49,6 +49,6 @@ JOB = Job(
     help="number of steps against quality: job=quality checkpoint=PATH",
     run=run,
     options=QualityOptions,
-    needs=frozenset({"model", "checkpoint"}),
+    needs=frozenset({"model", "metrics", "checkpoint"}),
     submittable=True,
 )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pixelflow.assets import missing_line, sha256
 from pixelflow.errors import UserError
-from pixelflow.metrics.digits_classifier import NUM_FEATURES, load_digits_classifier
+from pixelflow.metrics.digits_classifier import IMAGE_SIZES, NUM_FEATURES, load_digits_classifier
 
 TORCH_FIDELITY_NAME = "pixelflow-digits"
 
@@ -69,6 +69,16 @@ class FeatureExtractor(Protocol):
         """
         ...
 
+    def unfit(self, *, data: str, image_size: int, channels: int) -> str | None:
+        """Returns why images cannot be measured, or None.
+
+        Args:
+            data: Name of the data that the images imitate.
+            image_size: Height and width in pixels.
+            channels: Number of channels.
+        """
+        ...
+
     def __call__(self, images: Tensor) -> Features:
         """Returns the features of images (B, C, H, W) uint8.
 
@@ -107,6 +117,15 @@ class DigitsFeatures:
         """Moves the network to a device."""
         self.device = torch.device(device)
         self.model = self.model.to(self.device)
+
+    def unfit(self, *, data: str, image_size: int, channels: int) -> str | None:
+        """Returns why images cannot be measured, or None; see `FeatureExtractor`."""
+        least, most = IMAGE_SIZES[0], IMAGE_SIZES[-1]
+        if data != "digits":
+            return f"the digits classifier measures digits, not {data}"
+        if not least <= image_size <= most or channels not in (1, 3):
+            return f"the digits classifier measures images of {least} to {most} pixels with 1 or 3 channels"
+        return None
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Features:
@@ -152,6 +171,10 @@ class FrozenFeatures:
             weights = "random" if self.file is None else sha256(folder / self.file)[:16]
             self.fingerprint = f"{self.name}-{weights}"
         self.model = self.model.to(self.device).eval().requires_grad_(False)
+
+    def unfit(self, *, data: str, image_size: int, channels: int) -> str | None:
+        """Returns why images cannot be measured, or None; see `FeatureExtractor`."""
+        return None if channels in (1, 3) else f"{self.name} measures images with 1 or 3 channels"
 
     def _build(self, path: Path | None) -> nn.Module:
         raise NotImplementedError

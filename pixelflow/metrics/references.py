@@ -54,6 +54,19 @@ def reference_path(name: str, assets: Path) -> Path | None:
     )
 
 
+def side_of(path: Path) -> int | None:
+    """Returns the side in pixels of the images of a reference; None if it is not known without reading many files.
+
+    Args:
+        path: A path that `reference_path` has returned.
+    """
+    if path.name in ASSETS:
+        return ASSETS[path.name].image_size
+    if path.suffix != ".npz" or not path.exists() or not _has_images(path):
+        return None
+    return open_images(path).side()
+
+
 def load_reference(name: str, extractor: FeatureExtractor, *, assets: Path, split_images: SplitImages) -> Reference:
     """Returns a reference with the features of an extractor.
 

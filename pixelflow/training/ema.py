@@ -14,22 +14,30 @@ from pixelflow.limits import at_least
 class EMA:
     """Any number of averages, each updated by w <- d*w + (1-d)*model after every step.
 
-    Exponential averages use d = min(decay, (1 + step) / (10 + step)), so that the initial weights have little
-    influence on short runs. Power-function averages use d = (1 - 1/step)^(gamma + 1) (Karras et al. 2024, arXiv
-    2312.02696, equation 127); from snapshots of two or more, an average of any width can be rebuilt (see `posthoc`).
+    Exponential averages use d = decay, or with `ramp` d = min(decay, (1 + step) / (10 + step)), so that the initial
+    weights have little influence on short runs. Power-function averages use d = (1 - 1/step)^(gamma + 1) (Karras et
+    al. 2024, arXiv 2312.02696, equation 127); from snapshots of two or more, an average of any width can be rebuilt
+    (see `posthoc`).
 
     Args:
         decay: Limit of d for the average called "ema".
         more_decays: Limits of d for further averages, called for example "ema_0.999".
         power: Relative widths of power-function averages, called for example "power_0.05".
         snapshot_every: Steps between two snapshots of the power-function averages; 0 for none.
+        ramp: Whether the exponential averages use a smaller d in the first steps. The papers' releases do not.
 
     Raises:
         ValueError: A number is out of range, or snapshots are asked for without power-function averages.
     """
 
     def __init__(
-        self, *, decay: float, more_decays: Sequence[float] = (), power: Sequence[float] = (), snapshot_every: int = 0
+        self,
+        *,
+        decay: float,
+        more_decays: Sequence[float] = (),
+        power: Sequence[float] = (),
+        snapshot_every: int = 0,
+        ramp: bool = True,
     ) -> None:
         for name, values in {"decay": (decay,), "more_decays": more_decays}.items():
             for value in values:
@@ -38,7 +46,7 @@ class EMA:
         at_least(0, snapshot_every=snapshot_every)
         if snapshot_every and not power:
             raise ValueError("snapshot_every needs power=[0.05,0.1] or others: snapshots are of power averages")
-        self.snapshot_every = snapshot_every
+        self.snapshot_every, self.ramp = snapshot_every, ramp
         self._decays = {"ema": decay} | {f"ema_{value:g}": value for value in more_decays}
         self._gammas = {f"power_{width:g}": gamma_of(width) for width in power}
         self.averages: dict[str, list[Tensor]] = {}
@@ -61,7 +69,7 @@ class EMA:
         """Returns the factor d of the average `name` after step number `step`, from 1."""
         if name in self._gammas:
             return (1 - 1 / step) ** (self._gammas[name] + 1)
-        return min(self._decays[name], (1 + step) / (10 + step))
+        return min(self._decays[name], (1 + step) / (10 + step)) if self.ramp else self._decays[name]
 
     @torch.no_grad()
     def update(self, weights: Sequence[Tensor], step: int) -> None:

@@ -97,12 +97,13 @@ def test_arm_of_a_recipe(recipe: str, arm: str) -> None:
 
 
 def test_the_arms_of_pixelgen_losses_add_one_loss_each() -> None:
-    """flow matching; + REPA; + LPIPS; + P-DINO; + gate. A term without a weight is not built."""
+    """flow matching; + REPA; + LPIPS; + P-DINO; + gate, of which one has no effect. No weight, no term."""
     wanted = [
         ("flow_matching", ["flow_matching"], 0.0), ("repa", ["flow_matching", "repa"], 0.0),
         ("lpips", ["flow_matching", "repa", "lpips"], 0.0),
         ("p_dino", ["flow_matching", "repa", "lpips", "p_dino"], 0.0),
         ("gate", ["flow_matching", "repa", "lpips", "p_dino"], 0.3),
+        ("as_released", ["flow_matching", "repa", "lpips", "p_dino"], 0.3),
     ]  # fmt: skip
     for arm, terms, gate in wanted:
         arms = ["experiments=pixelgen_losses", f"experiments/pixelgen_losses@_global_={arm}"]

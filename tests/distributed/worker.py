@@ -77,7 +77,7 @@ def _write_and_die(folder: Path, tensors: Any, **settings: Any) -> Any:
 
 
 def trained_objective(*, adaptive: bool) -> Objective:
-    """Returns an objective with weights of its own (REPA) and a gate; the adaptive weight changes in every step."""
+    """Returns an objective with trained weights (REPA) and a gate; the adaptive weight changes in every step."""
     weight = AdaptiveWeight(terms=["p_dino"], start_step=0, every=1)
     objective = Objective(
         terms={

@@ -32,6 +32,18 @@ def test_late_steps_use_the_decay_itself() -> None:
     assert ema.averages["ema"][0].item() == pytest.approx(0.1)
 
 
+def test_without_the_ramp_the_factor_is_constant() -> None:
+    """As in the papers' releases: 0.9999 from the first step on, of every exponential average."""
+    ema = EMA(decay=0.9999, more_decays=[0.5], power=[0.1], ramp=False)
+    assert [ema.decay("ema", step) for step in (1, 2, 100, 10**6)] == [0.9999] * 4
+    assert ema.decay("ema_0.5", 1) == 0.5
+    assert ema.decay("power_0.1", 1) == 0  # the profile of a power average is independent of the ramp
+    ema.attach(values(1.0))
+    for step in (1, 2, 3):
+        ema.update(values(0.0), step)
+    assert ema.averages["ema"][0].item() == pytest.approx(0.9999**3)
+
+
 def test_a_decay_of_zero_follows_the_model() -> None:
     ema = EMA(decay=0.0)
     ema.attach(values(0.0))
