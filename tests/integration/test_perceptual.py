@@ -90,7 +90,14 @@ def test_pixelgen_trains_on_digits(tmp_path: Path) -> None:
 
 def test_a_missing_asset_is_named_before_anything_is_written(tmp_path: Path) -> None:
     size = [override for override in DIGITS if override.startswith("data")]
-    recipe = ["experiments=pixelgen_l_imagenet256", "backbone=jit_tiny", "objective.terms.repa.layer=2", *size]
+    recipe = [
+        "experiments=pixelgen_l_imagenet256",
+        "backbone=jit_tiny",
+        "objective.terms.repa.layer=2",
+        *size,
+        "metrics=digits",
+        "metrics.reference=train",
+    ]
     done = call(*recipe, "assets.root=weights", cwd=tmp_path)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
     assert "weights/vit_base_patch14_dinov2.safetensors is missing" in done.stderr
