@@ -14,7 +14,8 @@ from typing import Any
 from submitit import Job
 
 from pixelflow.errors import Interrupted, UserError
-from pixelflow.runs.status import read_status
+from pixelflow.files import is_locked
+from pixelflow.runs.status import LOCK_FILE, read_status
 from pixelflow.signals import stop_on_signals, stop_signal
 from pixelflow.sweeps.batch import Batch, BatchJob, newest_batch
 from pixelflow.sweeps.devices import VISIBLE, visible_devices
@@ -58,7 +59,7 @@ def run_batch(sweep: Sweep) -> None:
                     call = LocalJob(str(path), index, str(sweep.logs / f"{job.name}.log"), visible)
                     running.append(_Running(job, submit(executor, [call])[0], gpus))
                     logger.info("started %s", job.name)
-                for entry in [entry for entry in running if entry.process.done()]:
+                for entry in [entry for entry in running if _is_over(entry)]:
                     running.remove(entry)
                     free.append(entry.gpus)
                     _ended(entry)
@@ -91,6 +92,11 @@ def share_gpus(site: Site, environment: Mapping[str, str]) -> list[list[str]]:
         remedy = f"site.gpus_per_node={len(gpus)}" + (" site.gres=null" if site.gres else "")
         raise UserError(f"site: a job asks for {size} GPUs, and this machine shows {len(gpus)}; use {remedy}")
     return shares[: site.processes]
+
+
+def _is_over(entry: _Running) -> bool:
+    """Whether the supervisor has ended and so has its task, which outlives it for a moment where it was killed."""
+    return entry.process.done() and not is_locked(entry.job.path / LOCK_FILE)
 
 
 def _ended(entry: _Running) -> None:

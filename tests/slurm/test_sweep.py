@@ -124,7 +124,10 @@ def test_what_is_edited_while_jobs_wait_changes_none_and_a_second_command_finds_
 
 def test_two_submitters_at_once(closed: Cluster, checkout: Checkout) -> None:
     sweep = [*SLURM, "job=train", "seed=0,1,2", *TINY, "tracking=none"]
-    both = [checkout.start(f"hydra/launcher={name}", *sweep[1:]) for name in ("slurm", "submitit_slurm")]
+    other = {"LOGNAME": "nobody"}  # as after `su`; the jobs are those of the process's user
+    both = [
+        checkout.start(f"hydra/launcher={name}", *sweep[1:], environment=other) for name in ("slurm", "submitit_slurm")
+    ]
     outputs = [process.communicate(timeout=300) for process in both]
     assert sorted(output.split()[1] for output, _ in outputs) == ["left", "new"], outputs
     assert len(active()) == 3

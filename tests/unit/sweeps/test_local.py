@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from pixelflow.errors import Interrupted, UserError
 from pixelflow.runs.attempts import read_attempts
 from pixelflow.runs.snapshot import Snapshot
+from pixelflow.runs.status import read_status
 from pixelflow.sweeps.local import run_batch, share_gpus
 from pixelflow.sweeps.manifest import Sweep, SweepJob
 from pixelflow.sweeps.plan import plan
@@ -24,6 +26,7 @@ from pixelflow.sweeps.program import Program
 from pixelflow.sweeps.site import Site
 from pixelflow.sweeps.states import sweep_states
 from pixelflow.sweeps.submission import submit
+from tests.slurm.cluster import wait_for
 from tests.slurm.task import undisturbed
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -91,6 +94,21 @@ def test_a_signal_saves_what_runs_and_starts_nothing_more(tmp_path: Path, code: 
     status = json.loads((tmp_path / "r0" / "status.json").read_text())
     assert status["state"] == "interrupted" and status["step"] >= 2
     assert not (tmp_path / "r1" / "pids").exists()
+
+
+def test_a_task_whose_supervisor_is_killed_saves_and_is_left_for_the_next_command(tmp_path: Path, code: Path) -> None:
+    sweep = give(tmp_path, code, {"seconds": 0.2})
+
+    def kill() -> None:
+        wait_for(lambda: sweep_states(sweep)[0].step >= 2, 30)
+        task = psutil.Process(int((tmp_path / "r0" / "pids").read_text()))
+        os.kill(task.ppid(), signal.SIGKILL)
+
+    threading.Thread(target=kill, daemon=True).start()
+    with pytest.raises(Interrupted, match="1 of 1 runs are left"):
+        run_batch(sweep)
+    status = read_status(tmp_path / "r0")
+    assert status.state == "interrupted" and status.message.startswith("saved at step")
 
 
 def test_a_job_imports_the_modules_of_the_user_and_the_frozen_code(tmp_path: Path, code: Path) -> None:
