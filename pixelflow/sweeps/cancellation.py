@@ -12,8 +12,7 @@ from pixelflow.runs.status import lock_holder, write_status
 from pixelflow.sweeps import slurm
 from pixelflow.sweeps.claims import Claim, Launcher, read_claim
 from pixelflow.sweeps.manifest import Sweep
-from pixelflow.sweeps.selection import chosen_runs
-from pixelflow.sweeps.states import RunState, sweep_states
+from pixelflow.sweeps.states import RunState, chosen_runs, sweep_states
 from pixelflow.terminal import say
 
 

@@ -1,18 +1,24 @@
-"""The last job of a sweep, after all others: it writes the table of the sweep and prints what is missing."""
+"""The end of a sweep: its table, and the last job, which writes it after all others and prints what is missing."""
 
 from __future__ import annotations
 
+import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from pixelflow.reporting.folder_reader import read_run_folders
 from pixelflow.reporting.formats import markdown
+from pixelflow.reporting.runs import Run
+from pixelflow.reporting.table import Table, build_table
+from pixelflow.sweeps.live_table import write
 from pixelflow.sweeps.lost_runs import end_lost_runs
 from pixelflow.sweeps.manifest import Sweep
 from pixelflow.sweeps.mirroring import sync_sweep
 from pixelflow.sweeps.show import print_states, verdict
-from pixelflow.sweeps.tables import sweep_table
 from pixelflow.terminal import log_to_stderr, say
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,3 +45,23 @@ class FinalJob:
         print_states(sweep, states)
         if status := verdict(states):
             sys.exit(status)
+
+
+def sweep_table(sweep: Sweep) -> Table | None:
+    """Writes `table.{md,csv,tex,png}` to the folder of the sweep.
+
+    Returns:
+        The table; None before a run is finished.
+    """
+    runs: list[Run] = []
+    for job in sweep.jobs.values():
+        if (job.path / "config.yaml").exists():
+            runs += read_run_folders(job.path)
+    command = sweep.submissions[-1].command if sweep.submissions else ""
+    try:
+        table = build_table(runs, paper=sweep.paper, axes=sweep.axes, command=command)
+    except ValueError as error:
+        logger.info("no table yet: %s", error)
+        return None
+    write(table, sweep.folder, "table")
+    return table

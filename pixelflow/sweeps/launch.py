@@ -15,6 +15,7 @@ from pixelflow.runs.identity import slug
 from pixelflow.runs.snapshot import Snapshot, take_snapshot
 from pixelflow.sweeps.budget import check_budget
 from pixelflow.sweeps.claims import read_claim
+from pixelflow.sweeps.final_job import sweep_table
 from pixelflow.sweeps.local import run_batch
 from pixelflow.sweeps.manifest import Sweep, SweepJob, submitting
 from pixelflow.sweeps.plan import Planned, plan
@@ -24,7 +25,6 @@ from pixelflow.sweeps.show import print_plan, print_submission, verdict
 from pixelflow.sweeps.slurm import require_slurm
 from pixelflow.sweeps.states import sweep_states
 from pixelflow.sweeps.submission import submit
-from pixelflow.sweeps.tables import sweep_table
 from pixelflow.sweeps.waiting import Awaited, follow
 from pixelflow.terminal import one_line, say
 from pixelflow.tracking.mlflow.children import schedule

@@ -14,11 +14,10 @@ from pixelflow.sweeps.budget import check_budget
 from pixelflow.sweeps.local import run_batch
 from pixelflow.sweeps.manifest import Sweep, submitting
 from pixelflow.sweeps.plan import plan
-from pixelflow.sweeps.selection import UNFINISHED, chosen_runs
 from pixelflow.sweeps.show import print_jobs
 from pixelflow.sweeps.site import Site
 from pixelflow.sweeps.slurm import require_slurm
-from pixelflow.sweeps.states import states_of
+from pixelflow.sweeps.states import UNFINISHED, chosen_runs, states_of
 from pixelflow.sweeps.submission import submit
 from pixelflow.terminal import say
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pixelflow.errors import UserError
 from pixelflow.files import is_locked
 from pixelflow.runs.attempts import read_attempts
 from pixelflow.runs.status import LOCK_FILE, RunStatus, read_status
@@ -15,6 +17,8 @@ from pixelflow.sweeps.claims import Claim, read_claim
 from pixelflow.sweeps.manifest import Sweep, SweepJob
 from pixelflow.sweeps.outcome import is_finished
 
+UNFINISHED = ("failed", "interrupted", "incomplete", "lost", "cancelled", "new", "pruned")
+"""States of runs that are neither finished nor at work."""
 PRUNED = "pruned"
 """The file that marks the run folder of a trial that its search has stopped."""
 TAIL = 1 << 16
@@ -177,3 +181,30 @@ def newest_metric(folder: Path) -> str:
             except (ValueError, KeyError, TypeError):
                 continue
     return ""
+
+
+def chosen_runs(states: Sequence[RunState], runs: str | int | Sequence[str | int]) -> list[RunState]:
+    """Returns the selected runs, each once.
+
+    Args:
+        states: The runs of the sweep.
+        runs: `"all"`, `"failed"` for all that did not finish, or a list of numbers in the order of job=status, names
+            and patterns.
+
+    Raises:
+        UserError: An entry selects no run.
+    """
+    if runs == "all":
+        return list(states)
+    if runs == "failed":
+        return [state for state in states if state.state in UNFINISHED]
+    chosen: list[RunState] = []
+    for entry in [runs] if isinstance(runs, str | int) else runs:
+        if isinstance(entry, int):
+            found = list(states[entry : entry + 1])
+        else:
+            found = [state for state in states if fnmatch.fnmatch(state.job.name, entry)]
+        if not found:
+            raise UserError(f"job.runs: {entry!r} is none of the sweep's {len(states)} runs; job=status lists them")
+        chosen += [state for state in found if state not in chosen]
+    return chosen
