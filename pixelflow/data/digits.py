@@ -5,6 +5,7 @@ E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Mach
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +20,13 @@ from pixelflow.data.records import Split
 from pixelflow.data.spec import ImageSpec
 from pixelflow.data.transforms import Preprocess
 
-HELD_OUT = 297
+HELD_OUT = (
+    "000004883524104000064100934205001a00080100200028062812001000940a0080111204001880020110a000080a8020441504480240a00"
+    "a2000004000980000800020004805c400104000a0100005404800301000020ec009000024040083a8013c00a6980a0000000308400804a018"
+    "0802024041400080040044043642010216004400004040a080180a5000840981618408108008000c00c02000068a000008820081003808038"
+    "008190000100e01000010a02100322829004044c88028020102030002000822a2402c24042108a8408090c0201402821202100138041500"
+)
+"""The held-out digits as bits in the order of the file, drawn once by scikit-learn, stratified, with random_state=0."""
 
 
 class Digits:
@@ -82,13 +89,17 @@ class Digits:
 
 @lru_cache
 def _digits(image_size: int, split: Split) -> tuple[Tensor, Tensor]:
-    from sklearn.datasets import load_digits  # slow to import
-    from sklearn.model_selection import train_test_split
-
-    data = load_digits()
-    parts = train_test_split(np.arange(len(data.target)), test_size=HELD_OUT, random_state=0, stratify=data.target)
-    index = np.sort(parts[0] if split == "train" else parts[1])
-    pixels = torch.from_numpy(data.images[index]).float()[:, None] / 16 * 255
+    rows = _rows()
+    held_out = np.unpackbits(np.frombuffer(bytes.fromhex(HELD_OUT), np.uint8), count=len(rows)).astype(bool)
+    rows = rows[held_out if split == "held_out" else ~held_out]
+    pixels = torch.from_numpy(rows[:, :-1].reshape(-1, 8, 8)).float()[:, None] / 16 * 255
     if image_size != pixels.shape[-1]:
         pixels = F.interpolate(pixels, size=(image_size, image_size), mode="bicubic", align_corners=False)
-    return pixels.clamp(0, 255).round().to(torch.uint8), torch.from_numpy(data.target[index]).long()
+    return pixels.clamp(0, 255).round().to(torch.uint8), torch.from_numpy(rows[:, -1]).long()
+
+
+def _rows() -> np.ndarray:
+    """Returns for each digit its 64 values of 0 to 16 and its class, from the file of the scikit-learn package."""
+    package = importlib.util.find_spec("sklearn")  # sklearn.datasets.load_digits imports scipy and pandas, for seconds
+    assert package is not None and package.submodule_search_locations is not None
+    return np.loadtxt(Path(package.submodule_search_locations[0], "datasets/data/digits.csv.gz"), delimiter=",")

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -9,7 +12,7 @@ from pixelflow.metrics.digits_classifier import digits_split, draw_at, load_digi
 
 @pytest.mark.parametrize("image_size", [8, 16, 64])
 def test_the_split_is_that_of_the_classifier_of_the_metrics(image_size: int) -> None:
-    """Otherwise the held-out digits of one would be training digits of the other."""
+    """Otherwise the held-out digits of one would be training digits of the other; it asks scikit-learn for both."""
     images, labels = load_digits()
     for split, index in zip(("train", "held_out"), digits_split(labels), strict=True):
         got_images, got_labels = Digits(image_size=image_size).images(split)  # type: ignore[arg-type]
@@ -65,3 +68,10 @@ def test_the_loader_trains_on_the_training_split_alone() -> None:
     images, labels = digits.images("train")
     assert torch.equal(((batch.x + 1) * 127.5).round().sum(dim=0), images.float().sum(dim=0))
     assert torch.equal(batch.condition.class_label.bincount(), labels.bincount())
+
+
+def test_the_digits_are_read_without_importing_scikit_learn() -> None:
+    """Its imports take longer than all else at the start of a command."""
+    code = "import sys; from pixelflow.data import Digits; Digits().images('train'); print('sklearn' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
