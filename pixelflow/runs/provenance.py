@@ -74,7 +74,7 @@ def _targets(node: Any) -> Iterator[str]:
 def _module_record(name: str) -> dict[str, Any]:
     """Distribution and version of an installed module; commit and diff, or a hash, of one that lies in a folder."""
     file = _source(name)
-    distribution = next(iter(importlib.metadata.packages_distributions().get(name.split(".")[0], [])), None)
+    distribution = _distribution(name.split(".")[0], file)
     commit, diff = _checkout(file.parent if file.name == "__init__.py" else file) if file else (None, None)
     return {
         "distribution": distribution,
@@ -97,6 +97,17 @@ def _source(name: str) -> Path | None:
             return Path(spec.origin) if spec.origin and spec.has_location else None
         name = name.rpartition(".")[0]
     return None
+
+
+def _distribution(package: str, file: Path | None) -> str | None:
+    """The distribution that holds a package; one of the same name is tried first, since reading all takes a second."""
+    try:
+        named = importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        named = None
+    if named is not None and file is not None and file.is_relative_to(str(named.locate_file(package))):
+        return named.name
+    return next(iter(importlib.metadata.packages_distributions().get(package, [])), None)
 
 
 def _version(distribution: str) -> str | None:

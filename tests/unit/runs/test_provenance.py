@@ -63,6 +63,30 @@ def test_an_installed_module_is_recorded_with_its_distribution(tmp_path: Path) -
     assert record["version"] == importlib.metadata.version("pyyaml")
 
 
+def test_a_distribution_of_the_same_name_is_found_without_reading_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for torch.optim, which most recipes name: all distributions of an environment take a second to read."""
+    known = importlib.metadata.packages_distributions()["torch"]
+    monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: pytest.fail("all of them were read"))
+    record = provenance(tmp_path, ["torch.optim"])["modules"]["torch.optim"]
+    assert [record["distribution"]] == known and record["version"] == importlib.metadata.version("torch")
+
+
+def test_a_users_package_with_the_name_of_a_distribution_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "theirs" / "psycopg").mkdir(parents=True)
+    (tmp_path / "theirs" / "psycopg" / "__init__.py").write_text("")
+    installed = tmp_path / "installed" / "psycopg-9.9.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: psycopg\nVersion: 9.9\n")
+    for folder in ("installed", "theirs"):
+        monkeypatch.syspath_prepend(str(tmp_path / folder))
+    record = provenance(tmp_path, ["psycopg"])["modules"]["psycopg"]
+    assert record["file"] == str(tmp_path / "theirs" / "psycopg" / "__init__.py") and record["version"] is None
+
+
 def test_a_module_that_is_gone_is_no_error(tmp_path: Path) -> None:
     record = provenance(tmp_path, ["nowhere.at.all"])["modules"]["nowhere.at.all"]
     assert set(record.values()) == {None}
