@@ -4,36 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
+from tests.forked import Process, ranks
 
 
 @pytest.mark.slow
 def test_a_save_of_two_processes_fails_at_every_call(tmp_path: Path) -> None:
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.distributed.save_faults", str(tmp_path)]
     started = [
-        subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | common | {"RANK": str(rank)}, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
+        Process("tests.distributed.save_faults", str(tmp_path), environment=os.environ | own) for own in ranks(2)
+    ]
     try:
-        ended = [process.communicate(timeout=300) for process in started]
+        ended = [process.communicate() for process in started]
     finally:
         for process in started:
             process.kill()

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +13,9 @@ import torch
 
 from pixelflow.training.checkpoint import CheckpointStore, load_checkpoint
 from pixelflow.training.ema import posthoc
+from tests.forked import Process, ranks
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
-"""Every run is a process or two that import torch."""
 
 
 @dataclass(frozen=True)
@@ -31,26 +27,18 @@ class Ended:
     logged: dict[int, dict[str, float]]
 
 
-def run(folder: Path, *, processes: int = 1, timeout: float = 240, **options: Any) -> Ended:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    command = [sys.executable, "-m", "tests.distributed.worker", str(folder), json.dumps(options)]
-    base = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")} | {"OMP_NUM_THREADS": "1"}
-    base |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": str(ROOT)}
-    started = []
-    for rank in range(processes):
-        own = {"RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_RANK": str(rank)} if processes > 1 else {}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
-        started.append(subprocess.Popen(command, env=base | own, **pipes))  # type: ignore[call-overload]
+def run(folder: Path, *, processes: int = 1, **options: Any) -> Ended:
+    base = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
+    arguments = ("tests.distributed.worker", str(folder), json.dumps(options))
+    started = [Process(*arguments, environment=base | own) for own in (ranks(processes) if processes > 1 else [{}])]
     try:
-        outputs = [process.communicate(timeout=timeout) for process in started]
+        outputs = [process.communicate() for process in started]
     finally:
         for process in started:
             process.kill()
     lines = [json.loads(line) for line in outputs[0][0].splitlines()]
     logged = {line.pop("step"): line for line in lines}
-    return Ended([p.returncode for p in started], [err for _, err in outputs], logged)
+    return Ended([process.wait() for process in started], [err for _, err in outputs], logged)
 
 
 def losses(ended: Ended, *, status: int = 0) -> list[float]:
@@ -148,7 +136,7 @@ def assert_close_snapshots(a: Path, b: Path) -> None:
 
 def test_hybrid_sharding_of_four(alone: tuple[Path, Ended], tmp_path: Path) -> None:
     """Two copies of the weights, each divided among two processes."""
-    four = run(tmp_path, processes=4, parallel="fsdp", shard_size=2, timeout=240)
+    four = run(tmp_path, processes=4, parallel="fsdp", shard_size=2)
     assert losses(four) == pytest.approx(losses(alone[1]), rel=1e-5)
     assert [m["grad_norm"] for m in four.logged.values()] == pytest.approx(
         [m["grad_norm"] for m in alone[1].logged.values()], rel=2e-4
@@ -218,7 +206,7 @@ def test_a_process_that_is_killed_in_a_save_leaves_the_checkpoint_before_it(
     rank: int, alone: tuple[Path, Ended], tmp_path: Path
 ) -> None:
     """All files of one process are written, and the checkpoint of step 4 is never renamed."""
-    ended = run(tmp_path, processes=2, faults={str(rank): {"4": "kill in the next save"}})
+    ended = run(tmp_path, processes=2, stall_seconds=15.0, faults={str(rank): {"4": "kill in the next save"}})
     assert ended.statuses[rank] == -9 and ended.statuses[1 - rank] == 1, ended.errors
     assert "Traceback" not in ended.errors[1 - rank], ended.errors
     store = CheckpointStore(tmp_path / "checkpoints")

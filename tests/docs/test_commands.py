@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from pixelflow.cli import prepare_hydra
+from tests import forked
 from tests.docs.commands import PAGES, ROOT, Command, commands
 
 README = [command for command in commands(ROOT / "README.md") if command.words[0] == "python"]
@@ -29,10 +27,7 @@ LESS_WORK = [
 def test_a_command_of_the_readme_runs(command: Command, tmp_path: Path) -> None:
     assert command.words[1] == "run.py"
     arguments = [*command.words[2:], *LESS_WORK, f"runs_dir={tmp_path}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, ROOT / "run.py", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+    done = forked.call("run.py", *arguments, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.glob("*/*/checkpoints/step_00000002"))
 

@@ -6,13 +6,13 @@ import doctest
 import importlib
 import pkgutil
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import pixelflow
+from tests import forked
 from tests.docs.commands import PAGES, ROOT, python_examples, quoted_files
 
 RUN = re.compile(r"runs/quickstart/default-[0-9a-f]{8}")
@@ -37,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two training steps, in place of the quickstart's."""
     runs = tmp_path_factory.mktemp("runs")
     less = ["trainer.max_steps=2", "trainer.batch_size=8", "trainer.grid_every=0", "tracking=none", f"runs_dir={runs}"]
-    done = subprocess.run([sys.executable, ROOT / "run.py", "job=train", *less], capture_output=True, text=True)
+    done = forked.call("run.py", "job=train", *less)
     assert done.returncode == 0, done.stderr
     return next(runs.glob("*/*/checkpoints")).parent
 

@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300 + 60 * KILLS)]
 TRAIN = (
     *("job=train", "tracking=none", "trainer.max_steps=60", "trainer.batch_size=8", "trainer.save_every=1"),
     *("trainer.log_every=1", "trainer.grid_every=0", "trainer.warmup_steps=0", "backbone.depth=1"),
+    *("ema.power=[0.1]", "ema.snapshot_every=20"),
 )
 
 
@@ -57,9 +58,11 @@ def renaming(folder: Path) -> bool:
 
 
 def checkpoints(folder: Path) -> dict[str, bytes]:
-    """The content of all files of the checkpoints, also of those that should not be there."""
-    (place,) = folder.glob("runs/*/*/checkpoints")
-    return {str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    """The content of all files of the checkpoints and snapshots, also of those that should not be there."""
+    (run,) = folder.glob("runs/*/*")
+    files = [path for name in ("checkpoints", "snapshots") for path in (run / name).rglob("*") if path.is_file()]
+    assert {"checkpoints", "snapshots"} == {path.relative_to(run).parts[0] for path in files}
+    return {str(path.relative_to(run)): path.read_bytes() for path in files}
 
 
 def losses(folder: Path) -> dict[int, list[float]]:
@@ -95,8 +98,7 @@ def test_a_training_that_is_killed_ends_as_an_undisturbed_one(tmp_path: Path) ->
             names = {writing: "writing", renaming: "renaming"}
             fell[next((name for look, name in names.items() if look(command.cwd)), "elsewhere")] += 1
             process = command.start()
-        process.join()
-        assert process.exitcode == 0, command.messages()
+        assert process.wait() == 0, process.err
         assert checkpoints(command.cwd) == checkpoints(straight.cwd)
         assert losses(command.cwd) == losses(straight.cwd)
         once = Counter((record["step"], name) for record in records(command.cwd) for name in record["metrics"])
@@ -177,7 +179,6 @@ def test_other_work_that_is_killed_ends_as_undisturbed_one(name: str, checkpoint
             kills += 1
             late += any(mine.cwd.glob(f"{place}/{unfinished}"))
             process = mine.start()
-        process.join()
-        assert process.exitcode == 0, mine.messages()
+        assert process.wait() == 0, process.err
         assert result(found(mine)) == expected
     print(f"{name}: {kills} kills, {late} of them with an unfinished file")

@@ -8,10 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+from tests import forked
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -20,7 +21,9 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 
 def call(*arguments: str, launcher: list[str] | None = None) -> subprocess.CompletedProcess[str]:
-    command = [*(launcher or [sys.executable]), str(ROOT / "run.py"), *arguments]
+    if launcher is None:
+        return forked.call("run.py", *arguments)
+    command = [*launcher, str(ROOT / "run.py"), *arguments]
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
 
 
@@ -116,12 +119,8 @@ def test_two_processes_give_the_same_number(checkpoint: Path, straight: dict, tm
 def test_a_stopped_evaluation_continues(checkpoint: Path, tmp_path: Path) -> None:
     mine = copy_of(checkpoint, tmp_path)
     slow = ["sampler.fixed_batch=8", "solver.num_steps=60"]
-    command = [sys.executable, str(ROOT / "run.py"), "job=evaluate", *of(mine), *SMALL, *slow]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and "image 8/64" not in process.stderr.readline():
-        pass
+    process = forked.Process("run.py", "job=evaluate", *of(mine), *SMALL, *slow)
+    process.wait_until(lambda: "image 8/64" in process.err)
     process.send_signal(signal.SIGTERM)
     told = process.communicate()[1]
     assert process.returncode == 75 and "of 64 images are measured; the same command continues from there" in told, told

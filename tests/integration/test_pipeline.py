@@ -8,13 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file
+
+from tests import forked
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -24,10 +25,11 @@ TINY = [
 ]
 
 
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "2"}
+
+
 def call(*arguments: str, cwd: Path, script: str = "run.py") -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "2"}
-    command = [sys.executable, str(ROOT / script), *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    return forked.call(script, *arguments, cwd=cwd, environment=ENVIRONMENT)
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,10 @@ class Finished:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """A finished run, made from a folder that is not the checkout."""
+    """A finished run, made by a new interpreter from a folder that is not the checkout."""
     cwd = tmp_path_factory.mktemp("elsewhere")
-    done = call(*TINY, cwd=cwd)
+    command = [sys.executable, str(ROOT / "run.py"), *TINY]
+    done = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     (folder,) = [p for p in (cwd / "runs" / "quickstart").iterdir() if p.is_dir()]
     return Finished(cwd, folder, done.stdout)
@@ -205,11 +208,8 @@ def test_the_same_command_again_sends_what_mlflow_missed(tmp_path: Path) -> None
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])  # SIGUSR2: the tests of SLURM
 def test_a_stop_and_a_resume_give_the_same_weights(number: signal.Signals, tmp_path: Path) -> None:
     longer = [*TINY, "trainer.max_steps=400", "trainer.save_every=10", "tracking=none", "job=train"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, str(ROOT / "run.py"), *longer], cwd=tmp_path, env=environment)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("runs/quickstart/*/checkpoints/step_*[1-9]0")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    process = forked.Process("run.py", *longer, cwd=tmp_path)
+    process.wait_until(lambda: list(tmp_path.glob("runs/quickstart/*/checkpoints/step_*[1-9]0")))
     process.send_signal(number)
     status = process.wait()
     (folder,) = tmp_path.glob("runs/quickstart/*")

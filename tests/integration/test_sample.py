@@ -9,12 +9,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests import forked
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ["job=train", "tracking=none", "trainer.max_steps=2", "trainer.batch_size=8", "trainer.grid_every=0"]
@@ -25,8 +27,10 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 def call(
     *arguments: str, launcher: list[str] | None = None, limit: Callable[[], None] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    command = [*(launcher or [sys.executable]), str(ROOT / "run.py"), *arguments]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, preexec_fn=limit)
+    if launcher is None:
+        return forked.call("run.py", *arguments, before=limit)
+    command = [*launcher, str(ROOT / "run.py"), *arguments]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +98,8 @@ def test_a_stopped_job_continues(number: signal.Signals, checkpoint: Path, strai
     mine = copy_of(checkpoint, tmp_path)
     # Many small steps: the job must still be at it when the first images are there.
     slow = ["sampler.fixed_batch=8", "solver.num_steps=40"]
-    command = [sys.executable, str(ROOT / "run.py"), "job=sample", *of(mine), *SMALL, *slow]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while len(list(tmp_path.glob("samples/*/images/*.png"))) < 10 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    process = forked.Process("run.py", "job=sample", *of(mine), *SMALL, *slow)
+    process.wait_until(lambda: len(list(tmp_path.glob("samples/*/images/*.png"))) >= 10)
     process.send_signal(number)
     assert process.wait() == (-9 if number is signal.SIGKILL else 130)
     (folder,) = tmp_path.glob("samples/*")
@@ -140,7 +141,7 @@ def test_a_disk_that_fills_up(checkpoint: Path, straight: Path, tmp_path: Path) 
     """A limit on the size of files simulates it: the images fit, the .npz of 50 kB does not."""
     mine = copy_of(checkpoint, tmp_path)
     arguments = ["job=sample", *of(mine), *SMALL, "sampler.fixed_batch=8"]
-    done = call(*arguments, limit=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)))
+    done = call(*arguments, limit=partial(resource.setrlimit, resource.RLIMIT_FSIZE, (40_000, 40_000)))
     assert done.returncode == 1 and len(done.stderr.strip().splitlines()) <= 3
     assert "could not be written" in done.stderr and "64 of 64 are kept" in done.stderr
     (folder,) = tmp_path.glob("samples/*")

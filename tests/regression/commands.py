@@ -7,26 +7,26 @@ the name of a run's folder is no number either.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from tests.forked import Process, ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 500  # for one command; every command here takes less than a minute on an idle core
 
 
 def call(*arguments: str, cwd: Path, script: str = "run.py", processes: int = 1) -> None:
-    """Run a script of the repository on one thread per process and without a GPU; several processes by torchrun."""
+    """Run a script of the repository on one thread per process and without a GPU, in one or several processes."""
     cwd.mkdir(parents=True, exist_ok=True)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *(launcher if processes > 1 else []), str(ROOT / script), *arguments]
-    ended = subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=SECONDS)
-    if ended.returncode != 0:
-        tail = "\n".join(ended.stderr.splitlines()[-20:])
-        raise RuntimeError(f"{script} {' '.join(arguments)} ended with status {ended.returncode}:\n{tail}")
+    places = ranks(processes) if processes > 1 else [{}]
+    started = [Process(script, *arguments, cwd=cwd, environment=environment() | place) for place in places]
+    for process in started:
+        if process.wait(SECONDS) != 0:
+            tail = "\n".join(process.err.splitlines()[-20:])
+            raise RuntimeError(f"{script} {' '.join(arguments)} ended with status {process.returncode}:\n{tail}")
 
 
 def environment() -> dict[str, str]:

@@ -15,6 +15,7 @@ import pytest
 
 from pixelflow.tracking.mlflow.database import create_database
 from pixelflow.tracking.mlflow.position import MirrorState, store_settings
+from tests.forked import IMPORTED
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +28,7 @@ def quick_requests(monkeypatch: pytest.MonkeyPatch) -> None:
 def processes() -> BaseContext:
     """Makes processes that have MLflow at hand: they start in milliseconds, and can be killed."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mlflow.store.tracking.sqlalchemy_store", "pixelflow.tracking"])
+    context.set_forkserver_preload(IMPORTED)
     return context
 
 
