@@ -270,7 +270,9 @@ class Trainer:
             logger.info("resumed from %s", path)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        present = {"loader": self.loader.state_dict(), "guard": self.guard.state(), "rollbacks": self.rollbacks}
+        # Earlier versions did not save the number of samples; a loader checks it where it is there.
+        position = {key: value for key, value in self.loader.state_dict().items() if key != "samples"}
+        present = {"loader": position, "guard": self.guard.state(), "rollbacks": self.rollbacks}
         for name, value in present.items():
             check_like(checkpoint.state.get(name), value, name, checkpoint.path)
         self.state.load(checkpoint)

@@ -126,6 +126,15 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(
     assert_same_checkpoint(tmp_path / "step_00000020", twenty)
 
 
+def test_a_checkpoint_of_before_the_number_of_samples_was_saved_is_resumed(twenty: Path, tmp_path: Path) -> None:
+    train(tmp_path, max_steps=10)
+    resumed = make_trainer(tmp_path)
+    position = resumed.loader.state_dict
+    resumed.loader.state_dict = lambda: position() | {"samples": 20}  # type: ignore[method-assign]
+    resumed.resume()
+    assert resumed.fit() == 20 and resumed.step == 20
+
+
 def test_another_seed_of_the_weights_would_show(twenty: Path, tmp_path: Path) -> None:
     train(tmp_path, warmup_steps=15, init=1)
     with pytest.raises(AssertionError):
