@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import select
 import signal
 import sys
 import traceback
@@ -33,6 +34,9 @@ from pixelflow.terminal import log_to_stderr, say
 
 DEBUG = "PIXELFLOW_TRACEBACK"
 """Environment variable that `--debug` sets. The traceback of a reported error is then shown as well."""
+
+READER_GONE = 128 + signal.SIGPIPE
+"""Exit status of a command whose output is no longer read, as in shells."""
 
 BUG = "This is a bug of pixelflow, not a mistake in your command: please report it with the traceback above."
 
@@ -123,17 +127,23 @@ def explained(work: Callable[[], Any], *, outermost: bool = True) -> Any:
     """Returns `work()`. An error that a user can act on ends the process with a short message.
 
     The exit status is 2 for a `UserError` or an error of Hydra in composing, 1 for a `WorkFailed`, 75 for an
-    `Interrupted` (the same command continues the work), and 130 instead after Ctrl-C. Every other exception is a bug.
+    `Interrupted` (the same command continues the work), and 130 instead after Ctrl-C. Where nothing reads its output
+    any more, the process ends with 141 and without a message. Every other exception is a bug.
 
     Args:
         work: The function to call.
         outermost: Whether a bug is reported with its traceback and exit status 1; otherwise it is raised again.
     """
     try:
-        return work()
+        result = work()
+        sys.stdout.flush()
+        return result
     except KeyboardInterrupt:
         fail("stopped by Ctrl-C; the same command does what is not done yet", status=BY_HAND)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_gone():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes what is left at its end
+            sys.exit(READER_GONE)
         message, status = report(error)
         if message is None:
             if not outermost:
@@ -145,6 +155,13 @@ def explained(work: Callable[[], Any], *, outermost: bool = True) -> Any:
         if os.environ.get(DEBUG):
             say(traceback.format_exc(), stream=sys.stderr, end="")
         fail(message, status=status)
+
+
+def _reader_gone() -> bool:
+    """Whether the program that read the standard output has ended, as `head` does after ten lines."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def report(error: BaseException) -> tuple[str | None, int]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -109,3 +112,19 @@ def test_folders_of_the_user_are_searched(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("sys.argv", arguments)
     assert config_folders()[1:] == [tmp_path / "one", tmp_path / "two"]
     assert {"one", "two", "pixelflow_tiny"} <= set(option_files("backbone", config_folders()))
+
+
+def test_output_that_nothing_reads_ends_the_command_silently() -> None:
+    """As in `python run.py --help | head`: the reader has ended before the first line is written."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    run = Path(__file__).parents[2] / "run.py"
+    done = subprocess.run([sys.executable, run, "--help"], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_another_broken_pipe_is_a_bug(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        explained(raising(BrokenPipeError("of a worker")))
+    assert end.value.code == 1 and BUG in capfd.readouterr().err
