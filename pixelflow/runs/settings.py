@@ -21,7 +21,7 @@ class TrackingSettings:
         uri: Address of MLflow; None for the file mlflow.db in the folder of runs.
 
     Raises:
-        ValueError: MLflow does not support the address.
+        ValueError: MLflow does not support the address, or the address of a server holds a password.
     """
 
     mlflow: bool
@@ -40,6 +40,12 @@ class TrackingSettings:
             raise ValueError(f"uri={self.uri} must begin with one of {', '.join(SCHEMES)}")
         if not rest.strip("/") and scheme != "databricks":
             raise ValueError(f"uri={self.uri} names no {'file' if scheme == 'sqlite' else 'host'}")
+        _, at, host = rest.partition("/")[0].rpartition("@")
+        if scheme in ("http", "https") and at:
+            raise ValueError(
+                f"uri={scheme}://...@{host}: records would show what stands before @; give it in "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, variables of the environment"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
