@@ -10,7 +10,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from pixelflow.assets import ASSETS, COMMAND, missing_line
+from pixelflow.assets import ASSETS, COMMAND
 from pixelflow.conf_dir import option_files
 from pixelflow.config.build import assets_root
 from pixelflow.config.job import Config
@@ -43,12 +43,11 @@ def require_metrics(config: Config, count: int) -> None:
     if count < LEAST:
         raise UserError(f"{count} images are too few to be measured: at least {LEAST}; published numbers take 50,000")
     path, root = _reference_path(config), assets_root(config)
-    if lines := [line for file in needed_files(config) if (line := missing_line(root, file))]:
+    if missing := [file for file in needed_files(config) if not (root / file).is_file()]:
         raise UserError(
-            "; ".join(lines[:2])
-            + (f"; and {len(lines) - 2} more" if len(lines) > 2 else "")
-            + f"; `{COMMAND} metrics=...`, with the options of this command, fetches what has an "
-            f"address (assets.root={config['assets']['root']})"
+            f"assets.root={config['assets']['root']} lacks {', '.join(missing[:2])}"
+            + (f" and {len(missing) - 2} more" if len(missing) > 2 else "")
+            + f"; `{COMMAND}` with the options metrics, objective and assets of this command fetches what is published"
         )
     if path is not None and not path.exists():
         raise UserError(f"metrics.reference={metrics['reference']}: {path} does not exist")

@@ -142,8 +142,8 @@ def test_bad_input_is_a_short_message_and_writes_nothing(assets: Path, tmp_path:
         ("empty", "holds no .png, .jpg or .webp images"),
         ("good.npz", "holds 64 features of 'inception-2015-12-05'", f"metrics.reference={tmp_path / 'wrong.npz'}"),
         ("good.npz", "metrics.also=['fvd']: fvd is none of", "metrics.also=[fvd]"),
-        ("good.npz", "clip-vit-large-patch14/model.safetensors is missing", "metrics.also=[clip_score]"),
-        ("good.npz", "dinov2_vitl14_pretrain.pth is missing (DINOv2 ViT-L/14", "metrics.also=[fd_dinov2]"),
+        ("good.npz", "lacks clip-vit-large-patch14/model.safetensors, ", "metrics.also=[clip_score]"),
+        ("good.npz", "lacks dinov2_vitl14_pretrain.pth; `python run.py job=fetch_assets`", "metrics.also=[fd_dinov2]"),
     ):  # fmt: skip
         with pytest.raises(ValueError) as caught:
             measure(tmp_path / name, assets, *more)
