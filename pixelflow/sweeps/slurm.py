@@ -167,4 +167,4 @@ def _run(command: list[str], *, attempts: int = 3) -> str:
 def last_line(errors: str) -> str:
     """Returns the last line that a command reported, without the command's name; empty where there is none."""
     lines = [line for line in errors.splitlines() if line.strip()]
-    return re.sub(r"^[a-z_]+:? (error: )?", "", lines[-1]) if lines else ""
+    return re.sub(r"^([a-z_]+: )?([a-z_]* ?error: )?", "", lines[-1]) if lines else ""

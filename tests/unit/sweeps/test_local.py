@@ -230,4 +230,4 @@ def test_a_line_of_the_site_that_ends_the_job_is_its_failure(tmp_path: Path, cod
     sweep = give(tmp_path, code, {}, setup=["echo the licence server is away >&2; exit 3"])
     run_batch(sweep)
     (state,) = sweep_states(sweep)
-    assert (state.state, state.message) == ("failed", "it did not start: licence server is away")
+    assert (state.state, state.message) == ("failed", "it did not start: the licence server is away")
