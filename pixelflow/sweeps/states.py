@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pixelflow.errors import UserError
 from pixelflow.files import is_locked
+from pixelflow.reporting.runs import read_evaluation
 from pixelflow.runs.attempts import read_attempts
 from pixelflow.runs.status import LOCK_FILE, RunStatus, read_status
 from pixelflow.sweeps import slurm
@@ -163,8 +164,8 @@ def newest_metric(folder: Path) -> str:
     """Returns the main metric of the newest evaluation, or the newest loss, with its name; empty without either."""
     for file in sorted(folder.glob("evaluation/*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
         try:
-            metrics = json.loads(file.read_text(encoding="utf-8"))["metrics"]
-        except (OSError, ValueError, KeyError):
+            metrics = read_evaluation(file).metrics
+        except UserError:  # it is damaged
             continue
         return next((f"{name} {value:.4g}" for name, value in metrics.items()), "")
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -12,9 +11,11 @@ from typing import Any
 
 from pixelflow.errors import Interrupted
 from pixelflow.metrics.catalogue import main_distance
+from pixelflow.reporting.runs import read_evaluation
 from pixelflow.signals import pause, stop_on_signals, stop_signal
 from pixelflow.sweeps import slurm
 from pixelflow.sweeps.batch import RESULT
+from pixelflow.sweeps.json_records import read_record
 from pixelflow.sweeps.manifest import SweepJob
 from pixelflow.sweeps.states import PRUNED, RunState, states_of
 from pixelflow.tracking.jsonl import FILE_NAME, history
@@ -110,8 +111,7 @@ def objective(state: RunState, evaluation: str | None) -> Any:
     """
     folder = state.job.path
     if not state.job.makes_run:
-        return json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        return read_record(folder / RESULT, Any)
     if evaluation is None:
         return history(folder / FILE_NAME)["loss"][-1][1]
-    metrics = json.loads((folder / evaluation).read_text(encoding="utf-8"))["metrics"]
-    return main_distance(metrics)
+    return main_distance(read_evaluation(folder / evaluation).metrics)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
 
+from pixelflow.errors import UserError
 from pixelflow.files import InUse, NoLocks, lock, write_json
 from pixelflow.tracking.jsonl import FILE_NAME, read_records
 
@@ -48,12 +49,18 @@ class MirrorState:
 
         Raises:
             ValueError: The folder was never mirrored.
+            UserError: The file is damaged.
         """
+        path = folder / STATE_NAME
         try:
-            return MirrorState(**json.loads((folder / STATE_NAME).read_text()))
+            return MirrorState(**json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise ValueError(
                 f"{folder} has no {STATE_NAME}: it was never mirrored; make an MLflowMirror of it"
+            ) from None
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"{path} is damaged ({error}); delete it, and the run is sent to MLflow as a new one"
             ) from None
 
     def save(self, folder: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pixelflow.errors import WorkFailed
+from pixelflow.errors import UserError, WorkFailed
 from pixelflow.tracking.jsonl import MetricsLog
 from pixelflow.tracking.mlflow.position import MirrorState, count_unsent, lock_file, store_settings
 
@@ -97,3 +97,11 @@ def test_a_file_system_without_locks_counts_as_free(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr("fcntl.flock", refuse)
     assert lock_file(tmp_path / "lock", wait=False) is not None
+
+
+@pytest.mark.parametrize("text", ["", '{"folder_id": "x", "uri', "[]", '{"uri": "x"}'])
+def test_a_damaged_record_is_named_in_a_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "mlflow.json").write_text(text)
+    with pytest.raises(UserError, match=r"^.*mlflow\.json is damaged \(.*\); delete it, and the run is sent") as raised:
+        MirrorState.load(tmp_path)
+    assert "\n" not in str(raised.value)
