@@ -54,7 +54,6 @@ def launch(request: SweepRequest, runs: list[RunRequest], trials: Sequence[Any] 
     if request.dry_run:
         print_plan(plan([_job(run, folder) for run in runs], request.site), request.site, folder, request.launcher)
         sys.exit(0)
-    request.experiment_folder.mkdir(parents=True, exist_ok=True)
     with submitting(sweep):
         sweep = _sweep(folder, request, digest)  # read again: another submitter may have changed it
         jobs = [_job(run, folder) for run in runs]
@@ -127,10 +126,8 @@ def _job(run: RunRequest, sweep: Path) -> tuple[SweepJob, Mapping[str, Any]]:
 
 def _sweep(folder: Path, request: SweepRequest, digest: str) -> Sweep:
     if not folder.exists() or not any(folder.iterdir()):
-        return Sweep(
-            folder, request.experiment, digest, axes=request.axes, paper=request.paper,
-            experiment_folder=str(request.experiment_folder),
-        )  # fmt: skip
+        runs = "" if folder.parent == request.experiment_folder else str(request.experiment_folder)
+        return Sweep(folder, request.experiment, digest, axes=request.axes, paper=request.paper, experiment_folder=runs)
     sweep = Sweep.load(folder)
     if sweep.digest != digest:
         raise UserError(

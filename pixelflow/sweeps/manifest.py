@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pixelflow.errors import UserError
-from pixelflow.files import locked, write_json
+from pixelflow.files import locked, make_folder, write_json
 from pixelflow.sweeps.json_records import read_record
 
 MANIFEST, SUBMISSION, RUNS = "manifest.json", "submission.json", "runs.json"
@@ -233,5 +233,6 @@ def new_token() -> str:
 @contextmanager
 def submitting(sweep: Sweep) -> Iterator[None]:
     """Lets one process at a time submit runs of the sweep's experiment; others wait."""
+    make_folder(sweep.lock_file.parent)
     with locked(sweep.lock_file, wait=True):
         yield

@@ -199,3 +199,9 @@ def test_every_submission_of_an_experiment_takes_the_same_lock(
     fake.states["101"] = "FAILED"
     retry_runs(Sweep.load(folder), "failed", {})
     assert taken == [request_.experiment_folder / ".submit.lock"] * 2
+
+
+def test_a_folder_of_runs_can_be_moved_with_its_sweeps(failed: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    failed.parent.rename(moved)
+    assert Sweep.load(moved / failed.name).lock_file == moved / ".submit.lock"
