@@ -6,7 +6,6 @@ Nothing is allocated: networks and images are on the meta device, which computes
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -55,9 +54,6 @@ CONTRACTS: dict[str, type] = {
     "guidance": Guidance,
 }
 """What the part of each group must offer."""
-
-_fitting: set[str] = set()
-"""The backbones, with their images, that `check_shapes` has run in this process."""
 
 
 def check_agreement(config: Config) -> None:
@@ -134,9 +130,6 @@ def check_shapes(config: Config, backbone: nn.Module, cascade: Cascade, features
     """
     channels, stages = config["data"]["channels"], cascade.num_stages
     sides = [cascade.resolution(stage) for stage in range(stages)]
-    mark = json.dumps([config["backbone"], channels, sides, features], sort_keys=True)
-    if mark in _fitting:  # most runs of a sweep share their backbone
-        return
     images = [torch.empty(1, channels, side, side, device="meta") for side in sides]
     label = torch.zeros(stages, dtype=torch.int64, device="meta")
     shown = ", ".join(f"{side}x{side}" for side in sides)
@@ -153,7 +146,6 @@ def check_shapes(config: Config, backbone: nn.Module, cascade: Cascade, features
     got = [tuple(part.shape) for part in out]
     if got != [tuple(part.shape) for part in images]:
         raise UserError(f"{what}, give an output of the shapes {got}")
-    _fitting.add(mark)
 
 
 def check_terms(config: Config, objective: Objective, cascade: Cascade, prediction: Prediction) -> None:

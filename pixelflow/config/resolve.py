@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
@@ -17,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, grammar_parser
 from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser
 
 from pixelflow.conf_dir import option_files
+from pixelflow.config.accepted import Accepted
 from pixelflow.config.job import Job
 from pixelflow.config.schema import build, option_names, trusted
 from pixelflow.config.search_path import config_folders
@@ -41,7 +41,7 @@ OF_THE_CALL = tuple(section for section in CALL_SECTIONS if section not in ("exp
 
 
 def resolve(
-    config: DictConfig, overrides: list[str], job: Job, *, elsewhere: bool = False, checked: set[str] | None = None
+    config: DictConfig, overrides: list[str], job: Job, *, elsewhere: bool = False, accepted: Accepted | None = None
 ) -> dict[str, Any]:
     """Returns the resolved, valid config of a command.
 
@@ -52,8 +52,7 @@ def resolve(
         overrides: The overrides that the user typed.
         job: The declaration of the job.
         elsewhere: Whether the job runs on another machine, with GPUs, so that the device is not checked here.
-        checked: Keys of the configs of a sweep that are valid; configs that differ in their seed only share one key.
-            The key of this config is added.
+        accepted: The checks that need not be repeated, for the runs of a sweep.
 
     Raises:
         UserError: The config is invalid, or the checkpoint cannot be read.
@@ -68,11 +67,9 @@ def resolve(
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     check_targets(plain, trust=trust)
     _drop_leftovers(plain, typed={override.key_or_group for override in parse(overrides)})
-    mark = json.dumps({**plain, "seed": type(plain.get("seed")).__name__}, sort_keys=True)
-    if checked is None or mark not in checked:
-        validate(without_gpu(plain) if elsewhere else plain, job)
-    if checked is not None:
-        checked.add(mark)
+    accepted = accepted or Accepted()
+    if not accepted.again({**plain, "seed": type(plain.get("seed"))}):  # any whole number is a seed
+        validate(without_gpu(plain) if elsewhere else plain, job, accepted)
     return plain
 
 
@@ -149,10 +146,13 @@ def _drop_leftovers(config: dict[str, Any], typed: set[str]) -> None:
     """
     folders = config_folders()
     for group in GROUPS:
-        of_others = {key for file in option_files(group, folders).values() for key in _keys_of(file)}
         takes = option_names(config.get(group), group, trust=trusted(config))
-        for key in [*config[group]]:
-            if key in of_others and key not in takes and not key.startswith("_") and f"{group}.{key}" not in typed:
+        surplus = [key for key in config[group] if key not in takes and not key.startswith("_")]
+        if not surplus:
+            continue
+        of_others = {key for file in option_files(group, folders).values() for key in _keys_of(file)}
+        for key in surplus:
+            if key in of_others and f"{group}.{key}" not in typed:
                 del config[group][key]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import types
 import typing
@@ -215,6 +216,7 @@ def _readable(message: str) -> str:
     return message.replace("Input should be ", "must be ")
 
 
+@functools.cache
 def _options(callable_: Any) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
     """Returns parameters and type hints; the keys in `**options: Unpack[SomeTypedDict]` count as parameters."""
     hints = _hints(callable_)

@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from pixelflow.config.accepted import Accepted
 from pixelflow.config.build import require_assets
 from pixelflow.config.job import Config, FindJob
 from pixelflow.config.resolve import resolve
@@ -25,7 +26,7 @@ from pixelflow.sweeps.site import Site
 
 
 class RunRequests:
-    """Makes the requests of a sweep's runs. A config that differs from a checked one by its seed is not checked again.
+    """Makes the requests of a sweep's runs. What several runs share is checked once.
 
     Args:
         launcher: `"slurm"` or `"local"`.
@@ -34,7 +35,7 @@ class RunRequests:
 
     def __init__(self, launcher: str, find_job: FindJob) -> None:
         self.launcher, self.find_job = launcher, find_job
-        self._known: set[str] = set()
+        self._accepted = Accepted()
         self._data: dict[str, dict[str, Any]] = {}
         self._roots: dict[str, Any] = {}
 
@@ -50,18 +51,18 @@ class RunRequests:
             raise UserError(f"run {number} ({' '.join(overrides)}): {error}; nothing was submitted") from None
 
     def _make(self, config: DictConfig, overrides: list[str]) -> RunRequest:
-        job, known = self.find_job(config.job.name), len(self._known)
+        job = self.find_job(config.job.name)
         elsewhere = self.launcher == "slurm" and bool(
             config.site.get("gpus_per_node") or requested(str(config.site.get("gres") or ""))
         )
-        resolved = resolve(config, overrides, job, elsewhere=elsewhere, checked=self._known)
+        resolved = resolve(config, overrides, job, elsewhere=elsewhere, accepted=self._accepted)
         if not job.submittable:
             raise UserError(f"job={job.name} cannot be submitted: leave hydra/launcher out")
-        if len(self._known) > known:
+        if not self._accepted.again(job.name, *(resolved[key] for key in ("data", "runs_dir", "checkpoint"))):
             check_data(resolved, job)
-            if job.makes_run_folder:
-                require_assets(resolved)
         if job.makes_run_folder:
+            if not self._accepted.again("assets", resolved["objective"], resolved["assets"]):
+                require_assets(resolved)
             self._check_roots(resolved)
             check_same_data(resolved, run_path(resolved, overrides), self._data)
         resolved["runs_dir"] = str(Path(resolved["runs_dir"]).absolute())

@@ -45,7 +45,7 @@ def expand(
     if seeds is not None and not counted and not listed:
         raise UserError(f"seeds={seeds} must be at least 1, or a list of seeds; at most {MOST_SEEDS}")
     chosen = [None] if seeds is None else range(seeds) if isinstance(seeds, int) else seeds
-    jobs: list[list[str]] = []
+    jobs: dict[tuple[str, ...], None] = {}  # without repetitions, in order
     for job in grid:
         for setting in settings or [{}]:
             for seed in chosen:
@@ -53,9 +53,8 @@ def expand(
                 given |= {} if seed is None else {"seed": str(seed)}
                 kept = [override for override in job if override.partition("=")[0] not in given]
                 combined = [*kept, *(f"{key}={value}" for key, value in given.items())]
-                if combined not in jobs:
-                    jobs.append(combined)
-    return jobs
+                jobs[tuple(combined)] = None
+    return [list(job) for job in jobs]
 
 
 def _spelled(value: Any) -> str:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import difflib
+from copy import deepcopy
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pixelflow.config.accepted import Accepted
 from pixelflow.config.agreement import build_on_meta, check_agreement, check_contracts, check_shapes, check_terms
 from pixelflow.config.build import Config, pick_device, sampler_settings
 from pixelflow.config.job import Job
 from pixelflow.config.schema import build, check_group, read_record, trusted, with_key
 from pixelflow.config.sections import SECTIONS, TopLevel, read_sampler
 from pixelflow.config.suites import check_metrics
-from pixelflow.config.validate_training import check_optimizer, check_training
+from pixelflow.config.validate_training import check_optimizer, check_start, check_training
 from pixelflow.config.values import check_values
 from pixelflow.errors import UserError
 from pixelflow.metrics.suite import WITH_FEATURES
@@ -41,17 +43,25 @@ GROUPS: dict[str, tuple[str, ...]] = {
 """Groups with a `_target_`, and the arguments that the code passes to it itself."""
 
 
-def validate(config: Config, job: Job) -> None:
+def validate(config: Config, job: Job, accepted: Accepted | None = None) -> None:
     """Checks a resolved config for a job.
+
+    Args:
+        config: The config.
+        job: The job.
+        accepted: The checks that need not be repeated, for the runs of a sweep.
 
     Raises:
         UserError: The config is invalid; the message names the key, the value and what is accepted.
     """
+    accepted = accepted or Accepted()
     check_values(config)
     _check_sections(config)
     for name, given in GROUPS.items():
-        check_group(config[name], name, given=given, trust=trusted(config))
-    _check_metrics(config)
+        if not accepted.again("group", name, config[name], trusted(config)):
+            check_group(config[name], name, given=given, trust=trusted(config))
+    if not accepted.again("metrics", config["metrics"], trusted(config)):
+        _check_metrics(config)
     build(config, "data")
     _check_sampler(config)
     options = job.read(config["job"])
@@ -61,9 +71,11 @@ def validate(config: Config, job: Job) -> None:
     if "model" not in job.needs:
         return
     _check_inputs(config, job)
-    backbone = _check_parts(config)
+    backbone = _check_parts(config, accepted)
     if job.makes_run_folder:
-        check_training(config, backbone)
+        check_training(config)
+        if not accepted.again("init_from", config["init_from"], config["backbone"]):
+            check_start(config, backbone)
     pick_device(config["trainer"]["device"])
 
 
@@ -104,14 +116,14 @@ def _check_sampler(config: Config) -> None:
             raise UserError(f"sampler.{key}=true needs a CUDA device; leave it out here")
 
 
-def _check_parts(config: Config) -> Any:
+def _check_parts(config: Config, accepted: Accepted) -> Any:
     """Builds every part, the backbone without memory, checks that they fit each other, and returns the backbone."""
     check_agreement(config)
     parts = {name: build(config, name) for name in GROUPS if name not in ("backbone", "optimizer")}
     cascade, solver, objective = parts["cascade"], parts["solver"], parts["objective"]
     check_optimizer(config)
     if config["checkpoint"] is None:
-        backbone: Any = build_on_meta(config)
+        backbone: Any = accepted.made(lambda: build_on_meta(config), config["backbone"], trusted(config))
     else:  # its config may describe a backbone of any size
         weights = config["sampler"]["weights"]
         backbone = bare_backbone(lambda: build(config, "backbone"), config["checkpoint"], weights)
@@ -123,7 +135,9 @@ def _check_parts(config: Config) -> Any:
                 f"sampler.cache_every={settings.cache_every} needs a solver with fixed steps: a cached "
                 "velocity would mislead the error control; use solver=euler, heun or adams_bashforth"
             )
-        with_key(lambda: speed_up(backbone, cascade, settings, torch.device("meta")), config["sampler"], "sampler")
+        with_key(
+            lambda: speed_up(deepcopy(backbone), cascade, settings, torch.device("meta")), config["sampler"], "sampler"
+        )
     if cascade.kickoff % backbone.patch_size:
         size = config["data"]["image_size"]
         most = max((s for s in range(1, 13) if size % (backbone.patch_size << (s - 1)) == 0), default=1)
@@ -147,8 +161,12 @@ def _check_parts(config: Config) -> Any:
         objective.check_backbone(backbone)
     except ValueError as error:
         raise UserError(f"objective.{error}") from None
-    check_shapes(config, backbone, cascade, objective.layers)
-    check_terms(config, objective, cascade, parts["prediction"])
+    images = (config["data"]["channels"], config["data"]["image_size"], config["cascade"])
+    of_weights = (config["backbone"], config["checkpoint"], objective.layers)
+    if not accepted.again("shapes", *of_weights, images):
+        check_shapes(config, backbone, cascade, objective.layers)
+    if not accepted.again("terms", config["objective"], config["prediction"], images):
+        check_terms(config, objective, cascade, parts["prediction"])
     return backbone
 
 

@@ -42,12 +42,8 @@ def _check_rates(node: Config) -> None:
             raise ValueError(f"betas={node['betas']} must be numbers in [0, 1)")
 
 
-def check_training(config: Config, backbone: nn.Module) -> None:
+def check_training(config: Config) -> None:
     """Checks how a run is trained.
-
-    Args:
-        config: A resolved config.
-        backbone: Its backbone, on any device.
 
     Raises:
         UserError: The message names the key, its value and the accepted ones.
@@ -72,6 +68,14 @@ def check_training(config: Config, backbone: nn.Module) -> None:
         raise UserError(
             "objective.adaptive needs gradients of whole weights, which trainer.parallel=fsdp divides: use ddp"
         )
+
+
+def check_start(config: Config, backbone: nn.Module) -> None:
+    """Checks that the weights of `init_from` fit the backbone, which may be on any device.
+
+    Raises:
+        UserError: The checkpoint is missing, damaged, or of another backbone.
+    """
     start = config["init_from"]
     if start is not None:  # read completely, because a damaged file must not be found when the run folder exists
         try:

@@ -199,7 +199,7 @@ def chosen_runs(states: Sequence[RunState], runs: str | int | Sequence[str | int
         return list(states)
     if runs == "failed":
         return [state for state in states if state.state in UNFINISHED]
-    chosen: list[RunState] = []
+    chosen: dict[str, RunState] = {}
     for entry in [runs] if isinstance(runs, str | int) else runs:
         if isinstance(entry, int):
             found = list(states[entry : entry + 1])
@@ -207,5 +207,5 @@ def chosen_runs(states: Sequence[RunState], runs: str | int | Sequence[str | int
             found = [state for state in states if fnmatch.fnmatch(state.job.name, entry)]
         if not found:
             raise UserError(f"job.runs: {entry!r} is none of the sweep's {len(states)} runs; job=status lists them")
-        chosen += [state for state in found if state not in chosen]
-    return chosen
+        chosen |= {state.job.name: state for state in found}
+    return list(chosen.values())
