@@ -45,25 +45,42 @@ def freeze(
     return parts
 
 
-def submit_part(sweep: Sweep, part: Sequence[Path]) -> None:
-    """Submits the arrays of a part. The claims and the newest submission receive the job ids."""
+def submit_part(sweep: Sweep, part: Sequence[Path], previous: str | None) -> str:
+    """Submits the arrays of a part. The claims and the newest submission receive the job ids.
+
+    Args:
+        sweep: The sweep.
+        part: The files of the batches.
+        previous: The first array of the part before this one. SLURM limits the jobs at once of one array only, so that
+            with `site.array_parallelism` this part begins when that array is over.
+
+    Returns:
+        The id of the first array of this part.
+    """
     ids: list[dict[str, str]] = []
     for path in part:
         batch = Batch.load(path)
+        after = f"afterany:{previous}" if previous and batch.site.array_parallelism else None
+        if ids:
+            after = f"aftercorr:{_array(ids[0][batch.jobs[0].name])}"
         calls = [FrozenJob(str(path), index) for index in range(len(batch.jobs))]
         executor = slurm_executor(
             path.parent, batch.site, batch.program, name=sweep.experiment,
-            log=sweep.logs / ("%A_%a.log" if len(calls) > 1 else "%j.log"),
-            dependency=f"aftercorr:{ids[0][batch.jobs[0].name].split('_')[0]}" if ids else None,
+            log=sweep.logs / ("%A_%a.log" if len(calls) > 1 else "%j.log"), dependency=after,
         )  # fmt: skip
         submitted = submit(executor, calls)
         ids.append({job.name: entry.job_id for job, entry in zip(batch.jobs, submitted, strict=True)})
-        sweep.update(slurm_ids=[*sweep.submissions[-1].slurm_ids, submitted[0].job_id.split("_")[0]])
+        sweep.update(slurm_ids=[*sweep.submissions[-1].slurm_ids, _array(submitted[0].job_id)])
     first, then = ids[0], ids[1] if len(ids) > 1 else {}
     for job in batch.jobs:
         claim = read_claim(job.path)
         assert claim is not None
         replace(claim, job=first[job.name], then=then.get(job.name, "")).save(job.path)
+    return _array(first[batch.jobs[0].name])
+
+
+def _array(job: str) -> str:
+    return job.split("_")[0]
 
 
 def submit_table(sweep: Sweep, site: Site, program: Program) -> None:

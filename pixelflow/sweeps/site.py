@@ -42,8 +42,9 @@ class Site:
         srun_args: Options of srun.
         signal_delay_s: How long before its time limit a job receives a signal, in seconds. It then saves and is
             queued again.
-        array_parallelism: The number of jobs of a sweep that run at once; 0 for no limit.
-        max_array_size: The size at which a sweep is split into several arrays.
+        array_parallelism: The number of jobs of a sweep that run at once; 0 for no limit. Where the sweep is split into
+            several arrays, an array then begins when the one before it is over.
+        max_array_size: The size at which a sweep is split into several arrays; the limit of the cluster counts as well.
         requeue: Whether interrupted jobs are queued again.
         max_restarts: How often a job is queued again.
         max_stalls: After how many deaths in a row without a step of progress a job is given up.

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -27,6 +28,9 @@ from pixelflow.sweeps.plan import PIPELINE, Planned, differing_values
 from pixelflow.sweeps.program import Program
 from pixelflow.sweeps.site import Site
 from pixelflow.sweeps.states import PRUNED
+
+DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+"""Writes the same text as the other one in a fifth of the time, where libyaml is there."""
 
 
 def submit(
@@ -77,8 +81,9 @@ def submit(
         sweep.add(submission, [entry.job for entry in planned])
         if launcher == "slurm":
             with synced_together():
+                first = None
                 for part in parts:
-                    arrays.submit_part(sweep, part)
+                    first = arrays.submit_part(sweep, part, first)
             if table and due[0].job.job == PIPELINE:
                 arrays.submit_table(sweep, site, program)
     return sweep.submissions[-1]
@@ -93,7 +98,8 @@ def _claim_all(sweep: Sweep, planned: Sequence[Planned], submission: Submission)
         path = entry.job.path
         path.mkdir(parents=True, exist_ok=True)
         if entry.job.makes_run and not (path / "config.yaml").exists():
-            write_text(path / "config.yaml", yaml.safe_dump(dict(entry.configs[0]), sort_keys=False))
+            text = yaml.dump(dict(entry.configs[0]), Dumper=DUMPER, sort_keys=False)
+            write_text(path / "config.yaml", text)
         token, user, when = submission.token, submission.user, submission.time
         Claim(str(sweep.folder), token, user, when, launcher=launcher, tags=tags[entry.job.name]).save(path)
         (path / PRUNED).unlink(missing_ok=True)

@@ -123,13 +123,13 @@ def test_the_status_during_a_submission_tells_of_it_and_writes_nothing(
             fake.states[f"101_{number}"] = "COMPLETED"
     submit_part, shown = arrays.submit_part, []
 
-    def look(sweep: Sweep, part: list[Path]) -> None:
+    def look(sweep: Sweep, part: list[Path], previous: str | None) -> str:
         before = content(sweep.folder)
         capsys.readouterr()
         status.run({"sweep": str(sweep.folder), "watch": False}, NoOptions(), [])
         shown.append(capsys.readouterr().out)
         assert content(sweep.folder) == before
-        submit_part(sweep, part)
+        return submit_part(sweep, part, previous)
 
     monkeypatch.setattr(arrays, "submit_part", look)
     launch(request_, tasks(2))
@@ -142,7 +142,7 @@ def test_a_submission_that_was_killed_is_not_under_way(request_: SweepRequest, f
     """The same command submits its runs, and looking at them changes nothing."""
     child = os.fork()
     if child == 0:
-        arrays.submit_part = lambda sweep, part: os._exit(9)
+        arrays.submit_part = lambda *_: os._exit(9)
         launch(request_, tasks(2))
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
