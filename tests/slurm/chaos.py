@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pixelflow.runs.status import read_status
 from pixelflow.sweeps.claims import read_claim
@@ -111,9 +113,10 @@ class Chaos:
         assert claim is not None
         return claim.job
 
-    def _node(self, name: str) -> str:
+    def _start(self, name: str) -> dict[str, Any]:
+        """The record of the newest start of a run."""
         events = [json.loads(line) for line in (self.folders[name] / "attempts.jsonl").open()]
-        return [event["node"] for event in events if event["event"] == "start"][-1]
+        return [event for event in events if event["event"] == "start"][-1]
 
     def _process(self, name: str, *, srun: bool = False) -> int | None:
         """The process of the run's task, or the first of its srun; None where it is not there."""
@@ -144,12 +147,16 @@ class Chaos:
         self._command("scancel", self._job(name))
 
     def time_limit(self, name: str) -> None:
-        """The limit becomes a minute, and the task hangs until its signal comes: SLURM looks every half minute only."""
+        """A limit, in whole minutes, of which SLURM warns a minute before, at its next look: every half minute.
+
+        The task hangs until the signal comes.
+        """
         job, task = self._job(name), self._process(name)
         if task is None:
             return
         os.kill(task, signal.SIGSTOP)
-        self._command("scontrol", "update", f"jobid={job}", "timelimit=1")
+        limit = math.ceil((time.time() - self._start(name)["time"] + 45) / 60)
+        self._command("scontrol", "update", f"jobid={job}", f"timelimit={limit}")
         wait_for(lambda: pending(task, signal.SIGUSR2), 100, fail=False)
         end(task, signal.SIGCONT)
         wait_for(lambda: self._process(name) != task, 100)
@@ -168,7 +175,7 @@ class Chaos:
                 self.cluster.configure(warn_preempted=True)
 
     def node_dies(self, name: str) -> None:
-        node = self._node(name)
+        node = self._start(name)["node"]
         with self.controller:
             self.cluster.lose_node(node)
             self.cluster.return_node(node)
@@ -190,7 +197,7 @@ class Chaos:
 
     def disk_full(self, name: str) -> None:
         """A file system of 64 KiB takes the place of the checkpoints, on this node, until the task has ended."""
-        task, node, folder = self._process(name), self._node(name), self.folders[name] / "checkpoints"
+        task, node, folder = self._process(name), self._start(name)["node"], self.folders[name] / "checkpoints"
         if task is None:
             return
         folder.mkdir(exist_ok=True)
