@@ -18,12 +18,12 @@ from submitit import AutoExecutor, Job
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.helpers import clean_env, environment_variables
 
-from pixelflow.errors import UserError, WorkFailed
+from pixelflow.errors import UserError
 from pixelflow.files import write_text
 from pixelflow.signals import held_back
 from pixelflow.sweeps.program import Program
 from pixelflow.sweeps.site import Site
-from pixelflow.sweeps.slurm import BUSY, last_line
+from pixelflow.sweeps.slurm import BUSY, NoAnswer, last_line
 
 FOLDER = "submitit"
 """The folder of submitit's files in the folder of a submission."""
@@ -90,7 +90,7 @@ def submit(executor: AutoExecutor, calls: Sequence[Callable[[], Any]]) -> list[J
 
     Raises:
         UserError: SLURM refuses the jobs.
-        WorkFailed: SLURM does not answer. The jobs may have been submitted.
+        NoAnswer: SLURM does not answer. The jobs may have been submitted.
     """
     with ExitStack() as stack:
         # submitit moves the pickle of a job to its place after sbatch has answered; an interruption in between would
@@ -105,11 +105,11 @@ def submit(executor: AutoExecutor, calls: Sequence[Callable[[], Any]]) -> list[J
         except (FailedJobError, FailedSubmissionError) as error:
             text = last_line(str(error))
             if not text:
-                raise WorkFailed(
+                raise NoAnswer(
                     f"sbatch: no answer within {PATIENCE:.0f} s; repeat the command when SLURM answers"
                 ) from None
             if re.search(BUSY, text, re.IGNORECASE):
-                raise WorkFailed(f"sbatch: {text}; repeat the command when SLURM answers") from None
+                raise NoAnswer(f"sbatch: {text}; repeat the command when SLURM answers") from None
             raise UserError(f"sbatch: {text}") from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from pixelflow.sweeps.program import Program, is_installed
 from pixelflow.sweeps.requests import RunRequest, SweepRequest
 from pixelflow.sweeps.show import print_plan, print_submission, verdict
 from pixelflow.sweeps.slurm import require_slurm
-from pixelflow.sweeps.states import sweep_states
+from pixelflow.sweeps.states import RunState, sweep_states
 from pixelflow.sweeps.submission import submit
-from pixelflow.sweeps.waiting import Awaited, follow
+from pixelflow.sweeps.waiting import follow, result_of, until_answered
 from pixelflow.terminal import one_line, say
 from pixelflow.tracking.mlflow.children import schedule
 
@@ -39,7 +40,7 @@ def launch(request: SweepRequest, runs: list[RunRequest], trials: Sequence[Any] 
         trials: The optuna trial and the metric of each run, for pruning.
 
     Returns:
-        With `request.wait`, each run's value or error (see `waiting.follow`); otherwise nothing.
+        With `request.wait`, each run's value or error (see `waiting.result_of`); otherwise nothing.
 
     Raises:
         UserError: The folder belongs to another sweep, the budget is too small, or SLURM refuses the jobs.
@@ -54,23 +55,40 @@ def launch(request: SweepRequest, runs: list[RunRequest], trials: Sequence[Any] 
     if request.dry_run:
         print_plan(plan([_job(run, folder) for run in runs], request.site), request.site, folder, request.launcher)
         sys.exit(0)
-    with submitting(sweep):
-        sweep = _sweep(folder, request, digest)  # read again: another submitter may have changed it
-        jobs = [_job(run, folder) for run in runs]
-        planned = plan(jobs, request.site)
-        due = [entry for entry in planned if entry.due]
-        if due:
-            check_budget(due, request.site, request.launcher)
-            _submit(sweep, planned, request)
-    print_submission(sweep, planned)
-    if request.launcher == "local" and due:
-        run_batch(sweep)
-    merged = {entry.job.name: entry.job for entry in planned}
-    awaited = [Awaited(merged[job.name], run.evaluation) for (job, _), run in zip(jobs, runs, strict=True)]
-    results = follow(awaited, trials) if request.wait else []
+    jobs = [_job(run, folder) for run in runs]
+    states: list[RunState] = []
+    for _ in range(1 + request.site.max_attempts):
+        if request.search is None:
+            sweep, planned = _submit_due(request, jobs, sweep)
+        else:
+            sweep, planned = until_answered(partial(_submit_due, request, jobs, sweep))
+        due = any(entry.due for entry in planned)
+        print_submission(sweep, planned)
+        if request.launcher == "local" and due:
+            run_batch(sweep)
+        if request.wait:
+            merged = {entry.job.name: entry.job for entry in planned}
+            states = follow([merged[job.name] for job, _ in jobs], trials)
+        # The supervisor of a trial can be killed as well; without its value the search would end.
+        left = request.search and request.site.requeue and any(s.state in ("interrupted", "lost") for s in states)
+        if not left:
+            break
     if request.search is None and (request.wait or not due):
         _show_end(sweep)
-    return results
+    return [result_of(state, run.evaluation) for state, run in zip(states, runs, strict=False)]
+
+
+def _submit_due(
+    request: SweepRequest, jobs: Sequence[tuple[SweepJob, Mapping[str, Any]]], sweep: Sweep
+) -> tuple[Sweep, list[Planned]]:
+    """Plans the runs and submits those that are due. Returns the sweep as it is then."""
+    with submitting(sweep):
+        sweep = _sweep(sweep.folder, request, sweep.digest)  # read again: another submitter may have changed it
+        planned = plan(jobs, request.site)
+        if due := [entry for entry in planned if entry.due]:
+            check_budget(due, request.site, request.launcher)
+            _submit(sweep, planned, request)
+    return sweep, planned
 
 
 def _submit(sweep: Sweep, planned: Sequence[Planned], request: SweepRequest) -> None:

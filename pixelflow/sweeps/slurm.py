@@ -19,8 +19,15 @@ ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUE
 """States of a job that may still do something."""
 PATIENT = 8
 """Attempts that last for four minutes, such as a restart of the controller takes."""
-BUSY = r"Unable to contact|Socket timed out|no answer|try again"
-"""What SLURM's commands report while the controller is busy or restarting."""
+BUSY = (
+    r"Unable to (contact|establish)|Socket timed out|no answer|try again|Zero Bytes|Munge|"
+    r"authentication|Connection (refused|reset|timed out)"
+)
+"""What SLURM's commands report while the controller is busy, restarting or away."""
+
+
+class NoAnswer(WorkFailed):
+    """SLURM does not answer, so that the states of jobs are unknown. Its jobs continue."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +168,7 @@ def _run(command: list[str], *, attempts: int = 3) -> str:
             break
         time.sleep(2**attempt)
     text = f"{command[0]}: {message}"
-    raise WorkFailed(f"{text}; repeat the command when SLURM answers") if passing else UserError(text)
+    raise NoAnswer(f"{text}; repeat the command when SLURM answers") if passing else UserError(text)
 
 
 def last_line(errors: str) -> str:

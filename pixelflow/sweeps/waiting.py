@@ -1,13 +1,16 @@
-"""Waits for the runs of a sweep, and stops trials that the pruner of a search rejects."""
+"""Waits for the runs of a sweep, and stops trials that the pruner of a search rejects.
+
+While SLURM does not answer, the states of its jobs are unknown: the wait goes on, however long that takes.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pixelflow.errors import Interrupted
 from pixelflow.metrics.catalogue import main_distance
@@ -23,17 +26,30 @@ from pixelflow.tracking.jsonl import FILE_NAME, history
 logger = logging.getLogger(__name__)
 
 POLL = 5.0
+RETRY = 30.0
+"""Seconds between two attempts to submit while SLURM does not answer."""
+
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Awaited:
-    """A run whose result is awaited, and the evaluation of it that is meant, if the job makes one."""
+def until_answered(submit: Callable[[], T]) -> T:
+    """Returns `submit()`, which is called again as long as SLURM does not answer.
 
-    job: SweepJob
-    evaluation: str | None = None
+    Raises:
+        Interrupted: A signal asked to stop in between.
+    """
+    while True:
+        try:
+            return submit()
+        except slurm.NoAnswer as error:
+            logger.warning("%s; the search tries again every %.0f s", error, RETRY)
+        with stop_on_signals():
+            pause(RETRY)
+            if stop_signal() is not None:
+                raise Interrupted("SLURM does not answer, and the next trials were not submitted")
 
 
-def follow(runs: Sequence[Awaited], trials: Sequence[Any]) -> list[dict[str, Any]]:
+def follow(runs: Sequence[SweepJob], trials: Sequence[Any]) -> list[RunState]:
     """Waits until none of the runs is active.
 
     Args:
@@ -41,7 +57,7 @@ def follow(runs: Sequence[Awaited], trials: Sequence[Any]) -> list[dict[str, Any
         trials: The optuna trial and the metric of each run, for pruning; empty for no pruning.
 
     Returns:
-        For each run `{"value": ...}`, or `{"error": message}` where it did not finish.
+        The state of each run.
 
     Raises:
         Interrupted: A signal asked to stop. The jobs of a cluster continue.
@@ -50,21 +66,29 @@ def follow(runs: Sequence[Awaited], trials: Sequence[Any]) -> list[dict[str, Any
         return _follow(runs, trials)
 
 
-def _follow(runs: Sequence[Awaited], trials: Sequence[Any]) -> list[dict[str, Any]]:
-    jobs = {run.job.name: run.job for run in runs}
-    watched = {run.job.name: Watched(*entry) for run, entry in zip(runs, trials, strict=True)} if trials else {}
+def _follow(runs: Sequence[SweepJob], trials: Sequence[Any]) -> list[RunState]:
+    jobs = {run.name: run for run in runs}
+    watched = {run.name: Watched(*entry) for run, entry in zip(runs, trials, strict=True)} if trials else {}
+    active, silent = len(jobs), False
     while True:
-        states = {state.job.name: state for state in states_of(jobs.values())}
-        for name, watch in list(watched.items()):
-            if states[name].active and watch.should_prune(states[name].job.path):
-                prune(watch.trial, states[name])
-                del watched[name]  # until its job has saved, it still logs
-        if not any(states[run.job.name].active for run in runs):
-            return [result_of(states[run.job.name], run.evaluation) for run in runs]
+        try:
+            states = {state.job.name: state for state in states_of(jobs.values())}
+            for name, watch in list(watched.items()):
+                if states[name].active and watch.should_prune(states[name].job.path):
+                    prune(watch.trial, states[name])
+                    del watched[name]  # until its job has saved, it still logs
+        except slurm.NoAnswer as error:
+            if not silent:
+                logger.warning("%s: the jobs continue, and this command waits for SLURM", error)
+            silent = True
+        else:
+            silent = False
+            active = sum(state.active for state in states.values())
+            if not active:
+                return [states[run.name] for run in runs]
         pause(POLL)
         if stop_signal() is not None:
-            active = sum(states[run.job.name].active for run in runs)
-            raise Interrupted(f"{active} of {len(runs)} jobs are not over and are not cancelled")
+            raise Interrupted(f"{active} of {len(jobs)} jobs are not over and are not cancelled")
 
 
 @dataclass
@@ -86,7 +110,7 @@ class Watched:
 
 
 def prune(trial: Any, state: RunState) -> None:
-    """Cancels the job of a trial and marks its run and the trial as pruned."""
+    """Cancels the job of a trial and marks its run and the trial as pruned. It can be repeated if SLURM is away."""
     from optuna.trial import TrialState
 
     logger.info("%s is stopped by the pruner of the search", state.job.name)
@@ -96,7 +120,7 @@ def prune(trial: Any, state: RunState) -> None:
 
 
 def result_of(state: RunState, evaluation: str | None) -> dict[str, Any]:
-    """Returns the value of a finished run, or the error of another."""
+    """Returns `{"value": ...}` for a finished run, and `{"error": message}` for another."""
     if state.state == "pruned":
         return {"value": math.inf}  # not a failure; the study has already marked the trial as pruned
     if state.state != "finished":

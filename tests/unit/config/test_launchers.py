@@ -156,6 +156,7 @@ def test_a_trial_that_promises_nothing_is_cancelled_and_stays_pruned(
     monkeypatch.setattr(slurm, "cancel", cancel)
     monkeypatch.setattr(waiting, "POLL", 0.0)
     trial = Trial()
-    (result,) = waiting.follow([waiting.Awaited(SweepJob("run", str(folder), "train", [], "x", 9))], [(trial, "loss")])
+    (state,) = waiting.follow([SweepJob("run", str(folder), "train", [], "x", 9)], [(trial, "loss")])
+    result = waiting.result_of(state, None)
     assert trial.seen == [(5.0, 1), (4.0, 2)] and cancelled == ["7"] and trial.told == [TrialState.PRUNED]
     assert result["value"] == float("inf")  # no failure, by which the search would end
