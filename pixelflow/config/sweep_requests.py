@@ -58,7 +58,8 @@ class RunRequests:
         resolved = resolve(config, overrides, job, elsewhere=elsewhere, accepted=self._accepted)
         if not job.submittable:
             raise UserError(f"job={job.name} cannot be submitted: leave hydra/launcher out")
-        if not self._accepted.again(job.name, *(resolved[key] for key in ("data", "runs_dir", "checkpoint"))):
+        read = ("data", "metrics", "assets", "sampler", "samples", "checkpoint", "runs_dir")
+        if not self._accepted.again(job.name, *(resolved[key] for key in read)):
             check_data(resolved, job)
         if job.makes_run_folder:
             if not self._accepted.again("assets", resolved["objective"], resolved["assets"]):
