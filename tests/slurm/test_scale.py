@@ -1,4 +1,4 @@
-"""What a large sweep costs on a real SLURM, in seconds of processor time, which a busy machine stretches less.
+"""Measures what a large sweep costs on a real SLURM, in processor time, which a busy machine stretches less.
 
     PIXELFLOW_RUNS=1000 python -m pytest -n0 -s -m slurm tests/slurm/test_scale.py
 

@@ -44,7 +44,7 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
         *("hydra.sweeper.n_trials=12", "hydra.sweeper.n_jobs=4"),
         f"hydra.sweeper.params={{optimizer.lr: 'choice({rates})'}}",
         *("hydra.sweeper.pruning.pruner=optuna.pruners.ThresholdPruner", "+hydra.sweeper.pruning.upper=20"),
-        *("job=train", f"trainer.max_steps={STEPS}", "tracking.uri=http://127.0.0.1:9"),  # nobody answers there
+        *("job=train", f"trainer.max_steps={STEPS}", "tracking.uri=http://127.0.0.1:9"),  # no server listens there
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with open(folder / "output", "wb") as output:
