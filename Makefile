@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS ?= dev
 # Two processes, each of which runs whole files: most tests use one thread, and many wait for processes that they start.
-PARALLEL ?= -n 2 --dist loadfile
+# Files run in their order, in which the many short ones of tests/unit come last, so that both processes end together.
+PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
 .DEFAULT_GOAL := help
 
 .PHONY: help

@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +20,7 @@ from torch import Tensor
 
 from pixelflow.types import Condition
 from tests.comparison import with_one_number_changed
+from tests.forked import call
 from tests.golden_cases import DEFAULT
 from tests.tiny import tiny_pixelflow
 
@@ -117,10 +116,10 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, s
     (folder / "pixelgen_t2i").mkdir()
     (folder / "geneval_scoring.json").write_text("[]")
     report = folder / "report.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "tests/parity"]
-    command += ["--golden-dir", str(folder), "--deselect", "tests/parity/test_golden_dir.py"]
-    command += ["-k", "not one_changed and not stored", "--junitxml", str(report)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    arguments = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "tests/parity"]
+    arguments += ["--golden-dir", str(folder), "--deselect", "tests/parity/test_golden_dir.py"]
+    arguments += ["-k", "not one_changed and not stored", "--junitxml", str(report)]
+    done = call("pytest", *arguments, cwd=ROOT)
     assert done.returncode == 1, done.stdout + done.stderr
     results = {}
     for case in ElementTree.parse(report).iter("testcase"):

@@ -138,6 +138,7 @@ def compare(ours: dict[str, float], theirs: dict[str, float]) -> None:
     assert ours["fid"] > 0.1 and ours["inception_score"] > 1 and ours["sfid"] > 0.01
 
 
+@pytest.mark.slow
 def test_fid_and_inception_score_are_those_of_torch_fidelity(extractor: InceptionFeatures, weights: Path) -> None:
     compare(*agreement(extractor, weights, 16))
 
