@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import struct
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +76,9 @@ def change_json(draw: Any, value: Any) -> Any:
             case "remove":
                 del node[key]
             case "replace":
-                node[key] = draw(foreign)
+                node[key] = deepcopy(draw(foreign))  # a later change must not put a value into itself
             case "add" if isinstance(node, dict):
-                node[draw(st.text(max_size=5))] = draw(foreign)
+                node[draw(st.text(max_size=5))] = deepcopy(draw(foreign))
     return value
 
 
