@@ -82,6 +82,9 @@ class TrainingState:
         assert isinstance(groups, list)
         if [group["params"] for group in groups] != [group["params"] for group in present]:
             raise CheckpointError(f"{checkpoint.path} does not fit this run: optimizer_groups list other parameters")
+        for number, group in enumerate(groups):
+            if problem := _refusal(self.optimizer, group):
+                raise unusable(checkpoint.path / "state.json", f"is damaged: optimizer_groups[{number}]: {problem}")
         slots = self._own_slots(tensors.get("optimizer", {}), checkpoint.path)
         wanted: dict[str, Mapping[str, Any]] = {"model": self.backbone.state_dict()}
         wanted |= {name: self.network.trained() for name in self.ema.names}
@@ -179,9 +182,8 @@ def _slot_names(optimizer: torch.optim.Optimizer) -> dict[str, bool] | None:
     """
     parameter = nn.Parameter(torch.zeros(2, 3))
     parameter.grad = torch.zeros(2, 3)
-    accepted = inspect.signature(type(optimizer)).parameters  # AdamW has defaults that its constructor does not accept
     try:
-        probe = type(optimizer)([parameter], **{k: v for k, v in optimizer.defaults.items() if k in accepted})
+        probe = _like(optimizer, parameter, optimizer.defaults)
         probe.step()
         state = dict(probe.state[parameter])
     except Exception:  # an optimizer of a user, whose constructor or step may need anything
@@ -189,3 +191,21 @@ def _slot_names(optimizer: torch.optim.Optimizer) -> dict[str, bool] | None:
     if not all(isinstance(value, torch.Tensor) and value.shape in ((2, 3), ()) for value in state.values()):
         return None
     return {name: value.shape == (2, 3) for name, value in state.items()}
+
+
+def _refusal(optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]) -> str | None:
+    """What the optimizer's constructor has against stored settings, such as `betas` beyond 1; None if nothing."""
+    try:
+        _like(optimizer, nn.Parameter(torch.zeros(2, 3)), settings)
+    except ValueError as error:
+        return str(error)
+    except Exception:  # an optimizer of a user, as in `_slot_names`
+        return None
+    return None
+
+
+def _like(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, settings: Mapping[str, Any]) -> Any:
+    """An optimizer of the same class for one parameter."""
+    # AdamW has settings that its constructor does not accept.
+    accepted = set(inspect.signature(type(optimizer)).parameters) - {"params"}
+    return type(optimizer)([parameter], **{key: value for key, value in settings.items() if key in accepted})

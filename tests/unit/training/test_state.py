@@ -43,3 +43,18 @@ def test_a_renamed_tensor_of_the_optimizer_is_refused(slot: str, number: str, tm
     slots[f"{number}.{slot}s"] = slots.pop(f"{number}.{slot}")
     with pytest.raises(CheckpointError, match=rf"'{number}.{slot}s' belongs to no parameter"):
         trainer.state.load(replace(checkpoint, tensors={**checkpoint.tensors, "optimizer": slots}))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [("betas", [0.9, 2**31], "beta parameter"), ("eps", -1.0, "epsilon"), ("weight_decay", -0.5, "weight_decay")],
+)
+def test_settings_that_the_optimizer_does_not_accept_are_refused(
+    key: str, value: Any, named: str, tmp_path: Path
+) -> None:
+    trainer = make_trainer(tmp_path, max_steps=1)
+    trainer.fit()
+    checkpoint = load_checkpoint(tmp_path / "step_00000001")
+    checkpoint.state["optimizer_groups"][0][key] = value  # type: ignore[index]
+    with pytest.raises(CheckpointError, match=rf"state.json is damaged: optimizer_groups\[0\]: Invalid {named}"):
+        trainer.state.load(checkpoint)
