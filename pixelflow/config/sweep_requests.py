@@ -52,8 +52,11 @@ class RunRequests:
 
     def _make(self, config: DictConfig, overrides: list[str]) -> RunRequest:
         job = self.find_job(config.job.name)
+        site = config.site
         elsewhere = self.launcher == "slurm" and bool(
-            config.site.get("gpus_per_node") or requested(str(config.site.get("gres") or ""))
+            site.get("gpus_per_node")
+            or requested(str(site.get("gres") or ""))
+            or any(str(key).startswith("gpus") for key in site.get("additional_parameters") or ())
         )
         resolved = resolve(config, overrides, job, elsewhere=elsewhere, accepted=self._accepted)
         if not job.submittable:

@@ -67,7 +67,7 @@ def take_snapshot(root: Path, store: Path, *, uncommitted: Literal["record", "re
         WorkFailed: The disk is full, or git does not answer.
     """
     commit = _git(root, "rev-parse", "HEAD").strip()
-    diff = os.fsencode(_git(root, "diff", "HEAD")).decode(errors="replace")
+    diff = os.fsencode(_git(root, "diff", "HEAD", "--", ".", ":!tests")).decode(errors="replace")
     unknown = _git(root, "ls-files", "--others", "--exclude-standard", "*.py", "*.yaml").split()
     if unknown:
         logger.warning("not tracked by git, so not in the jobs' code: %s", ", ".join(unknown[:5]))

@@ -35,7 +35,8 @@ def cancel_runs(sweep: Sweep, runs: str | int | Sequence[str | int]) -> list[Run
         claim = read_claim(state.job.path)
         if claim and (state.active or (state.state == "lost" and claim.launcher)):
             chosen.append((state, claim))
-    for launcher in {claim.launcher for _, claim in chosen if claim.launcher}:
+    launchers = {claim.launcher for _, claim in chosen if claim.launcher}
+    for launcher in sorted(launchers, key=lambda launcher: not launcher.elsewhere):  # those that are refused come first
         _stop(launcher, [state for state, claim in chosen if claim.launcher == launcher])
     slurm.cancel([job for _, claim in chosen for job in claim.slurm_jobs])
     for state, _ in chosen:
@@ -46,10 +47,10 @@ def cancel_runs(sweep: Sweep, runs: str | int | Sequence[str | int]) -> list[Run
 
 def _stop(launcher: Launcher, states: Sequence[RunState]) -> None:
     """Asks a launcher to stop all of its jobs, or the jobs themselves where it has ended."""
-    if launcher.elsewhere:
+    if launcher.elsewhere and any(state.active for state in states):
         raise UserError(
-            f"{len(states)} runs belong to the launcher on {launcher.host} (process {launcher.pid}); "
-            "cancel them there. If that machine is lost, delete launch.json in their folders. Nothing was cancelled"
+            f"{len(states)} runs belong to the launcher on {launcher.host} (process {launcher.pid}); cancel them "
+            "there. Nothing was cancelled"
         )
     processes = [launcher.process]
     if processes == [None]:
@@ -58,4 +59,7 @@ def _stop(launcher: Launcher, states: Sequence[RunState]) -> None:
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             if process is not None:
-                process.terminate()
+                try:
+                    process.terminate()
+                except psutil.AccessDenied:
+                    raise UserError(f"the launcher ({launcher}) belongs to another user, who can cancel it") from None

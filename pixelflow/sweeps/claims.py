@@ -93,7 +93,7 @@ class Claim:
     @property
     def slurm_jobs(self) -> list[str]:
         """The ids of the claim's jobs in SLURM; empty for a run without SLURM."""
-        return [job for job in (self.job, self.then) if job]
+        return [job for job in (self.job, self.then) if job[:1].isdigit()]  # earlier versions wrote "pid 12" as well
 
 
 def read_claim(folder: Path) -> Claim | None:

@@ -16,6 +16,7 @@ from pixelflow.sweeps.lost_runs import end_lost_runs
 from pixelflow.sweeps.manifest import Sweep
 from pixelflow.sweeps.mirroring import sync_sweep
 from pixelflow.sweeps.show import print_states, verdict
+from pixelflow.sweeps.waiting import until_answered
 from pixelflow.terminal import log_to_stderr, say
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class FinalJob:
         """Ends the sweep. The exit status is 0 when every run is finished, 1 otherwise."""
         log_to_stderr()
         sweep = Sweep.load(Path(self.folder))
-        states = end_lost_runs(sweep)
+        states = until_answered(lambda: end_lost_runs(sweep))
         files: list[Path] = []
         if table := sweep_table(sweep):
             say(markdown(table))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -17,7 +18,7 @@ from pixelflow.runs.snapshot import Snapshot, take_snapshot
 from pixelflow.sweeps.budget import check_budget
 from pixelflow.sweeps.claims import read_claim
 from pixelflow.sweeps.final_job import sweep_table
-from pixelflow.sweeps.local import run_batch
+from pixelflow.sweeps.local import run_batch, share_gpus
 from pixelflow.sweeps.manifest import Sweep, SweepJob, submitting
 from pixelflow.sweeps.plan import Planned, plan
 from pixelflow.sweeps.program import Program, is_installed
@@ -87,6 +88,8 @@ def _submit_due(
         planned = plan(jobs, request.site)
         if due := [entry for entry in planned if entry.due]:
             check_budget(due, request.site, request.launcher)
+            if request.launcher == "local":
+                share_gpus(request.site, os.environ)  # before a run is claimed
             _submit(sweep, planned, request)
     return sweep, planned
 

@@ -14,10 +14,11 @@ from typing import Any
 from submitit import Job
 
 from pixelflow.errors import Interrupted, UserError
-from pixelflow.files import is_locked
-from pixelflow.runs.status import LOCK_FILE, read_status
+from pixelflow.files import is_locked, locked
+from pixelflow.runs.status import LOCK_FILE, read_status, write_status
 from pixelflow.signals import stop_on_signals, stop_signal
 from pixelflow.sweeps.batch import Batch, BatchJob, newest_batch
+from pixelflow.sweeps.claims import read_claim
 from pixelflow.sweeps.devices import VISIBLE, visible_devices
 from pixelflow.sweeps.executors import local_executor, submit
 from pixelflow.sweeps.manifest import Sweep
@@ -50,7 +51,7 @@ def run_batch(sweep: Sweep) -> None:
     executor = local_executor(path.parent, batch.site, batch.program)
     waiting, running = list(enumerate(batch.jobs)), list[_Running]()
     free = share_gpus(batch.site, os.environ)
-    with stop_on_signals():
+    with locked(sweep.launcher_lock(batch.token)), stop_on_signals():
         while running or (waiting and stop_signal() is None):
             try:
                 while waiting and free and stop_signal() is None:
@@ -62,7 +63,7 @@ def run_batch(sweep: Sweep) -> None:
                 for entry in [entry for entry in running if _is_over(entry)]:
                     running.remove(entry)
                     free.append(entry.gpus)
-                    _ended(entry)
+                    _ended(entry, batch.token)
                 if stop_signal() is not None:
                     _stop(running)
                 time.sleep(POLL)
@@ -99,15 +100,22 @@ def _is_over(entry: _Running) -> bool:
     return entry.process.done() and not is_locked(entry.job.path / LOCK_FILE)
 
 
-def _ended(entry: _Running) -> None:
-    state = read_status(entry.job.path).state
-    if state == "queued" and stop_signal() is None:
-        record_failure(entry.job.path, f"it did not start: {last_line(entry.process.stderr() or '')}")
-    logger.info("%s: %s", entry.job.name, state)
+def _ended(entry: _Running, token: str) -> None:
+    """Records the end of a job that could not do so itself."""
+    folder = entry.job.path
+    status, claim = read_status(folder), read_claim(folder)
+    if claim and claim.token == token and stop_signal() is None and status.state != "finished":
+        if status.updated < claim.time or status.state == "queued":
+            record_failure(folder, f"it did not start: {last_line(entry.process.stderr() or '')}")
+        elif status.state in ("starting", "running"):
+            write_status(folder, "interrupted", "it was killed together with its supervisor")
+    logger.info("%s: %s", entry.job.name, read_status(folder).state)
 
 
 def _stop(running: Sequence[_Running]) -> None:
     """Asks the jobs to save; again and again, because a job that is still starting may not receive it."""
     for entry in running:
+        if entry.process.done():  # its number may belong to another process by now
+            continue
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(entry.process.job_id), signal.SIGTERM)

@@ -179,6 +179,10 @@ class Sweep:
         """The folder of the logs."""
         return self.folder / "logs"
 
+    def launcher_lock(self, token: str) -> Path:
+        """Returns the file that the launcher of a submission locks while jobs of it may start on its machine."""
+        return self.submission_folder(token) / ".launcher.lock"
+
     def submission_folder(self, token: str) -> Path:
         """Returns the folder of the frozen jobs of the submission `token`."""
         return self.folder / "submissions" / token

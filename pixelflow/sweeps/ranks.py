@@ -32,7 +32,7 @@ def wait_for_all(processes: Sequence[subprocess.Popen[bytes]]) -> int:
     have lost is not an error of the run.
 
     Returns:
-        The return code of the process that failed first; otherwise that of the first one.
+        The return code of the process that failed first; otherwise the first one that is not 0, if any.
     """
     failed, deadline = 0, math.inf
     while None in [process.poll() for process in processes]:

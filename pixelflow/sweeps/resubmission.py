@@ -49,6 +49,7 @@ def retry_runs(sweep: Sweep, runs: str | int | Sequence[str | int], changes: Map
         planned = plan(frozen_jobs(sweep, names), site, again=True)
         check_budget(planned, site, launcher)
         for entry in planned:
+            entry.job.path.mkdir(parents=True, exist_ok=True)  # it may have been deleted
             record(entry.job.path, "retry")
         submission = submit(sweep, planned, site, batch.program, launcher=launcher)
     for entry in planned:

@@ -16,7 +16,9 @@ AT_LEAST_1 = (
 )  # fmt: skip
 AT_LEAST_0 = ("gpus_per_node", "array_parallelism", "max_restarts", "signal_delay_s", "max_gpu_hours")
 
-_RESOURCE = re.compile(r"exclusive|mem|cpu|gpu|gres|ntasks|cores|threads|hint")
+_RESOURCE = re.compile(
+    r"exclusive|mem|cpu|gpu|gres|ntasks|cores|threads|hint|node|sockets|switches|contiguous|reservation|time-min"
+)
 """Options of sbatch that ask for more than the job of the table needs."""
 
 

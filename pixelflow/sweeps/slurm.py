@@ -17,11 +17,11 @@ from pixelflow.errors import UserError, WorkFailed
 ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "RESIZING", "SIGNALING",
           "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED")  # fmt: skip
 """States of a job that may still do something."""
-PATIENT = 8
+PATIENT = 9
 """Attempts that last for four minutes, such as a restart of the controller takes."""
 BUSY = (
-    r"Unable to (contact|establish)|Socket timed out|no answer|try again|Zero Bytes|Munge|"
-    r"authentication|Connection (refused|reset|timed out)"
+    r"Unable to (contact|establish)|Socket timed out|no answer|try again|Zero Bytes|Munge|standby|"
+    r"authentication|Connection (refused|reset|timed out)|configuration source|not connected|temporarily"
 )
 """What SLURM's commands report while the controller is busy, restarting or away."""
 
@@ -116,10 +116,8 @@ def state_of(job: str) -> str:
     command = ["squeue", "-a", "-r", "-h", "-t", "all", "-j", job, "-o", "%T"]
     try:
         return _run(command, attempts=PATIENT).strip().split("\n")[0]
-    except UserError:
-        return ""
-    except WorkFailed:
-        return "UNKNOWN"
+    except (UserError, WorkFailed) as error:
+        return "" if "Invalid job id" in str(error) else "UNKNOWN"
 
 
 def requeue(job: str) -> None:
@@ -166,7 +164,8 @@ def _run(command: list[str], *, attempts: int = 3) -> str:
         passing = re.search(BUSY, message, re.IGNORECASE)
         if not passing:
             break
-        time.sleep(2**attempt)
+        if attempt + 1 < attempts:
+            time.sleep(2**attempt)
     text = f"{command[0]}: {message}"
     raise NoAnswer(f"{text}; repeat the command when SLURM answers") if passing else UserError(text)
 

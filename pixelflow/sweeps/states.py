@@ -144,8 +144,8 @@ def _state(job: SweepJob, status: RunStatus, claim: Claim | None, entry: slurm.Q
     state = status.state or "new"
     if (job.path / PRUNED).exists():
         return "pruned"
-    if entry is not None and entry.state == "CANCELLED":
-        return "cancelled"
+    if entry is not None and entry.state == "CANCELLED" and state != "failed":
+        return "cancelled"  # SLURM also cancels the evaluation of a training that has failed
     return _unwatched(job.path, claim, state) if state in ("queued", "starting", "running", "finished") else state
 
 
@@ -153,11 +153,18 @@ def _unwatched(folder: Path, claim: Claim | None, state: str) -> str:
     """The state of a run whose status is not the end of the job, and of which SLURM has no active job."""
     if is_locked(folder / LOCK_FILE):
         return "running"
-    if claim is not None and claim.launcher is not None and (claim.launcher.elsewhere or claim.launcher.process):
+    if claim is not None and claim.launcher is not None and _launcher_works(claim):
         return "queued"
     if state == "finished":
         return "incomplete"
     return "lost" if claim is not None else "new"
+
+
+def _launcher_works(claim: Claim) -> bool:
+    """Whether the launcher of a local submission, on this machine or another, may still start its jobs."""
+    assert claim.launcher is not None
+    works = is_locked(Path(claim.sweep) / "submissions" / claim.token / ".launcher.lock")
+    return bool(claim.launcher.process) if works is None else works
 
 
 def newest_metric(folder: Path) -> str:

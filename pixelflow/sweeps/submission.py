@@ -59,7 +59,7 @@ def submit(
     Raises:
         UserError: SLURM refuses one of the jobs, or the folder does not allow writing. Nothing of the submission is
             left: jobs that were submitted are cancelled, and claims are undone.
-        WorkFailed: SLURM does not answer, or the disk is full. The same holds.
+        WorkFailed: SLURM does not answer, or the disk is full. The same holds, unless jobs cannot be cancelled either.
     """
     due = [entry for entry in planned if entry.due]
     submission = Submission(
@@ -70,6 +70,7 @@ def submit(
     folder = sweep.submission_folder(submission.token)
     with _undone_on_failure(sweep, due, folder), writing(sweep.folder):
         sweep.logs.mkdir(parents=True, exist_ok=True)
+        sweep.save()  # before the claims: what a kill leaves is then the folder of this sweep, without a submission
         size = len(due)
         if launcher == "slurm":
             size = min(site.max_array_size, slurm.array_limit() or site.max_array_size)
@@ -116,29 +117,30 @@ def _undone_on_failure(sweep: Sweep, due: Sequence[Planned], folder: Path) -> It
     try:
         yield
     except BaseException as error:
-        what = "nothing was submitted"
+        what, over = "nothing was submitted", True
         if sweep.submissions[number:] and sweep.submissions[-1].launcher == "slurm":
-            what = _cancel(folder) or what
-        for entry in due:
+            over, what = _cancel(folder)
+        for entry in due if over else ():  # a job that could not be cancelled still needs its files, and its lock
             if entry.job.name in fresh:
                 shutil.rmtree(entry.job.path, ignore_errors=True)
             elif claim := before[entry.job.name]:
                 claim.save(entry.job.path)
             else:
                 remove_claim(entry.job.path)
-        sweep.jobs, sweep.submissions[number:] = known, []
-        (folder / SUBMISSION).unlink(missing_ok=True)  # first, since the submission counts as long as this exists
-        shutil.rmtree(sweep.folder if new_sweep else folder, ignore_errors=True)
+        if over:
+            sweep.jobs, sweep.submissions[number:] = known, []
+            (folder / SUBMISSION).unlink(missing_ok=True)  # first, since the submission counts as long as this exists
+            shutil.rmtree(sweep.folder if new_sweep else folder, ignore_errors=True)
         if isinstance(error, UserError | WorkFailed):
             raise type(error)(f"{error}: {what}") from error
         raise
 
 
-def _cancel(folder: Path) -> str:
-    """Cancels the SLURM jobs of the submission in `folder`. Returns what was done; empty where there is none."""
+def _cancel(folder: Path) -> tuple[bool, str]:
+    """Cancels the SLURM jobs of the submission in `folder`. Returns whether none is left, and what was done."""
     try:
         jobs = slurm.jobs_from(folder)
         slurm.cancel(jobs)
     except (UserError, WorkFailed) as error:
-        return f"some jobs may have been submitted and could not be cancelled ({error}): see squeue"
-    return f"what was submitted (SLURM jobs {', '.join(jobs)}) was cancelled" if jobs else ""
+        return False, f"some jobs may have been submitted and could not be cancelled ({error}): see squeue"
+    return True, f"what was submitted (SLURM jobs {', '.join(jobs)}) was cancelled" if jobs else "nothing was submitted"

@@ -147,7 +147,9 @@ class FrozenJob:
             if outcome == "finished":
                 return outcome
             if outcome == "failed":
-                raise WorkFailed(terminal.visible(read_status(folder).message) or f"exit status {code}")
+                if read_status(folder).state != "failed":  # a crash outside of Python, or before the task's own record
+                    write_status(folder, "failed", f"its process ended with status {code} and no message: see its log")
+                raise WorkFailed(terminal.visible(read_status(folder).message))
             if outcome == "killed" and task.stopped:
                 write_status(folder, "interrupted", "ended by a signal before it could save")
             if not self.is_left_to_us(name, outcome, task):

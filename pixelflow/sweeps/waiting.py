@@ -27,26 +27,26 @@ logger = logging.getLogger(__name__)
 
 POLL = 5.0
 RETRY = 30.0
-"""Seconds between two attempts to submit while SLURM does not answer."""
+"""Seconds between two attempts while SLURM does not answer."""
 
 T = TypeVar("T")
 
 
-def until_answered(submit: Callable[[], T]) -> T:
-    """Returns `submit()`, which is called again as long as SLURM does not answer.
+def until_answered(work: Callable[[], T]) -> T:
+    """Returns `work()`, which is called again as long as SLURM does not answer.
 
     Raises:
         Interrupted: A signal asked to stop in between.
     """
     while True:
         try:
-            return submit()
+            return work()
         except slurm.NoAnswer as error:
-            logger.warning("%s; the search tries again every %.0f s", error, RETRY)
+            logger.warning("%s; this command tries again every %.0f s", error, RETRY)
         with stop_on_signals():
             pause(RETRY)
             if stop_signal() is not None:
-                raise Interrupted("SLURM does not answer, and the next trials were not submitted")
+                raise Interrupted("SLURM does not answer")
 
 
 def follow(runs: Sequence[SweepJob], trials: Sequence[Any]) -> list[RunState]:
@@ -69,7 +69,7 @@ def follow(runs: Sequence[SweepJob], trials: Sequence[Any]) -> list[RunState]:
 def _follow(runs: Sequence[SweepJob], trials: Sequence[Any]) -> list[RunState]:
     jobs = {run.name: run for run in runs}
     watched = {run.name: Watched(*entry) for run, entry in zip(runs, trials, strict=True)} if trials else {}
-    active, silent = len(jobs), False
+    active, silent, cancelled = len(jobs), False, dict[str, RunState]()
     while True:
         try:
             states = {state.job.name: state for state in states_of(jobs.values())}
@@ -83,6 +83,9 @@ def _follow(runs: Sequence[SweepJob], trials: Sequence[Any]) -> list[RunState]:
             silent = True
         else:
             silent = False
+            # SLURM forgets a cancelled job after minutes; it is then interrupted, as if it were to be submitted again.
+            cancelled |= {name: state for name, state in states.items() if state.state == "cancelled"}
+            states |= cancelled
             active = sum(state.active for state in states.values())
             if not active:
                 return [states[run.name] for run in runs]

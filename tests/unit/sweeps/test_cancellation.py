@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from pixelflow.errors import UserError
+from pixelflow.files import locked, make_folder
 from pixelflow.runs.status import read_status, write_status
 from pixelflow.sweeps.cancellation import cancel_runs
 from pixelflow.sweeps.claims import Claim, Launcher
@@ -56,11 +57,20 @@ def claimed(sweep: Sweep, launcher: Launcher) -> None:
         Claim(str(sweep.folder), "t", "u", 1.0, launcher=launcher).save(job.path)
 
 
+@pytest.fixture
+def at_work(sweep: Sweep) -> Iterator[None]:
+    """The launcher holds its lock."""
+    make_folder(sweep.submission_folder("t"))
+    with locked(sweep.launcher_lock("t")):
+        yield
+
+
 def launcher_of(process: subprocess.Popen[bytes]) -> Launcher:
     started = psutil.Process(process.pid).create_time()
     return replace(Launcher.this_process(), pid=process.pid, started=started)
 
 
+@pytest.mark.usefixtures("at_work")
 def test_the_launcher_is_asked_to_stop(sweep: Sweep, other: subprocess.Popen[bytes]) -> None:
     claimed(sweep, launcher_of(other))
     states = sweep_states(sweep)
@@ -91,6 +101,7 @@ def test_a_process_that_has_the_number_of_the_launcher_is_left_alone(
     assert read_status(sweep.jobs["run-0"].path).state == "cancelled"
 
 
+@pytest.mark.usefixtures("at_work")
 def test_a_launcher_on_another_machine_is_named_and_nobody_is_signalled(
     sweep: Sweep, other: subprocess.Popen[bytes]
 ) -> None:
@@ -99,6 +110,27 @@ def test_a_launcher_on_another_machine_is_named_and_nobody_is_signalled(
     with pytest.raises(UserError, match=rf"^2 runs belong to the launcher on node17 \(process {other.pid}\)"):
         cancel_runs(sweep, "all")
     assert other.poll() is None and read_status(sweep.jobs["run-0"].path).state == "queued"
+
+
+def test_the_runs_of_a_lost_machine_are_due_again_and_can_be_cancelled(
+    sweep: Sweep, other: subprocess.Popen[bytes]
+) -> None:
+    claimed(sweep, replace(launcher_of(other), host="node17"))
+    assert [state.state for state in sweep_states(sweep)] == ["lost", "lost"]
+    cancel_runs(sweep, "all")
+    assert other.poll() is None and read_status(sweep.jobs["run-0"].path).state == "cancelled"
+
+
+def test_the_launcher_of_another_user_is_named(
+    sweep: Sweep, other: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(process: psutil.Process) -> None:
+        raise psutil.AccessDenied(process.pid)
+
+    claimed(sweep, launcher_of(other))
+    monkeypatch.setattr(psutil.Process, "terminate", refused)
+    with pytest.raises(UserError, match=rf"^the launcher \(process {other.pid} on .*\) belongs to another user"):
+        cancel_runs(sweep, "all")
 
 
 def test_a_run_that_has_survived_its_launcher_is_stopped(sweep: Sweep, other: subprocess.Popen[bytes]) -> None:

@@ -157,6 +157,28 @@ def test_a_submission_that_was_killed_is_not_under_way(request_: SweepRequest, f
     assert "--array=0-1" in fake.scripts[0]
 
 
+def test_a_command_that_was_killed_before_it_submitted_can_be_repeated(
+    request_: SweepRequest,
+    fake: FakeSlurm,  # noqa: F811
+) -> None:
+    """It had claimed its runs, and asked MLflow."""
+    child = os.fork()
+    if child == 0:
+        launching._announce = lambda *_: os._exit(9)
+        launch(request_, tasks(2))
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    launch(request_, tasks(2))
+    assert "--array=0-1" in fake.scripts[0]
+
+
+def test_a_run_whose_folder_was_deleted_is_retried(failed: Path, fake: FakeSlurm) -> None:  # noqa: F811
+    job, *_ = Sweep.load(failed).jobs.values()
+    shutil.rmtree(job.path)
+    retry_runs(Sweep.load(failed), "failed", {})
+    assert "--array=0-1" in fake.scripts[-1]
+
+
 def test_a_retry_after_a_submission_that_was_refused(failed: Path, request_: SweepRequest, fake: FakeSlurm) -> None:  # noqa: F811
     fake.refuse(2)
     with pytest.raises(UserError, match=r"SLURM jobs 102\) was cancelled$"):

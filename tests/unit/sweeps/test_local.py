@@ -111,6 +111,34 @@ def test_a_task_whose_supervisor_is_killed_saves_and_is_left_for_the_next_comman
     assert status.state == "interrupted" and status.message.startswith("saved at step")
 
 
+def test_a_task_that_dies_without_a_word_has_failed(tmp_path: Path, code: Path) -> None:
+    """An abort in a library, for example of NCCL's watchdog."""
+    (tmp_path / "aborts.py").write_text("import os\nos.abort()\n")
+    sweep = give(tmp_path, code, {}, entry="aborts", user_paths=[tmp_path])
+    run_batch(sweep)
+    (state,) = sweep_states(sweep)
+    assert state.state == "failed" and state.message == "its process ended with status 134 and no message: see its log"
+
+
+def test_a_task_that_is_killed_with_its_supervisor_is_left_for_the_next_command(tmp_path: Path, code: Path) -> None:
+    sweep = give(tmp_path, code, {"seconds": 0.2})
+
+    def kill() -> None:
+        wait_for(lambda: sweep_states(sweep)[0].step >= 2, 30)
+        task = psutil.Process(int((tmp_path / "r0" / "pids").read_text()))
+        supervisor = task.parent()
+        task.suspend()  # it must not save in between
+        assert supervisor is not None
+        supervisor.kill()
+        task.kill()
+
+    threading.Thread(target=kill, daemon=True).start()
+    with pytest.raises(Interrupted, match="1 of 1 runs are left"):
+        run_batch(sweep)
+    (state,) = sweep_states(sweep)
+    assert (state.state, state.message) == ("interrupted", "it was killed together with its supervisor")
+
+
 def test_a_job_imports_the_modules_of_the_user_and_the_frozen_code(tmp_path: Path, code: Path) -> None:
     """The entry is any module; here it is one of the user's, which records where it found the package."""
     mine = tmp_path / "mine"

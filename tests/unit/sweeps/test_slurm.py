@@ -63,6 +63,22 @@ def test_a_short_outage_does_not_end_a_job(command: Callable[[str, str], None], 
     assert slurm.state_of("7") == ""
 
 
+def test_only_an_invalid_id_tells_that_a_job_is_gone(command: Callable[[str, str], None]) -> None:
+    command("squeue", 'echo "slurm_load_jobs error: Something new" >&2; exit 1')
+    assert slurm.state_of("7") == "UNKNOWN"
+
+
+def test_the_patience_is_four_minutes_and_ends_with_an_attempt(
+    command: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[float] = []
+    monkeypatch.setattr(slurm.time, "sleep", events.append)
+    command("squeue", f'echo x >> {tmp_path}/asked; echo "slurm_load_jobs error: backup in standby mode" >&2; exit 1')
+    assert slurm.state_of("7") == "UNKNOWN"
+    pauses = [seconds for seconds in events if seconds >= 1]  # without those of subprocess
+    assert sum(pauses) >= 240 and len((tmp_path / "asked").read_text().split()) == len(pauses) + 1
+
+
 def test_the_jobs_of_a_submission_are_found_by_their_scripts(command: Callable[[str, str], None]) -> None:
     command(
         "squeue",

@@ -213,6 +213,34 @@ def test_a_later_refusal_cancels_what_was_submitted(number: int, fake: FakeSlurm
     assert fake.cancelled == ids and list(tmp_path.iterdir()) == [] and sweep.submissions == []
 
 
+def test_jobs_that_cannot_be_cancelled_keep_their_files(
+    fake: FakeSlurm, sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training may be at work: without its claim and its lock it could be started a second time beside that."""
+    monkeypatch.setattr(slurm.time, "sleep", lambda seconds: None)
+    fake.refuse(1)
+    fake.put("scancel", "echo 'scancel: error: Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(UserError, match=r"nowhere: some jobs may have been submitted and could not be cancelled \("):
+        give(sweep, entries(tmp_path, 2, "pipeline"), Site(evaluation={}))
+    claim = read_claim(tmp_path / "run-0")
+    (submission,) = Sweep.load(sweep.folder).submissions
+    assert claim is not None and claim.token == submission.token and submission.slurm_ids == ["101"]
+    assert (sweep.submission_folder(submission.token) / "batch_0.json").exists()
+
+
+def test_a_training_that_failed_is_not_cancelled_because_its_evaluation_is(
+    fake: FakeSlurm, sweep: Sweep, tmp_path: Path
+) -> None:
+    """SLURM cancels the evaluation, whose condition can no longer be met."""
+    give(sweep, entries(tmp_path, 1, "pipeline"), Site(evaluation={}))
+    claim = read_claim(tmp_path / "run-0")
+    assert claim is not None and claim.then
+    fake.states |= {claim.job: "FAILED", claim.then: "CANCELLED"}
+    write_status(tmp_path / "run-0", "failed", "the loss is not finite")
+    (state,) = sweep_states(sweep)
+    assert (state.state, state.message) == ("failed", "the loss is not finite")
+
+
 def test_a_refusal_leaves_an_earlier_submission_as_it_was(fake: FakeSlurm, sweep: Sweep, tmp_path: Path) -> None:
     give(sweep, entries(tmp_path, 2))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -73,6 +73,22 @@ def test_an_outage_of_any_length_is_waited_for(
     assert [record.message.count("Unable to contact") for record in caplog.records] == [1, 1]  # once for each outage
 
 
+def test_a_cancelled_run_stays_cancelled_after_slurm_has_forgotten_it(
+    run: SweepJob, polls: list[Callable[[], object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its status is "interrupted", and a search would submit it again."""
+    other = replace(run, name="other", folder=str(tmp_path / "other"))
+    other.path.mkdir()
+    Claim("sweep", "t", "me", 0.0, "8").save(other.path)
+    queue = {"7": slurm.QueueEntry("CANCELLED"), "8": slurm.QueueEntry("RUNNING")}
+    monkeypatch.setattr(slurm, "queue", lambda *_: queue)
+    write_status(run.path, "interrupted", "saved at step 2", job="train")
+    write_status(other.path, "running", job="train")
+    polls += [lambda: queue.pop("7"), lambda: write_status(other.path, "finished", job="train")]
+    states = waiting.follow([run, other], [])
+    assert [state.state for state in states] == ["cancelled", "finished"] and not polls
+
+
 def test_a_trial_is_pruned_once_slurm_answers(
     run: SweepJob, polls: list[Callable[[], object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
