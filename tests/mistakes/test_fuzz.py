@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator
@@ -47,8 +46,8 @@ def problem(outcome: Outcome) -> str:
     if SECRET in outcome.out + outcome.err:
         return "it shows an environment variable"
     if trained:
-        folders = [name for name in outcome.left if re.search(r"checkpoints/step_\d+/state.json$", name)]
-        return "" if len(folders) == 1 else f"it trained and left {outcome.left}"
+        last = [name for name in outcome.left if name.endswith("checkpoints/step_00000002/state.json")]
+        return "" if len(last) == 1 else f"it trained and left {outcome.left}"
     if outcome.status == 1 and short:  # the work failed, in a run folder that says so
         return ""
     return "" if outcome.status == 2 and short and not outcome.left else f"status {outcome.status}, left {outcome.left}"
