@@ -155,7 +155,8 @@ def test_a_killed_run_is_not_shown_as_running(tmp_path: Path) -> None:
     assert "running" not in told and told.count(": stopped, its process was killed, step ") == 2, told
     after = start(*show[1], cwd=tmp_path)
     told = after.communicate(timeout=PATIENCE)[0]
-    assert after.returncode == 1 and "lost: its process was killed" in told and "running" not in told
+    assert after.returncode == 1 and "2 lost of 2" in told and told.count("its process was killed") == 2
+    assert "running" not in told
 
 
 PREPARE = ["job=prepare", "data=shapes", "job.output=shards", "job.samples_per_shard=40", "job.workers=2"]
