@@ -158,7 +158,7 @@ def explained(work: Callable[[], Any], *, outermost: bool = True) -> Any:
 
 
 def _reader_gone() -> bool:
-    """Whether the program that read the standard output has ended, as `head` does after ten lines."""
+    """Returns whether the program that read the standard output has ended, as `head` does after ten lines."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return any(events & select.POLLERR for _, events in poll.poll(0))

@@ -96,7 +96,7 @@ def share_gpus(site: Site, environment: Mapping[str, str]) -> list[list[str]]:
 
 
 def _is_over(entry: _Running) -> bool:
-    """Whether the supervisor has ended and so has its task, which outlives it for a moment where it was killed."""
+    """Returns whether the supervisor and its task have ended: a task outlives a killed supervisor for a moment."""
     return entry.process.done() and not is_locked(entry.job.path / LOCK_FILE)
 
 

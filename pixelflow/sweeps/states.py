@@ -161,7 +161,7 @@ def _unwatched(folder: Path, claim: Claim | None, state: str) -> str:
 
 
 def _launcher_works(claim: Claim) -> bool:
-    """Whether the launcher of a local submission, on this machine or another, may still start its jobs."""
+    """Returns whether the launcher of a local submission, on this machine or another, may still start its jobs."""
     assert claim.launcher is not None
     works = is_locked(Path(claim.sweep) / "submissions" / claim.token / ".launcher.lock")
     return bool(claim.launcher.process) if works is None else works

@@ -194,7 +194,7 @@ def _slot_names(optimizer: torch.optim.Optimizer) -> dict[str, bool] | None:
 
 
 def _refusal(optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]) -> str | None:
-    """What the optimizer's constructor has against stored settings, such as `betas` beyond 1; None if nothing."""
+    """Returns why the optimizer's constructor refuses stored settings, such as `betas` of 2; None if it does not."""
     try:
         _like(optimizer, nn.Parameter(torch.zeros(2, 3)), settings)
     except ValueError as error:
