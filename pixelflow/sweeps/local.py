@@ -21,7 +21,7 @@ from pixelflow.sweeps.batch import Batch, BatchJob, newest_batch
 from pixelflow.sweeps.claims import read_claim
 from pixelflow.sweeps.devices import VISIBLE, visible_devices
 from pixelflow.sweeps.executors import local_executor, submit
-from pixelflow.sweeps.manifest import Sweep
+from pixelflow.sweeps.manifest import Sweep, launcher_lock
 from pixelflow.sweeps.outcome import record_failure
 from pixelflow.sweeps.site import Site
 from pixelflow.sweeps.slurm import last_line
@@ -51,7 +51,7 @@ def run_batch(sweep: Sweep) -> None:
     executor = local_executor(path.parent, batch.site, batch.program)
     waiting, running = list(enumerate(batch.jobs)), list[_Running]()
     free = share_gpus(batch.site, os.environ)
-    with locked(sweep.launcher_lock(batch.token)), stop_on_signals():
+    with locked(launcher_lock(sweep.folder, batch.token)), stop_on_signals():
         while running or (waiting and stop_signal() is None):
             try:
                 while waiting and free and stop_signal() is None:

@@ -179,10 +179,6 @@ class Sweep:
         """The folder of the logs."""
         return self.folder / "logs"
 
-    def launcher_lock(self, token: str) -> Path:
-        """Returns the file that the launcher of a submission locks while jobs of it may start on its machine."""
-        return self.submission_folder(token) / ".launcher.lock"
-
     def submission_folder(self, token: str) -> Path:
         """Returns the folder of the frozen jobs of the submission `token`."""
         return self.folder / "submissions" / token
@@ -199,6 +195,16 @@ class _Head:
     mlflow: dict[str, str]
     experiment_folder: str = ""
     jobs: Any = None
+
+
+def launcher_lock(sweep: Path, token: str) -> Path:
+    """Returns the file that the launcher of a submission locks while jobs of it may start on its machine.
+
+    Args:
+        sweep: The folder of the sweep.
+        token: The name of the submission.
+    """
+    return sweep / "submissions" / token / ".launcher.lock"
 
 
 def sweep_digest(digests: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from pixelflow.runs.attempts import read_attempts
 from pixelflow.runs.status import LOCK_FILE, RunStatus, read_status
 from pixelflow.sweeps import slurm
 from pixelflow.sweeps.claims import Claim, read_claim
-from pixelflow.sweeps.manifest import Sweep, SweepJob
+from pixelflow.sweeps.manifest import Sweep, SweepJob, launcher_lock
 from pixelflow.sweeps.outcome import is_finished
 
 UNFINISHED = ("failed", "interrupted", "incomplete", "lost", "cancelled", "new", "pruned")
@@ -163,7 +163,7 @@ def _unwatched(folder: Path, claim: Claim | None, state: str) -> str:
 def _launcher_works(claim: Claim) -> bool:
     """Returns whether the launcher of a local submission, on this machine or another, may still start its jobs."""
     assert claim.launcher is not None
-    works = is_locked(Path(claim.sweep) / "submissions" / claim.token / ".launcher.lock")
+    works = is_locked(launcher_lock(Path(claim.sweep), claim.token))
     return bool(claim.launcher.process) if works is None else works
 
 

@@ -18,7 +18,7 @@ from pixelflow.files import locked, make_folder
 from pixelflow.runs.status import read_status, write_status
 from pixelflow.sweeps.cancellation import cancel_runs
 from pixelflow.sweeps.claims import Claim, Launcher
-from pixelflow.sweeps.manifest import Sweep, SweepJob
+from pixelflow.sweeps.manifest import Sweep, SweepJob, launcher_lock
 from pixelflow.sweeps.states import sweep_states
 from tests.slurm.cluster import wait_for
 
@@ -61,7 +61,7 @@ def claimed(sweep: Sweep, launcher: Launcher) -> None:
 def at_work(sweep: Sweep) -> Iterator[None]:
     """The launcher holds its lock."""
     make_folder(sweep.submission_folder("t"))
-    with locked(sweep.launcher_lock("t")):
+    with locked(launcher_lock(sweep.folder, "t")):
         yield
 
 
