@@ -25,6 +25,7 @@ from pixelflow.conf_dir import conf_folder, option_files
 from pixelflow.config.foreign import guard
 from pixelflow.config.job import register_jobs
 from pixelflow.config.launchers import register
+from pixelflow.config.scale import at_scale
 from pixelflow.config.search_path import config_folders, known_keys, options_with
 from pixelflow.errors import Interrupted, UserError, WorkFailed
 from pixelflow.jobs import find_job, job_names
@@ -53,6 +54,7 @@ def main(config_name: str) -> None:
     if any(argument.startswith("--experimental-rerun") for argument in sys.argv):
         fail("--experimental-rerun runs a pickle, which may hold any code: give the command itself again", status=2)
     check_switches()
+    sys.argv[1:] = explained(lambda: at_scale(sys.argv[1:], config_folders(sys.argv[1:])))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     log_to_stderr()
     with ending_at_once():
