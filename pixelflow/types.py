@@ -65,8 +65,7 @@ class Condition:
         if caption is not None:
             chosen = torch.arange(len(caption))[index.cpu() if isinstance(index, Tensor) else index]
             caption = tuple(caption[i] for i in chosen.tolist())
-        if isinstance(index, Tensor):
-            index = on(index, self.class_label.device)
+        index = on(index, self.class_label.device) if isinstance(index, Tensor) else index
         text = None if self.text is None else self.text[index]
         return Condition(self.class_label[index], caption, text)
 
@@ -138,6 +137,9 @@ class Path(Protocol):
 
     def velocity_from_x(self, x: Tensor, x_t: Tensor, tau: Tensor) -> Tensor:
         """Returns the velocity of the path through x_t whose clean image is x."""
+
+    def x_error_weight(self, tau: Tensor) -> Tensor:
+        """Returns the weight that a mean square error of the velocity gives to an error of x, (B,)."""
 
     def x_from_velocity(self, velocity: Tensor, x_t: Tensor, tau: Tensor) -> Tensor:
         """Returns the clean image of the path through x_t that has this velocity."""
@@ -212,8 +214,8 @@ class Prediction(Protocol):
 class Timesteps(Protocol):
     """The distribution from which training draws tau."""
 
-    def __call__(self, uniform: Tensor) -> Tensor:
-        """Maps uniform numbers in [0, 1) to times: (B,) -> (B,) tau in [0, 1]."""
+    def __call__(self, uniform: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """Maps uniform numbers in [0, 1), and the window [start, end] of each image's stage, to tau in [0, 1], (B,)."""
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,9 @@ class PixelFlow(nn.Module):
         num_classes: Number of classes; it is also the null label.
         in_channels: Channels of the images.
         attention_bias: Whether the projections of the attention have a bias.
+        max_timestep: The timesteps are in [0, max_timestep). The embedding of a timestep has frequencies up to one
+            radian per timestep, so a smaller number makes the output smoother in time; the released checkpoints have
+            1000.
 
     Raises:
         ValueError: A size is out of range, or head_dim is not divisible by 4.
@@ -123,7 +126,6 @@ class PixelFlow(nn.Module):
     """
 
     fixed_resolution: int | None = None
-    max_timestep = 1000.0
 
     def __init__(
         self,
@@ -135,17 +137,18 @@ class PixelFlow(nn.Module):
         num_classes: int,
         in_channels: int = 3,
         attention_bias: bool = True,
+        max_timestep: float = 1000.0,
     ) -> None:
         super().__init__()
         at_least(
             1, patch_size=patch_size, depth=depth, num_heads=num_heads, head_dim=head_dim, num_classes=num_classes,
-            in_channels=in_channels,
+            in_channels=in_channels, max_timestep=max_timestep,
         )  # fmt: skip
         width = num_heads * head_dim
         at_most(LARGEST_DEPTH, depth=depth)
         at_most(LARGEST_WIDTH, patch_size=patch_size, num_heads=num_heads, head_dim=head_dim, width=width)
         self.patch_size, self.in_channels, self.num_classes = patch_size, in_channels, num_classes
-        self.width, self.depth = width, depth
+        self.width, self.depth, self.max_timestep = width, depth, max_timestep
         self.patch_embed = PatchEmbed(patch_size=patch_size, in_channels=in_channels, width=width)
         self.rope = Rope2D(head_dim=head_dim)
         self.timestep_embedder = ScalarEmbedder(width=width)
@@ -198,7 +201,7 @@ class PixelFlow(nn.Module):
 
         Args:
             x_t: (B, C, H, W), or a sequence of (b, C, H, W), one per resolution.
-            timestep: (B,) in [0, 1000), in the order of the images.
+            timestep: (B,) in [0, max_timestep), in the order of the images.
             condition: B entries in the order of the images.
             features: Numbers of blocks whose input tokens are returned as well.
 

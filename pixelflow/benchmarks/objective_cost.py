@@ -77,9 +77,10 @@ def _step(trainer: Trainer, batch: Batch, objective: Objective | None = None) ->
 
 
 def _drawn(trainer: Trainer, batch: Batch) -> tuple[Tensor, Tensor]:
-    num_stages = trainer.flow.cascade.num_stages
-    stages = draw_stages(num_stages=num_stages, batch_size=len(batch), random=trainer.optimizer_step.random, step=0)
-    return draw_times(batch.sample_id, timesteps=trainer.flow.timesteps, random=trainer.optimizer_step.random), stages
+    flow, random = trainer.flow, trainer.optimizer_step.random
+    stages = draw_stages(num_stages=flow.cascade.num_stages, batch_size=len(batch), random=random, step=0)
+    tau = draw_times(batch.sample_id, stages, cascade=flow.cascade, timesteps=flow.timesteps, random=random)
+    return tau, stages
 
 
 def _parts(trainer: Trainer, batch: Batch) -> dict[str, Part]:

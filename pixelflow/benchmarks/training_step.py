@@ -139,13 +139,10 @@ class Reference:
 
 
 def _drawn(trainer: Trainer, batch: Batch) -> tuple[Tensor, Tensor]:
-    stages = draw_stages(
-        num_stages=trainer.flow.cascade.num_stages,
-        batch_size=len(batch),
-        random=trainer.optimizer_step.random,
-        step=trainer.step,
-    )
-    return stages, draw_times(batch.sample_id, timesteps=trainer.flow.timesteps, random=trainer.optimizer_step.random)
+    flow, random = trainer.flow, trainer.optimizer_step.random
+    stages = draw_stages(num_stages=flow.cascade.num_stages, batch_size=len(batch), random=random, step=trainer.step)
+    tau = draw_times(batch.sample_id, stages, cascade=flow.cascade, timesteps=flow.timesteps, random=random)
+    return stages, tau
 
 
 def _noised(trainer: Trainer, image: Tensor, stage: int, tau: float) -> tuple[Tensor, Tensor]:

@@ -31,6 +31,7 @@ class TopLevel:
     samples: str | None
     rerun: bool
     trust: list[str]
+    arm: str | None
     axes: list[str]
     paper: list[dict[str, Any]]
     seeds: int | list[int] | None

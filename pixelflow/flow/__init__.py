@@ -11,11 +11,12 @@ from pixelflow.flow.guidance import (
 from pixelflow.flow.path import StagePath
 from pixelflow.flow.prediction import VelocityPrediction, XPrediction
 from pixelflow.flow.rng import KeyedRandom
-from pixelflow.flow.timesteps import LogitNormalTimesteps, UniformTimesteps, time_grid
+from pixelflow.flow.timesteps import FlowLogitNormalTimesteps, LogitNormalTimesteps, UniformTimesteps, time_grid
 
 __all__ = [
     "Cascade",
     "ConstantGuidance",
+    "FlowLogitNormalTimesteps",
     "IntervalGuidance",
     "KeyedRandom",
     "LogitNormalTimesteps",

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from pixelflow.flow.path import StagePath, add_up, down
+from pixelflow.flow.path import Clamp, StagePath, add_up, down
 from pixelflow.limits import at_least, at_most
 from pixelflow.types import FlowSample
 
@@ -53,6 +55,7 @@ class Cascade:
         num_train_timesteps: Number of values of tau per stage in training; as many integers are divided among the
             stages as timesteps.
         t_eps: Smallest denominator of the conversion from x to velocity (see `StagePath`).
+        clamp: What is divided by that denominator (see `StagePath`).
         max_timestep: The timesteps passed to the backbone are in [0, max_timestep); the backbone's attribute of the
             same name.
 
@@ -74,6 +77,7 @@ class Cascade:
         gamma: float = -1 / 3,
         num_train_timesteps: int = 1000,
         t_eps: float = 0.05,
+        clamp: Clamp = "quotient",
         max_timestep: float = 1000.0,
     ) -> None:
         at_least(1, image_size=image_size, num_stages=num_stages, kickoff=kickoff, max_timestep=max_timestep)
@@ -95,13 +99,15 @@ class Cascade:
             raise ValueError(f"gamma={gamma} must be in [-1/3, 0)")
         if not 0 < t_eps < 1:
             raise ValueError(f"t_eps={t_eps} must be in (0, 1)")
+        if clamp not in get_args(Clamp):
+            raise ValueError(f"clamp={clamp!r} must be one of {', '.join(get_args(Clamp))}")
         self.image_size = image_size
         self.num_stages = num_stages
         self.gamma = gamma
         self.num_train_timesteps, self.max_timestep = num_train_timesteps, max_timestep
-        self.stages = self._stages(t_eps)
+        self.stages = self._stages(t_eps, clamp)
 
-    def _stages(self, t_eps: float) -> list[Stage]:
+    def _stages(self, t_eps: float, clamp: Clamp) -> list[Stage]:
         n, steps = self.num_stages, self.num_train_timesteps
         # The release keeps these as float32, and its checkpoints were trained with the rounded values.
         original = [float(np.float32(math.floor(steps * s / n) / steps)) for s in range(n)]
@@ -113,7 +119,7 @@ class Cascade:
         for s in range(n):
             # The last stage's values reach steps - 1; the others stop one value short of the next stage's first.
             last = steps - 1 if s == n - 1 else cuts[s] + (cuts[s + 1] - cuts[s]) * (steps - 1) / steps
-            path = StagePath(stage=s, start=starts[s], end=ends[s], t_eps=t_eps)
+            path = StagePath(stage=s, start=starts[s], end=ends[s], t_eps=t_eps, clamp=clamp)
             stages.append(Stage(path, self.image_size >> (n - 1 - s), original[s], float(cuts[s]), float(last)))
         return stages
 
@@ -133,6 +139,14 @@ class Cascade:
     def resolution(self, stage: int) -> int:
         """Returns the image side of a stage in pixels."""
         return self.stages[stage].resolution
+
+    def windows(self, stages: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns s and e, the shares of the clean image at tau = 0 and 1, for stages (B,): (B,) each, float64."""
+        starts, ends = (
+            torch.tensor(shares, dtype=torch.float64)
+            for shares in zip(*((stage.path.start, stage.path.end) for stage in self.stages), strict=True)
+        )
+        return starts[stages], ends[stages]
 
     def timestep(self, stage: int, tau: Tensor, last_tau: float | None = None) -> Tensor:
         """Returns the timestep passed to the backbone at tau, in the stage's part of [0, max_timestep), float64.

@@ -11,10 +11,13 @@ S = 1 has s = 0 and e = 1: plain flow matching, v = (x - x_t) / (1 - t).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Clamp = Literal["quotient", "noise"]
 
 
 def down(x: Tensor) -> Tensor:
@@ -53,12 +56,15 @@ class StagePath:
         start: s, the share of the clean image at tau = 0.
         end: e, the share of the clean image at tau = 1, with 0 <= start < end <= 1.
         t_eps: Smallest denominator in `velocity_from_x`, because sigma of the last stage goes to 0 (JiT uses 0.05).
+        clamp: What `velocity_from_x` divides by the clamped sigma: "quotient" the whole velocity, as JiT does, or
+            "noise" the part that holds the noise alone.
     """
 
     stage: int
     start: float
     end: float
     t_eps: float = 0.05
+    clamp: Clamp = "quotient"
 
     def sigma(self, tau: Tensor) -> Tensor:
         """Returns the share of noise at tau: sigma = tau*(1-e) + (1-tau)*(1-s)."""
@@ -82,17 +88,52 @@ class StagePath:
     def velocity_from_x(self, x: Tensor, x_t: Tensor, tau: Tensor) -> Tensor:
         """Returns the velocity of the path through x_t whose clean image is x.
 
-        v = [sigma*(e*x - s*Px) - (e-s)*(x_t - tau*e*x - (1-tau)*s*Px)] / sigma, where the last stage divides by
-        max(sigma, t_eps). S = 1 gives JiT's (x - x_t) / max(1 - t, t_eps).
+        v = drift - (e-s)*noise with drift = e*x - s*Px and noise = (x_t - tau*e*x - (1-tau)*s*Px) / sigma, where the
+        last stage divides by d = max(sigma, t_eps). The two kinds of clamp agree where sigma >= t_eps, so in all other
+        stages, and differ elsewhere:
+
+        - "quotient": v = (sigma/d) * (drift - (e-s)*noise). The whole velocity shrinks to a multiple of x - x_t. S = 1
+          gives JiT's (x - x_t) / max(1 - t, t_eps).
+        - "noise": v = drift - (sigma/d) * (e-s)*noise. The drift stays exact. S = 1 gives
+          x - (x_t - t*x) / max(1 - t, t_eps).
         """
         tau = per_image(tau, x_t)
         start = self._starting_image(x)
         sigma = self.sigma(tau)
-        # sigma is 0 at tau = 1 in the last stage, and the conversion divides by it.
-        divisor = sigma.clamp(min=self.t_eps) if self.end == 1 else sigma
+        divisor = self._divisor(sigma)
         # (x_t - tau*e*x - (1-tau)*s*Px) = sigma*eps
         scaled_noise = x_t - tau * self.end * x - (1 - tau) * start
-        return (sigma * (self.end * x - start) - (self.end - self.start) * scaled_noise) / divisor
+        drift = self.end * x - start
+        if self.clamp == "noise":
+            return drift - (self.end - self.start) * scaled_noise / divisor
+        return (sigma * drift - (self.end - self.start) * scaled_noise) / divisor
+
+    def x_error_weight(self, tau: Tensor) -> Tensor:
+        """Returns w(tau), the weight that a mean square error of the velocity gives to an error of x, (B,).
+
+        `velocity_from_x` is linear in x, and P is an orthogonal projection. With an error a = Pa + (a - Pa) of x and
+        d = max(sigma, t_eps) in the last stage, sigma elsewhere, the error of the velocity is c*Pa + f*(a - Pa) with
+
+            "quotient":  c = (e-s) / d                     f = e*(1-s) / d
+            "noise":     c = (e-s) * (1 + (1-sigma) / d)   f = e * (1 + tau*(e-s) / d)
+
+        because tau*e + (1-tau)*s = 1 - sigma and sigma + tau*(e-s) = 1 - s. At d = sigma the two lines are equal. The
+        image of P has a quarter of the dimensions, so an error of equal size in all dimensions, of mean square m,
+        becomes one of mean square w*m with w = (c^2 + 3*f^2) / 4. At s = 0, c = f and w is exact for every error; so it
+        is at e = 1 with "quotient", where w = ((1-s) / d)^2 = 1 / (1-tau)^2 as long as sigma >= t_eps.
+        """
+        s, e = self.start, self.end
+        sigma = self.sigma(tau)
+        divisor = self._divisor(sigma)
+        if self.clamp == "noise":
+            coarse, fine = (e - s) * (1 + (1 - sigma) / divisor), e * (1 + tau * (e - s) / divisor)
+        else:
+            coarse, fine = (e - s) / divisor, e * (1 - s) / divisor
+        return (coarse**2 + 3 * fine**2) / 4
+
+    def _divisor(self, sigma: Tensor) -> Tensor:
+        """sigma, but at least t_eps in the last stage, where it is 0 at tau = 1."""
+        return sigma.clamp(min=self.t_eps) if self.end == 1 else sigma
 
     def x_from_velocity(self, velocity: Tensor, x_t: Tensor, tau: Tensor) -> Tensor:
         """Returns the clean image of the path through x_t that has this velocity.

@@ -26,8 +26,8 @@ class UniformTimesteps:
         at_least(1, num_train_timesteps=num_train_timesteps)
         self.num_train_timesteps = num_train_timesteps
 
-    def __call__(self, uniform: Tensor) -> Tensor:
-        """Maps uniform numbers in [0, 1) to times: (B,) -> (B,) tau, float64."""
+    def __call__(self, uniform: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """Maps uniform numbers in [0, 1) to times: (B,) -> (B,) tau, float64, equally at every stage."""
         return (uniform * self.num_train_timesteps).floor() / self.num_train_timesteps
 
 
@@ -54,10 +54,51 @@ class LogitNormalTimesteps:
             raise ValueError(f"low={low}, high={high} must satisfy 0 <= low < high <= 1")
         self.mean, self.std, self.shift, self.low, self.high = mean, std, shift, low, high
 
-    def __call__(self, uniform: Tensor) -> Tensor:
-        """Maps uniform numbers in [0, 1) to times, monotonically: (B,) -> (B,) tau, float64."""
+    def __call__(self, uniform: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """Maps uniform numbers in [0, 1) to times, monotonically: (B,) -> (B,) tau, float64, equally at every stage."""
         tau = torch.sigmoid(self.mean + self.std * torch.special.ndtri(uniform.double()))
         return shifted(tau, self.shift).clamp(self.low, self.high)
+
+
+class FlowLogitNormalTimesteps:
+    """Draws the share of the clean image over the whole flow as logit-normal, truncated to the window of each stage.
+
+    With F the distribution function of sigmoid(mean + std * z), z normal, and a window from s to e,
+
+        tau = (F^-1(F(s) + u * (F(e) - F(s))) - s) / (e - s).
+
+    So within a stage the shares have the relative frequencies of plain flow matching. `LogitNormalTimesteps` draws tau
+    from the same distribution at every stage instead. With one stage the two are equal.
+
+    Args:
+        mean: Mean of the normal distribution.
+        std: Standard deviation of the normal distribution.
+
+    Raises:
+        ValueError: A number is not finite, or std is not above 0.
+    """
+
+    def __init__(self, *, mean: float = -0.8, std: float = 0.8) -> None:
+        finite(mean=mean)
+        above(0, std=std)
+        self.mean, self.std = mean, std
+
+    def __call__(self, uniform: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """Maps uniform numbers in [0, 1) to times, monotonically: (B,) -> (B,) tau, float64.
+
+        Args:
+            uniform: (B,), uniform numbers.
+            start: (B,), s of each image's stage.
+            end: (B,), e of each image's stage.
+        """
+        s, e = start.double(), end.double()
+        low, high = ((torch.logit(share) - self.mean) / self.std for share in (s, e))
+        # Above the median the upper tail is used, whose small numbers are exact: F(-z) = 1 - F(z).
+        sign = torch.where(low > 0, -1.0, 1.0).double()
+        at_low, at_high = torch.special.ndtr(sign * low), torch.special.ndtr(sign * high)
+        z = sign * torch.special.ndtri(at_low + uniform.double() * (at_high - at_low))
+        share = torch.sigmoid(self.mean + self.std * z)
+        return ((share - s) / (e - s)).clamp(0, 1)
 
 
 def shifted(tau: Tensor, shift: float) -> Tensor:

@@ -1,6 +1,7 @@
 """The terms of the training objective, and their weighted sum."""
 
 from pixelflow.losses.adaptive_weight import AdaptiveWeight
+from pixelflow.losses.clean_image import CleanImage
 from pixelflow.losses.flow_matching import FlowMatching
 from pixelflow.losses.frozen import DinoV2
 from pixelflow.losses.gated import GatedLoss, TrainedLoss
@@ -11,6 +12,7 @@ from pixelflow.losses.repa import Repa
 
 __all__ = [
     "AdaptiveWeight",
+    "CleanImage",
     "DinoV2",
     "FlowMatching",
     "GatedLoss",

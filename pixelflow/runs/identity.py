@@ -46,6 +46,7 @@ CALL_SECTIONS = (
     "checkpoint",
     "samples",
     "rerun",
+    "arm",
     "axes",
     "paper",
     "site",

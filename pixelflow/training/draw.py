@@ -54,9 +54,19 @@ def draw_stages(*, num_stages: int, batch_size: int, random: KeyedRandom, step: 
     return torch.from_numpy(generator.permuted(blocks, axis=1).ravel())
 
 
-def draw_times(sample_id: Tensor, *, timesteps: Timesteps, random: KeyedRandom) -> Tensor:
-    """Returns tau of each image, (B,) float64, keyed by its sample id (so splitting a step does not change it)."""
-    return timesteps(random.uniform("tau", sample_id.tolist()))
+def draw_times(
+    sample_id: Tensor, stages: Tensor, *, cascade: Cascade, timesteps: Timesteps, random: KeyedRandom
+) -> Tensor:
+    """Returns tau of each image, (B,) float64, keyed by its sample id (so splitting a step does not change it).
+
+    Args:
+        sample_id: (B,) int64, the sample id of each image.
+        stages: (B,) int64, the stage of each image.
+        cascade: The cascade.
+        timesteps: Distribution of the time within a stage.
+        random: Source of random numbers.
+    """
+    return timesteps(random.uniform("tau", sample_id.tolist()), *cascade.windows(stages))
 
 
 def draw_flow_samples(

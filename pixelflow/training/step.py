@@ -70,11 +70,14 @@ class OptimizerStep:
         self._set_learning_rate(step)
         batch = batch.to(self.device)
         mine = self.world.slice(self.settings.batch_size)
-        stages = draw_stages(
-            num_stages=self.flow.cascade.num_stages, batch_size=self.settings.batch_size, random=self.random, step=step
-        )[mine]
-        step_tau = draw_times(self._step_ids(batch), timesteps=self.flow.timesteps, random=self.random)
-        tau = step_tau[mine]
+        cascade, timesteps = self.flow.cascade, self.flow.timesteps
+        step_stages = draw_stages(
+            num_stages=cascade.num_stages, batch_size=self.settings.batch_size, random=self.random, step=step
+        )
+        step_tau = draw_times(
+            self._step_ids(batch), step_stages, cascade=cascade, timesteps=timesteps, random=self.random
+        )
+        stages, tau = step_stages[mine], step_tau[mine]
         adaptive = self.state.objective.adaptive
         measured = adaptive if adaptive is not None and adaptive.due(step) else None
         self.state.backbone.train()

@@ -8,18 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
 import pixelflow
 from pixelflow.cli import prepare_hydra
+from pixelflow.config.build import build_model
 from pixelflow.config.resolve import resolve
 from pixelflow.config.schema import build
 from pixelflow.config.validate import GROUPS
 from pixelflow.errors import UserError
 from pixelflow.jobs import find_job, job_names
 from pixelflow.parts import instantiate
+from pixelflow.runs.identity import config_hash, evaluation_hash
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = sorted(
@@ -158,6 +161,48 @@ def test_the_config_of_a_checkpoint_builds_known_parts_only(key: str, target: st
     typed = rewrite(stored, lambda config: config[key].update(_target_=target))
     with pytest.raises(UserError, match=rf"{key}._target_={target} is not one of the package's own parts"):
         composed("job=sample", typed)
+
+
+@pytest.mark.parametrize(
+    ("key", "default"), [("cascade.clamp", "quotient"), ("backbone.max_timestep", 1000.0)], ids=lambda value: str(value)
+)
+def test_a_checkpoint_that_is_older_than_a_key(key: str, default: Any, stored: Path) -> None:
+    """The part has the value that was built in before, and the images stay as they are."""
+    section, name = key.split(".")
+    images = pixelflow.load(stored, device="cpu").sample([3], num_steps=2)
+    typed = rewrite(stored, lambda config: config[section].pop(name))
+    model = pixelflow.load(stored, device="cpu")
+    assert name not in model.recipe.config[section]
+    part = getattr(model, section)
+    assert getattr(part.stages[-1].path if name == "clamp" else part, name) == default
+    assert np.array_equal(model.sample([3], num_steps=2), images)
+    config = composed("job=sample", typed)
+    assert name not in config[section]
+    assert build_model(config).cascade.max_timestep == 1000.0
+
+
+def test_a_run_that_is_older_than_a_key_of_its_objective() -> None:
+    """Its stored config builds the loss without the limit."""
+    terms = composed()["objective"]["terms"]
+    assert terms["flow_matching"].pop("max_weight") is None
+    assert instantiate(terms["flow_matching"]).max_weight is None
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "cascade.clamp=noise", "backbone.max_timestep=20", "objective.terms.flow_matching.max_weight=4",
+        "timesteps=logit_normal_flow", "objective=clean_image", "objective=velocity_and_clean",
+    ],
+)  # fmt: skip
+def test_keys_of_learning_x_determine_the_weights(override: str) -> None:
+    assert config_hash(composed(override)) != config_hash(composed())
+
+
+def test_the_name_of_an_arm_determines_nothing() -> None:
+    named, plain = composed("arm=x capped"), composed()
+    assert named["arm"] == "x capped" and plain["arm"] is None
+    assert (config_hash(named), evaluation_hash(named)) == (config_hash(plain), evaluation_hash(plain))
 
 
 @pytest.mark.parametrize("value", [{"_target_": "evil.go"}, [{"a": {"_target_": "evil.go"}}]])

@@ -225,7 +225,7 @@ def objective_of(case: Case, encoder: ProjectedPatches | None) -> Objective:
 def loss_results(case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Returns the values of the losses, and the norm of the backbone's gradient."""
     images, class_labels, z_t, noise = (case.golden[name] for name in LOSS_INPUTS)
-    tau = LogitNormalTimesteps()(torch.special.ndtr(z_t.double()))
+    tau = LogitNormalTimesteps()(torch.special.ndtr(z_t.double()), torch.zeros(()), torch.ones(()))
     index = torch.arange(len(images))
     sample = case.cascade.flow_sample(images, stage=0, tau=tau, noise=noise, index=index)
     labels = Condition(class_labels)

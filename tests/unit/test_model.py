@@ -161,6 +161,22 @@ def test_saved_and_loaded_bit_for_bit(model: Model, tmp_path: Path) -> None:
     assert isinstance(other.solver, Heun) and isinstance(other.guidance, IntervalGuidance)
 
 
+def test_the_largest_timestep_is_stored_with_the_model(tmp_path: Path) -> None:
+    """The backbone's embedding, the timesteps of sampling and the stored config agree, also after loading."""
+    model = lively(pixelflow.build(**SIZE, max_timestep=20.0))
+    loaded = pixelflow.load(model.save(tmp_path / "saved"), device="cpu")
+    for each in (model, loaded):
+        assert each.backbone.max_timestep == each.cascade.max_timestep == 20.0
+        assert each.recipe.config["backbone"]["max_timestep"] == 20.0
+        tau = torch.linspace(0, 0.999, 5, dtype=torch.float64)
+        timestep = torch.cat([each.cascade.timestep(stage, tau) for stage in range(2)])
+        assert timestep.diff().gt(0).all() and 19 < timestep[-1] < 20
+    images = model.sample([3, 7], num_steps=2)
+    assert np.array_equal(loaded.sample([3, 7], num_steps=2), images)
+    other = lively(pixelflow.build(**SIZE))
+    assert not np.array_equal(other.sample([3, 7], num_steps=2), images)
+
+
 def test_a_model_of_objects_cannot_be_saved(tmp_path: Path) -> None:
     backbone = pixelflow.PixelFlow(patch_size=2, depth=1, num_heads=2, head_dim=8, num_classes=4, in_channels=1)
     with pytest.raises(ValueError, match="has objects as backbone"):

@@ -160,3 +160,22 @@ def test_gradients_reach_every_weight() -> None:
     images, timestep, condition = pack()
     sum(output.square().sum() for output in model(images, timestep, condition).output).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+@torch.no_grad()
+def test_the_largest_timestep_sets_how_smooth_the_output_is_in_time() -> None:
+    """Over the same part of the flow the second difference of the output is smaller with a smaller max_timestep."""
+    x, label = torch.randn(1, 1, 8, 8), Condition(torch.zeros(200, dtype=torch.int64))
+    roughness = []
+    for most in (1000.0, 20.0):
+        model = tiny_pixelflow(max_timestep=most)
+        assert model.max_timestep == most
+        path = model(x.expand(200, -1, -1, -1), torch.linspace(0, most, 201)[:-1], label).output.double()
+        roughness.append((path.diff(n=2, dim=0).norm() / path.diff(dim=0).norm()).item())
+    assert roughness[1] < roughness[0] / 5
+
+
+@pytest.mark.parametrize("most", [0.5, float("inf"), float("nan")])
+def test_a_largest_timestep_that_is_no_number_of_steps_is_refused(most: float) -> None:
+    with pytest.raises(ValueError, match="max_timestep="):
+        tiny_pixelflow(max_timestep=most)

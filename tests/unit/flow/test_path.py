@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -152,3 +154,78 @@ def test_dtype_follows_the_images() -> None:
     x_t = path.interpolate(x.float(), noise.float(), tau)
     assert x_t.dtype == torch.float32
     assert path.velocity_from_x(x.float(), x_t, tau).dtype == torch.float32
+
+
+# --- the clamp of the noise alone, and the weight of an error of x --------------------------------------------------
+
+
+def clamped_path(num_stages: int, stage: int, clamp: Any, t_eps: float = 0.05) -> StagePath:
+    return Cascade(image_size=8 * 2 ** (num_stages - 1), num_stages=num_stages, t_eps=t_eps, clamp=clamp).path(stage)
+
+
+@pytest.mark.parametrize("t_eps", [0.05, 0.2])
+@pytest.mark.parametrize(("num_stages", "stage"), LAST_STAGES)
+def test_the_clamp_of_the_noise_leaves_the_drift(num_stages: int, stage: int, t_eps: float) -> None:
+    """The noise that a state holds beside x shrinks by sigma / max(sigma, t_eps), the drift does not."""
+    path = clamped_path(num_stages, stage, "noise", t_eps)
+    x, noise, _ = draw(8)
+    tau = torch.linspace(0.2, 1.0, 16, dtype=torch.float64)
+    sigma = path.sigma(tau).view(-1, 1, 1, 1)
+    assert (sigma < t_eps).any() and (sigma > t_eps).any()
+    got = path.velocity_from_x(x, path.interpolate(x, noise, tau), tau)
+    drift = path.velocity(x, torch.zeros_like(x))
+    expected = drift - (path.end - path.start) * noise * sigma / sigma.clamp(min=t_eps)
+    torch.testing.assert_close(got, expected, atol=1e-9, rtol=0)
+    # The formula of DESIGN section 3, at a state that does not belong to x.
+    wide, s, e = tau.view(-1, 1, 1, 1), path.start, path.end
+    px = project(x)
+    written = e * x - s * px - (e - s) * (noise - wide * e * x - (1 - wide) * s * px) / sigma.clamp(min=t_eps)
+    torch.testing.assert_close(path.velocity_from_x(x, noise, tau), written, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize(("num_stages", "stage"), STAGES)
+def test_both_clamps_agree_until_they_act(num_stages: int, stage: int) -> None:
+    x, x_t, tau = draw(9)
+    both = [clamped_path(num_stages, stage, clamp).velocity_from_x(x, x_t, tau) for clamp in ("quotient", "noise")]
+    torch.testing.assert_close(*both, atol=1e-9, rtol=0)
+
+
+def test_the_clamp_of_the_noise_with_one_stage() -> None:
+    """s = 0 and e = 1: x - (x_t - t x) / max(1 - t, t_eps), which is not JiT's formula below t_eps."""
+    x, x_t, _ = draw(10)
+    t = torch.linspace(0, 1, 16, dtype=torch.float64)
+    wide = t.view(-1, 1, 1, 1)
+    got = clamped_path(1, 0, "noise").velocity_from_x(x, x_t, t)
+    torch.testing.assert_close(got, x - (x_t - wide * x) / (1 - wide).clamp(min=0.05))
+    assert (got - path_of(1, 0).velocity_from_x(x, x_t, t))[-1].abs().max() > 0.1
+
+
+@pytest.mark.parametrize("clamp", ["quotient", "noise"])
+@pytest.mark.parametrize(("num_stages", "stage"), STAGES)
+def test_the_weight_of_an_error_against_the_jacobian(num_stages: int, stage: int, clamp: str) -> None:
+    """w is the mean square of the singular values of dv/dx, which scales an error of equal size everywhere."""
+    path = clamped_path(num_stages, stage, clamp)
+    taus = torch.tensor([0.0, 0.3, 0.8, 0.97, 1.0], dtype=torch.float64)
+    for tau, weight in zip(taus, path.x_error_weight(taus), strict=True):
+        x_t = torch.randn(1, 1, 4, 4, dtype=torch.float64)
+
+        def velocity(x: Tensor, x_t: Tensor = x_t, tau: Tensor = tau) -> Tensor:
+            return path.velocity_from_x(x.view(1, 1, 4, 4), x_t, tau[None]).flatten()
+
+        jacobian = torch.autograd.functional.jacobian(velocity, torch.randn(16, dtype=torch.float64))
+        torch.testing.assert_close(weight, jacobian.square().sum() / 16, atol=1e-9, rtol=1e-9)
+
+
+def test_weights_of_a_cascade_of_two_stages() -> None:
+    """By hand: stage 0 has sigma = 1 - tau/2 and e = 1/2; the last stage 1 / (1 - tau)^2, until sigma = t_eps."""
+    tau = torch.tensor([0.0, 0.5, 0.9, 1.0], dtype=torch.float64)
+    expected = 0.25 / (1 - tau / 2) ** 2
+    torch.testing.assert_close(path_of(2, 0).x_error_weight(tau), expected)
+    last = path_of(2, 1).x_error_weight(tau)
+    torch.testing.assert_close(last[:3], 1 / (1 - tau[:3]) ** 2)
+    assert last[3].item() == pytest.approx((2 / 3 / 0.05) ** 2)
+
+
+def test_an_unknown_clamp_is_refused() -> None:
+    with pytest.raises(ValueError, match="clamp='all' must be one of quotient, noise"):
+        clamped_path(2, 1, "all")

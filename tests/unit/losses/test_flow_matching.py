@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from pixelflow.flow import Cascade, VelocityPrediction, XPrediction
@@ -55,3 +56,34 @@ def test_half_precision_is_compared_in_float32() -> None:
     got = FlowMatching()(sample, Predicted(raw, sample, VelocityPrediction()), BATCH)
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, (raw.float() - sample.velocity).square().flatten(1).mean(dim=1))
+
+
+def test_a_limit_of_the_weight_of_late_times() -> None:
+    """At tau = 0.9 of the last stage an error of x has the weight 100, of which a limit of 4 leaves 4."""
+    for tau, weight in ((0.9, 4.0), (0.4, 1 / 0.6**2)):
+        sample = sample_of(1, tau)
+        off = torch.randn_like(sample.x)
+        got = FlowMatching(max_weight=4.0)(sample, Predicted(sample.x + off, sample, XPrediction()), BATCH)
+        torch.testing.assert_close(got, weight * off.square().mean(dim=(1, 2, 3)), rtol=1e-3, atol=1e-4)
+        assert got.dtype == torch.float32
+
+
+def test_the_limit_holds_for_each_image() -> None:
+    """Images of one stage at different times, and any prediction: the value is multiplied by min(1, limit / w)."""
+    cascade = Cascade(image_size=16, num_stages=2)
+    tau = torch.tensor([0.1, 0.5, 0.8, 1.0], dtype=torch.float64)
+    for stage in (0, 1):
+        noise = torch.randn(4, 3, *[cascade.resolution(stage)] * 2)
+        sample = cascade.flow_sample(BATCH.x, stage=stage, tau=tau, noise=noise, index=torch.arange(4))
+        predicted = Predicted(torch.randn_like(sample.x), sample, VelocityPrediction())
+        w = [float(sample.path.x_error_weight(tau[i : i + 1])) for i in range(4)]
+        plain = FlowMatching()(sample, predicted, BATCH)
+        expected = [value * min(1.0, 0.5 / weight) for value, weight in zip(plain.tolist(), w, strict=True)]
+        assert FlowMatching(max_weight=0.5)(sample, predicted, BATCH).tolist() == pytest.approx(expected)
+        assert torch.equal(FlowMatching(max_weight=1e9)(sample, predicted, BATCH), plain)
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, float("nan")])
+def test_a_limit_that_is_no_weight_is_refused(limit: float) -> None:
+    with pytest.raises(ValueError, match="max_weight="):
+        FlowMatching(max_weight=limit)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pixelflow.flow import Cascade, KeyedRandom, UniformTimesteps
+from pixelflow.flow import Cascade, FlowLogitNormalTimesteps, KeyedRandom, UniformTimesteps
 from pixelflow.training.draw import draw_flow_samples, draw_stages, draw_times
 from pixelflow.types import Batch, Condition, FlowSample
 
@@ -13,7 +13,7 @@ BATCH = Batch(torch.randn(9, 1, 16, 16), Condition(torch.arange(9)), torch.arang
 
 def draw(batch: Batch, stages: torch.Tensor, seed: int = 0) -> list[FlowSample]:
     random = KeyedRandom(seed)
-    tau = draw_times(batch.sample_id, timesteps=UniformTimesteps(), random=random)
+    tau = draw_times(batch.sample_id, stages, cascade=CASCADE, timesteps=UniformTimesteps(), random=random)
     return draw_flow_samples(batch, stages, tau, cascade=CASCADE, random=random)
 
 
@@ -72,3 +72,18 @@ def test_another_seed_or_place_in_the_sequence_gives_other_numbers() -> None:
     for other in (draw(BATCH, stages, seed=1)[0], later):
         assert not torch.equal(first.noise, other.noise)
         assert not torch.equal(first.tau, other.tau)
+
+
+def test_times_follow_the_window_of_each_stage() -> None:
+    """The shares of the clean image are in the window of the stage, and tau is that of the image alone."""
+    timesteps, random = FlowLogitNormalTimesteps(), KeyedRandom(0)
+    stages, ids = torch.arange(300) % 3, torch.arange(300)
+    tau = draw_times(ids, stages, cascade=CASCADE, timesteps=timesteps, random=random)
+    for stage in range(3):
+        path, rows = CASCADE.path(stage), stages == stage
+        one = torch.ones(int(rows.sum()), dtype=torch.float64)
+        alone = draw_times(ids[rows], stages[rows], cascade=CASCADE, timesteps=timesteps, random=random)
+        uniform = random.uniform("tau", ids[rows].tolist())
+        assert torch.equal(tau[rows], alone)
+        assert torch.equal(alone, timesteps(uniform, path.start * one, path.end * one))
+    assert tau[stages == 0].mean() > 0.5 > tau[stages == 2].mean()  # towards the median share, 0.31
