@@ -129,6 +129,8 @@ register(
     MetricInfo("clip_score", "CLIP score", True, 2),
     MetricInfo("fd_digits", "FD (digits CNN)", False, 2, distance=True),
     MetricInfo("kid_digits", "KID (digits CNN)", False, 2, 1e3, "1e-3"),
+    MetricInfo("fd_shapes", "FD (shapes CNN)", False, 2, distance=True),
+    MetricInfo("kid_shapes", "KID (shapes CNN)", False, 3),  # its features are larger than those of Inception
     MetricInfo("precision", "precision", True, 3),
     MetricInfo("recall", "recall", True, 3),
     MetricInfo("accuracy", "accuracy", True, 1, 100, "%"),

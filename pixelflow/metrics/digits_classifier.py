@@ -17,16 +17,16 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import Tensor, nn
 
-from pixelflow.files import save_tensors
+from pixelflow.metrics.packaged_classifier import check_images, convolution, frozen, load_weights, resize, save_weights
 from pixelflow.terminal import say
 
 ASSET = Path(__file__).parent / "assets" / "digits_classifier.safetensors"
 INPUT_SIZE = 16
 NUM_CLASSES = 10
 NUM_FEATURES = 64
+CHANNELS = (1, 3)
 IMAGE_SIZES = (8, 16, 32, 64)
 """The image sides at which it is trained and tested."""
 
@@ -45,28 +45,13 @@ def to_input(images: Tensor) -> Tensor:
     Raises:
         ValueError: The images have another form.
     """
-    if images.dtype != torch.uint8 or images.ndim != 4:
-        raise ValueError(
-            f"images must be uint8 (B, C, H, W), got {images.dtype} {tuple(images.shape)}; "
-            "pixelflow.sampling.to_uint8 converts images in [-1, 1]"
-        )
-    _, channels, height, width = images.shape
-    if channels not in (1, 3) or height != width or not IMAGE_SIZES[0] <= height <= IMAGE_SIZES[-1]:
-        raise ValueError(
-            f"images of shape {tuple(images.shape)}: the digits classifier needs 1 or 3 channels and "
-            f"square images of {IMAGE_SIZES[0]} to {IMAGE_SIZES[-1]} pixels"
-        )
+    check_images(images, what="digits classifier", channels=CHANNELS, sizes=(IMAGE_SIZES[0], IMAGE_SIZES[-1]))
     return resize_grey(images.double() / 255)
 
 
 def resize_grey(images: Tensor) -> Tensor:
     """Returns the mean over channels of (B, C, H, H), resized to (B, 1, 16, 16); differentiable."""
-    grey, size = images.mean(dim=1, keepdim=True), (INPUT_SIZE, INPUT_SIZE)
-    return F.interpolate(grey, size=size, mode="bilinear", antialias=True, align_corners=False)
-
-
-def _block(inputs: int, outputs: int) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+    return resize(images.mean(dim=1, keepdim=True), INPUT_SIZE)
 
 
 class DigitsCNN(nn.Module):
@@ -75,13 +60,13 @@ class DigitsCNN(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.trunk = nn.Sequential(
-            *_block(1, 24),
-            *_block(24, 24),
+            *convolution(1, 24),
+            *convolution(24, 24),
             nn.MaxPool2d(2),
-            *_block(24, 48),
-            *_block(48, 48),
+            *convolution(24, 48),
+            *convolution(48, 48),
             nn.MaxPool2d(2),
-            *_block(48, NUM_FEATURES),
+            *convolution(48, NUM_FEATURES),
         )
         self.head = nn.Linear(NUM_FEATURES, NUM_CLASSES)
 
@@ -93,16 +78,7 @@ class DigitsCNN(nn.Module):
 
 def load_digits_classifier(path: Path = ASSET) -> DigitsCNN:
     """Returns the trained classifier in eval mode and float64, without gradients."""
-    model = DigitsCNN()
-    with safe_open(path, framework="pt") as file:
-        model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    return model.double().eval().requires_grad_(False)
-
-
-def load_metadata(path: Path = ASSET) -> dict[str, str]:
-    """Returns the metadata of the weights' file: accuracies, sizes of the split, seed."""
-    with safe_open(path, framework="pt") as file:
-        return dict(file.metadata())
+    return load_weights(DigitsCNN(), path)
 
 
 def load_digits() -> tuple[Tensor, Tensor]:
@@ -194,7 +170,7 @@ def train(*, seed: int = 0, epochs: int = 60, batch_size: int = 100, learning_ra
             schedule.step()
         if (epoch + 1) % 10 == 0:
             say(f"epoch {epoch + 1:3d}  loss {loss.item():.4f}")
-    return model.double().eval().requires_grad_(False)
+    return frozen(model)
 
 
 @torch.inference_mode()
@@ -224,14 +200,7 @@ def main() -> None:
         "held_out_accuracy": f"{min(accuracy.values()):.4f}",
         **{f"held_out_accuracy_{size}px": f"{value:.4f}" for size, value in accuracy.items()},
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    save_tensors({name: _stored(value) for name, value in model.state_dict().items()}, options.output, metadata)
-    say(f"wrote {options.output} ({options.output.stat().st_size / 1000:.0f} kB)")
-    say("\n".join(f"{name}: {value}" for name, value in metadata.items()))
-
-
-def _stored(value: Tensor) -> Tensor:
-    return value.float().contiguous() if value.is_floating_point() else value
+    save_weights(model, options.output, metadata)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from pixelflow.assets import missing_line, sha256
 from pixelflow.errors import UserError
-from pixelflow.metrics.digits_classifier import IMAGE_SIZES, NUM_FEATURES, load_digits_classifier
+from pixelflow.metrics import digits_classifier, shapes_classifier
+from pixelflow.metrics.packaged_classifier import words_of
 
 TORCH_FIDELITY_NAME = "pixelflow-digits"
 
@@ -88,26 +89,29 @@ class FeatureExtractor(Protocol):
         ...
 
 
-class DigitsFeatures:
-    """Features and logits of the digits classifier, for images (B, C, H, H) uint8 with C = 1 or 3 and H in 8..64.
+class PackagedFeatures:
+    """Base class of extractors whose weights are part of the package.
 
-    It computes in float64 and rounds to float32, so that the result does not depend on the batch size, the device,
-    autocast or TF32. The network is small enough for that.
+    They compute in float64 and round to float32, so that the result does not depend on the batch size, the device,
+    autocast or TF32. Their networks are small enough for that.
+
+    Attributes:
+        data: Name of the only data that the extractor measures.
+        channels: The accepted numbers of channels.
+        sizes: The least and the greatest side of the images in pixels.
 
     Args:
         device: Device of the network.
     """
 
-    name = fingerprint = "digits-cnn"
-    short = "digits"
-    num_features = NUM_FEATURES
     num_spatial = 0
-    preprocessing = "mean of the channels, bilinear with antialiasing to 16x16, /255"
-    metrics = ("frechet", "kid", "precision_recall", "accuracy")
+    data: str
+    channels: tuple[int, ...]
+    sizes: tuple[int, int]
 
     def __init__(self, *, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
-        self.model = load_digits_classifier().to(self.device)
+        self.model = self._build().to(self.device)
 
     def needs(self) -> list[str]:
         """Returns no files, because the weights are part of the package."""
@@ -120,18 +124,71 @@ class DigitsFeatures:
 
     def unfit(self, *, data: str, image_size: int, channels: int) -> str | None:
         """Returns why images cannot be measured, or None; see `FeatureExtractor`."""
-        least, most = IMAGE_SIZES[0], IMAGE_SIZES[-1]
-        if data != "digits":
-            return f"the digits classifier measures digits, not {data}"
-        if not least <= image_size <= most or channels not in (1, 3):
-            return f"the digits classifier measures images of {least} to {most} pixels with 1 or 3 channels"
+        least, most = self.sizes
+        if data != self.data:
+            return f"the {self.data} classifier measures {self.data}, not {data}"
+        if not least <= image_size <= most or channels not in self.channels:
+            form = f"{least} to {most} pixels with {words_of(self.channels)}"
+            return f"the {self.data} classifier measures images of {form}"
         return None
 
+    def _build(self) -> nn.Module:
+        raise NotImplementedError
+
     @torch.inference_mode()
+    def _run(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        pool, logits = self.model(images.to(self.device))
+        return pool.float(), logits.float()
+
+
+class DigitsFeatures(PackagedFeatures):
+    """Features and logits of the digits classifier, for images (B, C, H, H) uint8 with C = 1 or 3 and H in 8..64.
+
+    Args:
+        device: Device of the network.
+    """
+
+    name = fingerprint = "digits-cnn"
+    short = data = "digits"
+    num_features = digits_classifier.NUM_FEATURES
+    channels = digits_classifier.CHANNELS
+    sizes = digits_classifier.IMAGE_SIZES[0], digits_classifier.IMAGE_SIZES[-1]
+    preprocessing = "mean of the channels, bilinear with antialiasing to 16x16, /255"
+    metrics = ("frechet", "kid", "precision_recall", "accuracy")
+
     def __call__(self, images: Tensor) -> Features:
         """Returns the features of images; see `FeatureExtractor`."""
-        pool, logits = self.model(images.to(self.device))
-        return Features(pool=pool.float(), logits=logits.float())
+        pool, logits = self._run(images)
+        return Features(pool=pool, logits=logits)
+
+    def _build(self) -> nn.Module:
+        return digits_classifier.load_digits_classifier()
+
+
+class ShapesFeatures(PackagedFeatures):
+    """Features of the shapes classifier, for images (B, 3, H, H) uint8 with H in 16..128.
+
+    There is no class accuracy: a scene may hold two shapes, and its class is the shape that its caption names first,
+    which the image does not show.
+
+    Args:
+        device: Device of the network.
+    """
+
+    name = fingerprint = "shapes-cnn"
+    short = data = "shapes"
+    num_features = shapes_classifier.NUM_FEATURES
+    channels = shapes_classifier.CHANNELS
+    sizes = shapes_classifier.SIZES
+    preprocessing = "bilinear with antialiasing to 32x32, /127.5 - 1"
+    metrics = ("frechet", "kid", "precision_recall")
+
+    def __call__(self, images: Tensor) -> Features:
+        """Returns the features of images; see `FeatureExtractor`."""
+        return Features(pool=self._run(images)[0], logits=None)
+
+    def _build(self) -> nn.Module:
+        return shapes_classifier.load_shapes_classifier()
 
 
 class FrozenFeatures:
@@ -252,7 +309,7 @@ def register_with_torch_fidelity() -> None:
     class DigitsFeatureExtractor(FeatureExtractorBase):
         def __init__(self, name: str, features_list: list[str], **kwargs: Any) -> None:
             super().__init__(name, features_list)
-            self.model = load_digits_classifier()
+            self.model = digits_classifier.load_digits_classifier()
 
         def forward(self, images: Tensor) -> tuple[Tensor, ...]:
             pool, logits = self.model(images)

@@ -17,7 +17,7 @@ from pixelflow.assets import ASSETS
 from pixelflow.data.image_files import ImageFiles, open_images
 from pixelflow.errors import UserError, WorkFailed
 from pixelflow.files import write_json
-from pixelflow.metrics.features import DigitsFeatures, FeatureExtractor
+from pixelflow.metrics.features import FeatureExtractor, PackagedFeatures
 from pixelflow.metrics.reference import KEPT, Reference, read_statistics
 from pixelflow.progress import Progress
 
@@ -102,7 +102,7 @@ def _has_images(path: Path) -> bool:
 def _of_split(split: str, extractor: FeatureExtractor, assets: Path, split_images: SplitImages) -> Reference:
     title, images = split_images(split)
     name = f"{title} {split}, {images.shape[-1]} px, {len(images)} images"
-    small = isinstance(extractor, DigitsFeatures)  # computing its features takes no longer than reading them
+    small = isinstance(extractor, PackagedFeatures)  # computing its features takes no longer than reading them
 
     def compute(content: str) -> Reference:
         batches: Iterable[Tensor] = images.split(BATCH)

@@ -74,12 +74,12 @@ def test_job(job: str, tmp_path: Path) -> None:
 
 def test_every_loss_is_an_option_of_the_objective() -> None:
     for path in (ROOT / "conf" / "loss").glob("*.yaml"):
-        config = composed(f"+loss@objective.terms.another={path.stem}", *DINO, *DIGITS, "objective=flow_matching")
+        config = composed(f"+loss@objective.terms.another={path.stem}", *DINO, *SMALL, "objective=flow_matching")
         assert config["objective"]["terms"]["another"]["_target_"].startswith("pixelflow.losses.")
 
 
 DINO = ["+encoder@objective.encoders.dino=dinov2_b", "backbone.depth=9"]
-DIGITS = ["+encoder@objective.encoders.digits=digits"]
+SMALL = [f"+encoder@objective.encoders.{name}={name}" for name in ("digits", "shapes")]
 
 
 def test_every_encoder_is_an_option_of_the_objective() -> None:

@@ -28,12 +28,23 @@ def test_data_without_fitting_metrics_are_refused_with_the_choices(tmp_path: Pat
         check(*SHAPES, here)
     assert str(caught.value) == (
         "metrics.features._target_=pixelflow.metrics.features.DigitsFeatures does not fit data.name=shapes, "
-        "data.image_size=64: the digits classifier measures digits, not shapes; use metrics=imagenet; if these are "
-        "digits, data.name=digits"
+        "data.image_size=64: the digits classifier measures digits, not shapes; use metrics=imagenet or metrics=shapes"
+        "; if these are digits, data.name=digits"
     )
     check(*SHAPES, here, "job=train")  # which measures nothing
     check(*SHAPES, here, "metrics=imagenet", "metrics.reference=train")
+    check(*SHAPES, here, "metrics=shapes")
     check(here)
+
+
+def test_the_shapes_classifier_measures_shapes_in_colour() -> None:
+    check_metrics(composed(*SHAPES, "metrics=shapes"))
+    with pytest.raises(UserError, match=r"=64: .* 16 to 128 pixels with 3 channels; use metrics=imagenet;"):
+        check_metrics(composed(*SHAPES, "metrics=shapes", "data.channels=1"))
+    with pytest.raises(UserError, match=r"data\.image_size=256: .* 16 to 128 pixels .*; use metrics=imagenet;"):
+        check_metrics(composed(*SHAPES, "metrics=shapes", "data.image_size=256"))
+    with pytest.raises(UserError, match=r"the shapes classifier measures shapes, not digits; use metrics=digits"):
+        check_metrics(composed("metrics=shapes"))
 
 
 def test_digits_under_another_roof_are_named_so(tmp_path: Path) -> None:

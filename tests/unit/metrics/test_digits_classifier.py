@@ -19,15 +19,15 @@ from pixelflow.metrics.digits_classifier import (
     held_out_accuracy,
     load_digits,
     load_digits_classifier,
-    load_metadata,
     to_input,
     train,
 )
+from pixelflow.metrics.packaged_classifier import load_metadata
 
 
 def test_the_shipped_file_is_small_and_says_what_it_is() -> None:
     assert ASSET.stat().st_size <= 500_000
-    metadata = load_metadata()
+    metadata = load_metadata(ASSET)
     assert (metadata["train_size"], metadata["held_out_size"], metadata["seed"]) == ("1500", "297", "0")
     assert "digits_classifier" in metadata["recipe"]
 
@@ -37,8 +37,8 @@ def test_the_held_out_accuracy_is_the_stated_one(size: int) -> None:
     accuracy = held_out_accuracy(load_digits_classifier(), size)
     assert accuracy >= 0.97
     # One digit on the border may fall either way with another interpolation kernel.
-    assert accuracy == pytest.approx(float(load_metadata()[f"held_out_accuracy_{size}px"]), abs=1.5 / 297)
-    assert accuracy >= float(load_metadata()["held_out_accuracy"]) - 1.5 / 297
+    assert accuracy == pytest.approx(float(load_metadata(ASSET)[f"held_out_accuracy_{size}px"]), abs=1.5 / 297)
+    assert accuracy >= float(load_metadata(ASSET)["held_out_accuracy"]) - 1.5 / 297
 
 
 def test_the_split_is_stratified_and_complete() -> None:
