@@ -1,4 +1,4 @@
-"""job=benchmark job.estimate=true: memory, FLOPs and time of a recipe before it starts, without memory or device.
+"""Memory, FLOPs and time of one training before it starts, without memory or device (job=benchmark job.estimate=true).
 
 Activations are counted, not modelled: the recipe's own forward pass runs on tensors without content, and what autograd
 keeps for the backward pass is summed up.
@@ -7,6 +7,8 @@ keeps for the backward pass is summed up.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,47 +19,101 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pixelflow.benchmarks.options import BenchmarkOptions
 from pixelflow.config.build import Config, build_model, trainer_settings
 from pixelflow.config.schema import build
+from pixelflow.config.training_parts import bare_backbone
 from pixelflow.nn.blocks import blocks_of
 from pixelflow.processes import world_of
 from pixelflow.training.activation_checkpointing import KEPT_OPS
-from pixelflow.training.costs import step_costs
+from pixelflow.training.costs import StepCosts, step_costs
+from pixelflow.training.objective_costs import ObjectiveCosts, objective_costs
 from pixelflow.training.settings import TrainerSettings
 from pixelflow.types import Condition
 
 GIB = 2**30
 
 
-def estimate(config: Config, options: BenchmarkOptions) -> dict[str, Any]:
-    """Estimates memory, FLOPs and time of the configured run on `job.devices` devices.
+@dataclass(frozen=True)
+class TrainingCounts:
+    """What one step of a training takes, without its length and the rate of the devices.
 
-    Each device is assumed to reach `job.utilisation` of `job.tflops` in the FLOPs of the model.
+    Args:
+        backbone: Operations of the backbone.
+        parameters: Parameters of the backbone.
+        activations: Bytes that the backbone keeps for the backward pass of one part.
+        objective: What the frozen networks and trained terms of the objective add to one part.
+    """
+
+    backbone: StepCosts
+    parameters: int
+    activations: int
+    objective: ObjectiveCosts
+
+
+def count_training(config: Config, images: int) -> TrainingCounts:
+    """Counts a step of the configured training.
+
+    Args:
+        config: A resolved config.
+        images: Images of one forward pass.
+    """
+    settings = trainer_settings(config)
+    backbone = bare_backbone(config)
+    model = build_model(config, backbone)
+    channels = config["data"]["channels"]
+    objective = objective_costs(
+        build(config, "objective"), backbone, model.cascade, model.prediction, build(config, "timesteps"),
+        channels=channels, images=images, bf16=settings.precision == "bf16",
+    )  # fmt: skip
+    costs = step_costs(backbone, model.cascade, channels=channels, images=settings.batch_size)
+    parameters = sum(p.numel() for p in backbone.parameters())
+    return TrainingCounts(costs, parameters, activation_bytes(config, images), objective)
+
+
+def estimate(
+    config: Config, options: BenchmarkOptions, count: Callable[[Config, int], TrainingCounts] = count_training
+) -> dict[str, Any]:
+    """Estimates memory, FLOPs and time of the configured training on `job.devices` devices.
+
+    Each device is assumed to reach `job.utilisation` of `job.tflops` in the FLOPs of the model and of its objective.
+
+    Args:
+        config: A resolved config.
+        options: Options of the job.
+        count: Counts a step.
     """
     settings: TrainerSettings = trainer_settings(config)
     devices = options.devices or world_of(os.environ).size
     images = settings.images_per_part(devices)
-    with torch.device("meta"):
-        model = build_model(config)
-    parameters = sum(p.numel() for p in model.backbone.parameters())
-    costs = step_costs(model.backbone, model.cascade, channels=config["data"]["channels"], images=settings.batch_size)
+    counts = count(config, images)
+    objective = counts.objective
     averages = len(build(config, "ema").names)
     shards = (settings.shard_size or devices) if settings.parallel == "fsdp" else 1
+    parameters = counts.parameters
     weights = parameters * 4 / shards
-    activations = activation_bytes(config, images)
+    trained = objective.trained_parameters * 4
+    activations = counts.activations + objective.activation_bytes
+    of_objective = objective.flops * settings.batch_size / images
+    flops = counts.backbone.flops + of_objective
     rate = options.tflops * 1e12 * options.utilisation * devices
-    seconds = costs.flops / rate
+    seconds = flops / rate
+    total = (weights * (4 + averages) + trained * 4 + objective.frozen_bytes + activations) / GIB
     return {
         "parameters": parameters,
         "devices": devices,
+        "steps": settings.max_steps,
+        "images_per_step": settings.batch_size,
         "images_per_forward": images,
-        "tokens_per_step": costs.tokens,
-        "tflop_per_image": costs.flops / costs.images / 1e12,
-        "tflop_per_step": costs.flops / 1e12,
+        "tokens_per_step": counts.backbone.tokens,
+        "tflop_per_image": flops / settings.batch_size / 1e12,
+        "tflop_per_image_of_objective": of_objective / settings.batch_size / 1e12,
+        "tflop_per_step": flops / 1e12,
         "weights_gib": weights / GIB,
         "gradients_and_optimizer_gib": 3 * weights / GIB,
         "averages_gib": averages * weights / GIB,
+        "objective_weights_gib": (4 * trained + objective.frozen_bytes) / GIB,
         "activations_gib": activations / GIB,
-        "total_gib_per_device": (weights * (4 + averages) + activations) / GIB,
-        "checkpoint_gib": parameters * 4 * (3 + averages) / GIB,
+        "total_gib_per_device": total,
+        "fits": total <= options.memory_gib,
+        "checkpoint_gib": (parameters * (3 + averages) + objective.trained_parameters * 3) * 4 / GIB,
         "assumed_tflops_per_device": options.tflops,
         "assumed_utilisation": options.utilisation,
         "seconds_per_step": seconds,
@@ -124,9 +180,3 @@ def activation_bytes(config: Config, images: int) -> int:
     largest = max(whole[i] for i in range(len(blocks)))
     products = kept.bytes if settings.activation_checkpointing == "selective" else 0
     return whole[-1] + sum(inputs.values()) + products + largest
-
-
-def to_text(result: dict[str, Any]) -> str:
-    """Formats the estimate as one line for each number."""
-    return "\n".join(f"{name:28} {value:,.4g}" if isinstance(value, float) else f"{name:28} {value:,}"
-                     for name, value in result.items())  # fmt: skip

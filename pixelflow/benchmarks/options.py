@@ -20,26 +20,33 @@ class BenchmarkOptions:
         images: Images per batch; "training" uses trainer.batch_size.
         repeats: Repetitions of each measurement. The fastest counts; for "logging", the slowest.
         machine: Name of the machine in file names; None to name it after the device.
-        output: Folder of the results.
-        estimate: Whether memory, FLOPs and time of the recipe are counted instead, without running anything.
+        output: Folder of the results. None: experiments/results for measurements, and no file for an estimate.
+        estimate: Whether memory, FLOPs and time of the recipe, with all settings of its sweep, are counted instead,
+            without running anything.
         devices: Number of devices of the estimate; None for the number of processes.
         tflops: Rate of plain matrix products on one device in the estimate (default: bf16 on an H200).
-        utilisation: Share of `tflops` that training reaches in the estimate.
+        utilisation: Share of `tflops` that training and sampling reach in the estimate.
+        memory_gib: Memory of one device in the estimate.
+        adaptive_evaluations: Velocity evaluations of each stage that the estimate assumes for an adaptive solver. The
+            default is what dopri5 took on the digits (experiments/results/quality.md: 234 passes in two stages, of
+            which the second is guided).
     """
 
     part: Literal["sampling", "training", "logging"] = "sampling"
     images: int = 2
     repeats: int = 1
     machine: str | None = None
-    output: str = "experiments/results"
+    output: str | None = None
     estimate: bool = False
     devices: int | None = None
     tflops: float = 790.0
     utilisation: float = 0.4
+    memory_gib: float = 80.0
+    adaptive_evaluations: int = 78
 
     def __post_init__(self) -> None:
-        at_least(1, self, "images", "repeats", "devices")
-        for name in ("tflops", "utilisation"):
+        at_least(1, self, "images", "repeats", "devices", "adaptive_evaluations")
+        for name in ("tflops", "utilisation", "memory_gib"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
 

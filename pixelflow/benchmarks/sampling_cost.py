@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 
-from pixelflow.benchmarks.estimate import estimate, to_text
 from pixelflow.benchmarks.logging_cost import logging_cost
 from pixelflow.benchmarks.options import BenchmarkOptions
 from pixelflow.benchmarks.training_step import training
@@ -43,22 +42,18 @@ from pixelflow.types import Condition
 
 logger = logging.getLogger(__name__)
 
+RESULTS = "experiments/results"
 CONFIGURED, ALWAYS = "configured guidance", "always guided"
 
 
 def run(config: Config, options: BenchmarkOptions, overrides: list[str]) -> None:
     """Runs a part of the benchmark and adds it to `<output>/benchmark_<machine>.json`; sampling also writes a table.
 
-    With `options.estimate` nothing is measured: the estimated costs of the recipe are printed.
-
     Args:
         config: A resolved config.
         options: Options of the job.
         overrides: Overrides of the command, for the record.
     """
-    if options.estimate:
-        say(to_text(estimate(config, options)))
-        return
     device = pick_device(config["trainer"]["device"])
     machine = options.machine or machine_name(device)
     part = options.part
@@ -66,7 +61,7 @@ def run(config: Config, options: BenchmarkOptions, overrides: list[str]) -> None
         "command": f"python run.py {shlex.join(overrides)}",
         "machine": machine,
     }
-    path = Path(options.output) / f"benchmark_{machine}.json"
+    path = Path(options.output or RESULTS) / f"benchmark_{machine}.json"
     parts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     write_json(path, parts | {part: result})
     if part != "sampling":

@@ -8,7 +8,6 @@ starts, which needs no second package.
 from __future__ import annotations
 
 import itertools
-import pickle
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, make_dataclass
@@ -20,11 +19,9 @@ from hydra.core.plugins import Plugins
 # Hydra loads the modules of its plugins anew here. A base class that was imported before would be another class.
 Plugins.instance()
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher as HydraBasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.types import HydraContext, TaskFunction
@@ -32,6 +29,7 @@ from hydra_plugins.hydra_submitit_launcher.config import LocalQueueConf, SlurmQu
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from pixelflow.config.composing import SETTINGS_SWEEPER, Composer
 from pixelflow.config.job import FindJob
 from pixelflow.config.sweepers import PruningSweeper, expand
 from pixelflow.errors import Interrupted, UserError, WorkFailed
@@ -62,7 +60,7 @@ class _SweepLauncher(BaseSubmititLauncher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         self.trials: list[Any] = []
-        self._bases: dict[tuple[str, ...], bytes] = {}
+        self._composer: Composer | None = None
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submits the runs of a sweep, or of one batch of a search.
@@ -82,7 +80,10 @@ class _SweepLauncher(BaseSubmititLauncher):
         axes = list(self.config.axes) or swept(self.config, job_overrides)
         composed = [self._compose(list(job)) for job in job_overrides]
         requests = RunRequests(self.name, self.find_job)
-        runs = [requests.make(n, config, by_axes(job, axes)) for n, (config, job) in enumerate(composed)]
+        runs = [
+            requests.make(n, config, by_axes(list(job), axes))
+            for n, (config, job) in enumerate(zip(composed, job_overrides, strict=True))
+        ]
         request = sweep_request(
             runs[0].config, axes=axes, launcher=self.name, entry=self.entry, wait=self._wait(), search=self._search()
         )
@@ -92,7 +93,7 @@ class _SweepLauncher(BaseSubmititLauncher):
     def _search(self) -> str | None:
         """The name of a search; None for a product."""
         sweeper = self.config.hydra.sweeper
-        if sweeper._target_ == "hydra_plugins.pixelflow.SettingsSweeper":
+        if sweeper._target_ == SETTINGS_SWEEPER:
             return None
         return sweeper.get("study_name") or "search"
 
@@ -116,25 +117,13 @@ class _SweepLauncher(BaseSubmititLauncher):
         changed = {key: value for key, value in given.items() if key in site and value != site[key]}
         return changed | ({"additional_parameters": site["additional_parameters"] | options} if options else {})
 
-    def _compose(self, overrides: list[str]) -> tuple[DictConfig, list[str]]:
-        """The config that `load_sweep_config` returns in half a second, composed once per choice of groups."""
-        from pixelflow.config.resolve import parse
-
-        loader = self.hydra_context.config_loader
-        parsed = parse(overrides)
-        values = [override for override in parsed if not loader.repository.group_exists(override.key_or_group)]
-        groups = tuple(override.input_line or "" for override in parsed if override not in values)
-        if groups not in self._bases:
-            base = loader.load_sweep_config(self.config, list(groups))
-            HydraConfig.instance().set_config(base)
-            with open_dict(base):
-                del base["hydra"]
-            self._bases[groups] = pickle.dumps(base)
-        config: DictConfig = pickle.loads(self._bases[groups])  # a copy, in a third of the time of deepcopy
-        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+    def _compose(self, overrides: list[str]) -> DictConfig:
+        assert self.config is not None
+        self._composer = self._composer or Composer(self.hydra_context.config_loader, self.config)
+        config = self._composer.compose(overrides)
         with open_dict(config):
             config.site.update(self._queue_settings())
-        return config, overrides
+        return config
 
 
 class SlurmLauncher(_SweepLauncher):
@@ -288,7 +277,7 @@ def _node(stock: type, target: str, **ours: Any) -> type:
 
 @dataclass
 class _SettingsSweeperNode:
-    _target_: str = "hydra_plugins.pixelflow.SettingsSweeper"
+    _target_: str = SETTINGS_SWEEPER
     max_batch_size: int | None = None
     params: dict[str, Any] | None = None
 

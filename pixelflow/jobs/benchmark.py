@@ -19,7 +19,12 @@ def check(config: Config, options: BenchmarkOptions) -> None:
 
 
 def run(config: Config, options: BenchmarkOptions, overrides: list[str]) -> None:
-    """Writes job.part of `<output>/benchmark_<machine>.json`."""
+    """Writes job.part of `<output>/benchmark_<machine>.json`, or prints the estimated costs of the recipe's table."""
+    if options.estimate:
+        from pixelflow.benchmarks.estimate_table import run as estimate  # torch: seconds
+
+        estimate(config, options, overrides, JOB)
+        return
     from pixelflow.benchmarks.sampling_cost import run as work  # torch: seconds
 
     work(config, options, overrides)

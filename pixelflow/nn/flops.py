@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -24,10 +26,32 @@ def forward_flops(backbone: nn.Module, resolution: int, channels: int) -> int:
     """
     x = torch.empty(1, channels, resolution, resolution, device="meta")
     label = torch.zeros(1, dtype=torch.int64, device="meta")
+    with torch.no_grad():
+        return count_flops(lambda: backbone(x, torch.empty(1, device="meta"), Condition(label)))
+
+
+def count_flops(work: Callable[[], object]) -> int:
+    """Counts the floating-point operations of the products in `work()`, which may run on tensors without content."""
     # The unfused form of attention is counted on any device, and has as many operations as the fused ones.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-        backbone(x, torch.empty(1, device="meta"), Condition(label))
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        work()
     return counter.get_total_flops()
+
+
+def drop_content(network: nn.Module) -> None:
+    """Replaces weights and buffers by empty ones on the CPU, which take no memory within `FakeTensorMode`.
+
+    Args:
+        network: A network on any device, also the meta device; it is changed in place.
+    """
+    for module in network.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                empty = torch.empty(weight.shape, dtype=weight.dtype, device="cpu")
+                module._parameters[name] = nn.Parameter(empty, requires_grad=weight.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu")
 
 
 def matrix_rate(
