@@ -76,8 +76,8 @@ def sweep_settings(config: Config, overrides: list[str], job: Job) -> list[tuple
     sweeper = HydraConfig.get().sweeper
     if sweeper._target_ != SETTINGS_SWEEPER:
         return [(overrides, config)]
-    loader, master = GlobalHydra.instance().config_loader(), HydraConfig.instance().cfg
-    assert master is not None
+    loader = GlobalHydra.instance().config_loader()
+    master: Any = HydraConfig.instance().cfg
     params: Any = sweeper.get("params") or {}
     swept = [f"{key}={value}" for key, value in params.items()]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides([*swept, *overrides])
@@ -85,7 +85,8 @@ def sweep_settings(config: Config, overrides: list[str], job: Job) -> list[tuple
     jobs = expand(grid, config["settings"], config["seeds"])
     if len(jobs) == 1:
         return [(overrides, config)]
-    composer, accepted, settings = Composer(loader, master), Accepted(), []
+    composer, accepted = Composer(loader, master), Accepted()
+    settings: list[tuple[list[str], Config]] = []
     try:
         for given in jobs:
             try:

@@ -141,7 +141,10 @@ def test_shared_trainings_and_evaluations_are_counted_once() -> None:
         ["seed=0", "guidance.scale=2"],
     )  # fmt: skip
     assert [row["label"] for row in result["trainings"]] == ["seed=0", "seed=1"]
-    assert [(row["label"], row["evaluations"]) for row in result["evaluations"]] == [("scale=2", 2), ("scale=3", 1)]
+    assert [(row["label"], row["evaluations"]) for row in result["evaluations"]] == [
+        ("scale=2", 2),
+        ("seed=0 scale=3", 1),
+    ]
     sums = result["sums"]
     assert sums["training_device_hours"] == pytest.approx(2 * one["sums"]["training_device_hours"])
     assert sums["evaluation_device_hours"] == pytest.approx(3 * one["sums"]["evaluation_device_hours"])
