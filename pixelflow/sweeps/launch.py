@@ -13,7 +13,7 @@ from pixelflow.errors import UserError
 from pixelflow.reporting.formats import markdown
 from pixelflow.runs.context import run_path
 from pixelflow.runs.folder import ROOT
-from pixelflow.runs.identity import slug
+from pixelflow.runs.identity import config_hash, slug
 from pixelflow.runs.snapshot import Snapshot, take_snapshot
 from pixelflow.sweeps.budget import check_budget
 from pixelflow.sweeps.claims import read_claim
@@ -53,10 +53,10 @@ def launch(request: SweepRequest, runs: list[RunRequest], trials: Sequence[Any] 
     digest = request.digest(runs)
     folder = request.folder or request.experiment_folder / f"sweep-{digest}"
     sweep = _sweep(folder, request, digest)
+    jobs = _jobs(runs, folder)
     if request.dry_run:
-        print_plan(plan([_job(run, folder) for run in runs], request.site), request.site, folder, request.launcher)
+        print_plan(plan(jobs, request.site), request.site, folder, request.launcher)
         sys.exit(0)
-    jobs = [_job(run, folder) for run in runs]
     states: list[RunState] = []
     for _ in range(1 + request.site.max_attempts):
         if request.search is None:
@@ -133,12 +133,24 @@ def _show_end(sweep: Sweep) -> None:
         sys.exit(1)
 
 
-def _job(run: RunRequest, sweep: Path) -> tuple[SweepJob, Mapping[str, Any]]:
-    """Returns the run with its folder, and its config with that folder in it."""
-    if run.makes_run:
-        path = run_path(run.config, run.overrides)
-    else:  # its results lie beside its checkpoint or samples; this folder holds its status
-        path = sweep / "tasks" / f"{slug(run.overrides)}-{run.task_digest}"
+def _jobs(runs: Sequence[RunRequest], sweep: Path) -> list[tuple[SweepJob, Mapping[str, Any]]]:
+    """Returns the runs with their folders, and their configs with the folder in them.
+
+    Settings with equal weights share the folder of the first of them, whatever files and overrides they come from.
+    """
+    folders: dict[tuple[str, str], Path] = {}
+    jobs = []
+    for run in runs:
+        if run.makes_run:
+            weights = run.config["experiment"], config_hash(run.config)
+            path = folders[weights] = folders.get(weights) or run_path(run.config, run.overrides)
+        else:  # its results lie beside its checkpoint or samples; this folder holds its status
+            path = sweep / "tasks" / f"{slug(run.overrides)}-{run.task_digest}"
+        jobs.append(_job(run, path))
+    return jobs
+
+
+def _job(run: RunRequest, path: Path) -> tuple[SweepJob, Mapping[str, Any]]:
     config = {**run.config, "run_folder": str(path) if run.makes_run else None, "rerun": False}
     evaluations = [run.evaluation] if run.evaluation else []
     job = SweepJob(path.name, str(path), run.job, run.overrides, run.digest, run.max_steps, run.makes_run, evaluations)
