@@ -14,6 +14,7 @@ from pixelflow.reporting.formats import markdown
 from pixelflow.runs.context import run_path
 from pixelflow.runs.folder import ROOT
 from pixelflow.runs.identity import config_hash, slug
+from pixelflow.runs.sharing import record_use
 from pixelflow.runs.snapshot import Snapshot, take_snapshot
 from pixelflow.sweeps.budget import check_budget
 from pixelflow.sweeps.claims import read_claim
@@ -91,6 +92,9 @@ def _submit_due(
             if request.launcher == "local":
                 share_gpus(request.site, os.environ)  # before a run is claimed
             _submit(sweep, planned, request)
+        for job, config in jobs:
+            for name in job.evaluations:
+                record_use(config, job.path, name)
     return sweep, planned
 
 
@@ -103,18 +107,18 @@ def _submit(sweep: Sweep, planned: Sequence[Planned], request: SweepRequest) -> 
     submit(
         sweep, planned, request.site, Program.of_this_process(request.entry, snapshot, ROOT),
         launcher=request.launcher, table=request.search is None,
-        announce=lambda: _announce(sweep, planned, request.mlflow_uri),
+        announce=lambda: _announce(sweep, planned, request),
     )  # fmt: skip
 
 
-def _announce(sweep: Sweep, planned: Sequence[Planned], uri: str | None) -> None:
+def _announce(sweep: Sweep, planned: Sequence[Planned], request: SweepRequest) -> None:
     """Creates experiment, parent and children in MLflow before the first job starts."""
     folders = [entry.job.path for entry in planned if entry.due and entry.job.makes_run]
-    if uri is None or not folders:
+    if request.mlflow_uri is None or not folders:
         return
     children = {folder: claim.tags for folder in folders if (claim := read_claim(folder))}
     sweep.mlflow = schedule(
-        children, uri=uri, experiment=sweep.experiment, name=sweep.folder.name,
+        children, uri=request.mlflow_uri, experiment=request.runs_folder.name, name=sweep.folder.name,
         parent_run_id=sweep.mlflow.get("parent_run_id"),
     )  # fmt: skip
 
@@ -159,7 +163,7 @@ def _job(run: RunRequest, path: Path) -> tuple[SweepJob, Mapping[str, Any]]:
 
 def _sweep(folder: Path, request: SweepRequest, digest: str) -> Sweep:
     if not folder.exists() or not any(folder.iterdir()):
-        runs = "" if folder.parent == request.experiment_folder else str(request.experiment_folder)
+        runs = "" if folder.parent == request.runs_folder else str(request.runs_folder)
         return Sweep(folder, request.experiment, digest, axes=request.axes, paper=request.paper, experiment_folder=runs)
     sweep = Sweep.load(folder)
     if sweep.digest != digest:
