@@ -24,7 +24,7 @@ from pixelflow.config.validate import GROUPS, validate
 from pixelflow.errors import UserError
 from pixelflow.flow.cascade import stages_from_kickoff
 from pixelflow.parts import check_targets
-from pixelflow.runs.identity import CALL_SECTIONS, EVALUATION_KEYS, MACHINE_KEYS, TRAINING_SECTIONS
+from pixelflow.runs.identity import CALL_SECTIONS, EVALUATION_KEYS, MACHINE_KEYS, STEP_KEY, TRAINING_SECTIONS
 from pixelflow.runs.places import check_path
 from pixelflow.training.reader import CheckpointError, read_state
 
@@ -213,7 +213,7 @@ def _with_checkpoint(config: DictConfig, overrides: list[str], job: Job) -> Dict
         for key, default in config[section].items():  # keys that are newer than the checkpoint
             name = f"{section}.{key}"
             OmegaConf.update(merged, name, OmegaConf.select(merged, name, default=default), force_add=True)
-    changed = list(OF_THE_CALL)
+    changed = [*OF_THE_CALL, STEP_KEY]
     for override in parse(overrides):
         key = override.key_or_group.split("@")[0].strip("/").replace("/", ".")
         section = key.split(".")[0]

@@ -24,6 +24,7 @@ class TopLevel:
     """
 
     experiment: str
+    runs_of: str | None
     seed: int
     runs_dir: str
     checkpoint: str | None
@@ -43,6 +44,8 @@ class TopLevel:
 
     def __post_init__(self) -> None:
         check_name(self.experiment, "experiment")
+        if self.runs_of is not None:
+            check_name(self.runs_of, "runs_of")
         for key in ("runs_dir", "checkpoint", "init_from", "samples", "sweep", "run_folder"):
             if (path := getattr(self, key)) is not None:
                 check_path(path, key)
@@ -60,6 +63,7 @@ class SamplerSection:
 
     num_samples: int
     seed: int
+    step: int | None
     weights: str
     classes: str | list[int]
     format: Literal["npz", "png", "shards"]
@@ -77,6 +81,8 @@ class SamplerSection:
         for key, least in {"num_samples": 1, "per_shard": 1, "trajectories": 0}.items():
             if getattr(self, key) < least:
                 raise ValueError(f"{key}={getattr(self, key)} must be at least {least}")
+        if self.step is not None and self.step < 1:
+            raise ValueError(f"step={self.step} must be at least 1, or null for the last step")
         self.settings()
 
     def settings(self, precision: Precision = "fp32") -> SamplerSettings:

@@ -15,6 +15,7 @@ from pixelflow.config.job import Config, FindJob
 from pixelflow.config.resolve import resolve
 from pixelflow.config.same_data import check_same_data
 from pixelflow.config.validate import check_data
+from pixelflow.config.validate_training import check_step
 from pixelflow.errors import UserError
 from pixelflow.runs.context import run_path
 from pixelflow.runs.identity import config_hash, evaluation_hash, own_evaluation
@@ -38,6 +39,7 @@ class RunRequests:
         self._accepted = Accepted()
         self._data: dict[str, dict[str, Any]] = {}
         self._roots: dict[str, Any] = {}
+        self._trained_by: dict[str, Config] = {}
 
     def make(self, number: int, config: DictConfig, overrides: list[str]) -> RunRequest:
         """Returns the request of run `number` of the sweep.
@@ -68,7 +70,9 @@ class RunRequests:
             if not self._accepted.again("assets", resolved["objective"], resolved["assets"]):
                 require_assets(resolved)
             self._check_roots(resolved)
-            check_same_data(resolved, run_path(resolved, overrides), self._data)
+            path = run_path(resolved, overrides)
+            check_step(resolved, path, self._trained_by.setdefault(config_hash(resolved), resolved))
+            check_same_data(resolved, path, self._data)
         resolved["runs_dir"] = str(Path(resolved["runs_dir"]).absolute())
         evaluates = job.name != TRAIN
         digest = config_hash(resolved) + (evaluation_hash(resolved) if evaluates else "")
@@ -114,5 +118,5 @@ def sweep_request(config: Config, *, axes: list[str], launcher: str, entry: str,
         experiment=run.experiment, runs_dir=run.runs_dir.absolute(),
         folder=Path(config["sweep"]).absolute() if config["sweep"] else None,
         axes=axes, paper=config["paper"], site=site, launcher=launcher, entry=entry, dry_run=config["dry_run"],
-        mlflow_uri=run.mlflow_uri if run.tracking.mlflow else None, **how,
+        mlflow_uri=run.mlflow_uri if run.tracking.mlflow else None, runs_of=run.runs_of, **how,
     )  # fmt: skip

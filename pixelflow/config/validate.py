@@ -196,5 +196,10 @@ def _check_inputs(config: Config, job: Job) -> None:
         raise UserError(f"job={job.name} needs one of checkpoint=PATH and samples=FOLDER_OR_NPZ")
     if job.makes_run_folder and (checkpoint or samples):
         raise UserError(f"checkpoint and samples are for job=sample and job=evaluate; job={job.name} finds its own")
+    if (checkpoint or samples) and config["sampler"]["step"] is not None:
+        raise UserError(
+            f"sampler.step={config['sampler']['step']} chooses a checkpoint for job=pipeline; leave it out with "
+            "checkpoint=PATH and samples=PATH, which name what is measured"
+        )
     if samples is not None and not Path(samples).exists():
         raise UserError(f"samples={samples} does not exist")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from pixelflow.config.build import Config, pick_device, trainer_settings
 from pixelflow.config.schema import build, with_key
+from pixelflow.config.training_parts import checkpoint_store
 from pixelflow.errors import UserError
 from pixelflow.limits import at_least
 from pixelflow.nn.kernels import unavailable
 from pixelflow.processes import world_of
+from pixelflow.runs.identity import own_evaluation, sampled_step
+from pixelflow.runs.status import read_status
 from pixelflow.training.reader import CheckpointError
 from pixelflow.training.weights import fitting, read_weights
 
@@ -67,6 +71,42 @@ def check_training(config: Config) -> None:
     if trainer.parallel == "fsdp" and (config["objective"].get("adaptive") is not None):
         raise UserError(
             "objective.adaptive needs gradients of whole weights, which trainer.parallel=fsdp divides: use ddp"
+        )
+
+
+def check_step(config: Config, path: Path, trained_by: Config | None = None) -> None:
+    """Checks that the checkpoint that `sampler.step` names is there, or that training will keep it.
+
+    Args:
+        config: The resolved config of the command.
+        path: The run folder, which need not exist.
+        trained_by: The config that trains the run, if another setting of the sweep does.
+
+    Raises:
+        UserError: There will be no such checkpoint.
+    """
+    step, trainer = sampled_step(config), trainer_settings(trained_by or config)
+    if step == trainer.max_steps or own_evaluation(config) in read_status(path).evaluations:
+        return
+    store = checkpoint_store(trainer, path)
+    there, trained = store.steps(), read_status(path).step or 0
+    if step in there:
+        return
+    if step > trainer.max_steps:
+        raise UserError(
+            f"sampler.step={step} is beyond trainer.max_steps={trainer.max_steps}; choose an earlier step, or null for "
+            "the last"
+        )
+    if step < max(there, default=0) or trained == trainer.max_steps:
+        raise UserError(
+            f"sampler.step={step}: {path} has no checkpoint of this step any more, and is not trained again (it has "
+            f"{', '.join(map(str, there)) or 'none'}); choose one of these, or train anew with rerun=true and "
+            f"trainer.keep_every={step}"
+        )
+    if not trainer.keep_every or step % trainer.keep_every or not trainer.save_every or step % trainer.save_every:
+        raise UserError(
+            f"sampler.step={step} needs a checkpoint that stays, but trainer.save_every={trainer.save_every} and "
+            f"trainer.keep_every={trainer.keep_every} do not save and keep it: both must divide the step"
         )
 
 

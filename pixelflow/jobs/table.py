@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pixelflow.config.job import Config, Job
+from pixelflow.errors import UserError
 from pixelflow.terminal import say
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ def run(config: Config, options: TableOptions, overrides: list[str]) -> None:
 
     settings = RunSettings.of(config)
     if options.source == "mlflow":
+        if settings.runs_of != settings.experiment:
+            raise UserError(
+                f"job.source=mlflow shows all evaluations of runs_of={settings.runs_of}, and not those of "
+                f"experiment={settings.experiment}: use job.source=folders"
+            )
         runs = read_mlflow(settings.mlflow_uri, settings.experiment)
     else:
         runs = read_run_folders(settings.runs_dir / settings.experiment)

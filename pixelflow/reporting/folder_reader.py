@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pixelflow.reporting.runs import (
     seed_of,
 )
 from pixelflow.runs.flat import flatten
+from pixelflow.runs.sharing import shared_evaluations
 from pixelflow.runs.status import STATUS_FILE, RunStatus, current_status
 
 
@@ -26,20 +28,45 @@ def read_run_folders(root: Path) -> list[Run]:
     """Returns every run at or below a folder, in the order of the paths.
 
     A run folder is one that holds a config.yaml. A run that the pipeline evaluated with several settings is returned
-    once for each of them. Unfinished, failed and broken runs are included, with their state and reason.
+    once for each of them. Unfinished, failed and broken runs are included, with their state and reason, and so are the
+    evaluations of other experiments' runs that the records of this one name (see `pixelflow.runs.sharing`).
 
     Args:
         root: A run folder or a folder of run folders.
 
     Raises:
-        UserError: There is no run.
+        UserError: There is no run, or a record is damaged.
     """
     root = Path(root)
     runs = [run for folder in sorted(_run_folders(root)) for run in _read_folder(folder)]
+    runs += read_shared_runs(root)
     if not runs:
         problem = "holds no runs (folders with a config.yaml)" if root.is_dir() else "is not a folder"
         raise UserError(f"{root} {problem}; train first, or name the folder of another experiment")
     return runs
+
+
+def read_own_runs(folder: Path) -> list[Run]:
+    """Returns a run once for each evaluation of its own experiment; none if all belong to other experiments."""
+    return _read_folder(folder)
+
+
+def read_shared_runs(experiment: Path, among: Sequence[Path] | None = None) -> list[Run]:
+    """Returns the evaluations that the records of an experiment name, and runs that have not made theirs yet.
+
+    Args:
+        experiment: The folder of the experiment.
+        among: The run folders to read; None for all.
+
+    Raises:
+        UserError: A record is damaged.
+    """
+    wanted = None if among is None else {folder.absolute() for folder in among}
+    names: dict[Path, list[str]] = {}
+    for entry in shared_evaluations(experiment):
+        if wanted is None or entry.run.absolute() in wanted:
+            names.setdefault(entry.run, []).append(entry.evaluation)
+    return [run for folder, chosen in names.items() for run in _read_folder(folder, chosen)]
 
 
 def _run_folders(root: Path) -> Iterator[Path]:
@@ -50,7 +77,8 @@ def _run_folders(root: Path) -> Iterator[Path]:
         children[:] = [child for child in children if not child.startswith(".")]
 
 
-def _read_folder(folder: Path) -> list[Run]:
+def _read_folder(folder: Path, chosen: Sequence[str] | None = None) -> list[Run]:
+    """The run once for each of the chosen evaluations; by default for those of its own experiment."""
     config: dict[str, Any] = {}
     try:
         config = flatten(read_mapping(folder / "config.yaml"))
@@ -58,19 +86,25 @@ def _read_folder(folder: Path) -> list[Run]:
         status = _read_status(folder)
         state, reason = _state_of(status)
         run = Run(folder.name, config, seed, {}, {}, state, folder, reason)
-        if status is None or not status.evaluations:
+        made, borrowed = (status.evaluations, status.borrowed) if status else ((), ())
+        if chosen is None and not made:
             # The newest evaluation stands for a run whose status names none.
             return evaluated_runs(run, read_evaluations(folder / "evaluation")[-1:], final=False)
     except (ValueError, OSError) as error:
         return [broken_run(folder.name, config, error, folder)]
     # Evaluations that were made by hand, of any checkpoint, do not change the table of a sweep.
+    names = [name for name in made if (name not in borrowed if chosen is None else name in chosen)]
     found: list[Evaluation] = []
     broken: list[Run] = []
-    for name in status.evaluations:
+    for name in names:
         try:
             found.append(read_evaluation(folder / name))
         except ValueError as error:
             broken.append(broken_run(folder.name, config, error, folder))
+    if chosen is not None:  # the run's state may be that of another experiment's work; it tells of what is missing here
+        left = [run] if set(chosen) - set(made) else []
+        run = replace(run, state="finished", reason="")
+        return [*(evaluated_runs(run, found, final=True) if found else ()), *broken, *left]
     return [*(evaluated_runs(run, found, final=True) if found else ()), *broken]
 
 

@@ -131,7 +131,7 @@ def _evaluations_of(client: Any, run: Any, name: str) -> list[Evaluation]:
         except Exception as error:  # Every artifact store raises its own exceptions.
             logger.warning("the evaluation files of %s cannot be read from MLflow: %s", name, error)
         found = read_evaluations(Path(folder) / EVALUATION_ARTIFACTS)
-    newest = {json.dumps(evaluation.settings, sort_keys=True): evaluation for evaluation in found}
+    newest = {json.dumps([one.settings, one.record.get("step")], sort_keys=True): one for one in found}
     if newest:
         return list(newest.values())
     _require_one_evaluation(client, run, metrics)

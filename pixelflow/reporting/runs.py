@@ -17,7 +17,7 @@ import yaml
 
 from pixelflow.errors import UserError
 from pixelflow.runs.flat import flatten
-from pixelflow.runs.identity import EVALUATION_SECTIONS, MACHINE_KEYS
+from pixelflow.runs.identity import EVALUATION_SECTIONS, MACHINE_KEYS, STEP_KEY
 
 
 @dataclass(frozen=True)
@@ -193,3 +193,18 @@ def with_settings(config: dict[str, Any], evaluation: Evaluation) -> dict[str, A
     replaced = {section for section in EVALUATION_SECTIONS if section in settings}
     kept = {k: v for k, v in config.items() if k in MACHINE_KEYS or k.split(".")[0] not in replaced}
     return kept | flatten(settings)
+
+
+def with_steps(runs: Sequence[Run]) -> list[Run]:
+    """Returns runs with the step of their weights as `sampler.step`, which an evaluation's settings do not hold.
+
+    Without an evaluation of an intermediate step the key would say no more than `trainer.max_steps`; it is left out.
+    """
+    trained = [run.config.get("trainer.max_steps") for run in runs]
+    steps = [last if last is None else run.record.get("step") or last for run, last in zip(runs, trained, strict=True)]
+    found = []
+    for run, step in zip(runs, steps, strict=True):
+        config = {key: value for key, value in run.config.items() if key != STEP_KEY}
+        shown = {STEP_KEY: step} if steps != trained and step is not None else {}
+        found.append(replace(run, config=config | shown))
+    return found

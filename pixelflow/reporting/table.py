@@ -26,7 +26,7 @@ from pixelflow.reporting.axes import (
     spell,
 )
 from pixelflow.reporting.rows import Cell, PaperRow, Row, Table
-from pixelflow.reporting.runs import Run
+from pixelflow.reporting.runs import Run, with_steps
 from pixelflow.runs.flat import flatten
 
 QUALITY_FACTS = ("num_samples", "reference", "features")
@@ -59,7 +59,7 @@ def build_table(
         UserError: No run is finished and evaluated, or a quoted row is malformed.
     """
     quoted = paper_rows(paper)
-    runs = [run for number, run in enumerate(runs) if run not in runs[:number]]
+    runs = with_steps([run for number, run in enumerate(runs) if run not in runs[:number]])
     complete = [run for run in runs if run.complete]
     if not complete:
         states = "; ".join(notes.left_out(run) for run in runs[:5])

@@ -120,9 +120,7 @@ def _opened(path: Path, config: Config) -> Iterator[Run]:
     with RunFolder(path, config) as folder:
         mirror, settings = None, RunSettings.of(config)
         if settings.tracking.mlflow:
-            mirror = MLflowMirror(
-                folder=path, uri=settings.mlflow_uri, experiment=settings.experiment, run_name=path.name
-            )
+            mirror = MLflowMirror(folder=path, uri=settings.mlflow_uri, experiment=settings.runs_of, run_name=path.name)
         tracker = Tracker(folder=path, mirror=mirror)
         try:
             tracker.params(flatten(folder.config))  # those of the first call, since parameters in MLflow are final

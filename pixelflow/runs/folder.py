@@ -29,8 +29,11 @@ _RECORDED = "_pixelflow_log"
 
 
 def find_run_folder(config: Mapping[str, Any], name: str) -> Path:
-    """Returns `runs_dir/experiment/<name>-<hash8>`, or the folder that already has this hash under another name."""
-    parent = Path(config["runs_dir"]) / config["experiment"]
+    """Returns `runs_dir/experiment/<name>-<hash8>`, or the folder that already has this hash under another name.
+
+    With `runs_of` the folder lies in that experiment.
+    """
+    parent = Path(config["runs_dir"]) / (config.get("runs_of") or config["experiment"])
     digest = config_hash(config)
     found = sorted(p for p in parent.glob(f"*-{digest}") if p.is_dir())
     return found[0] if found else parent / f"{name}-{digest}"

@@ -38,6 +38,7 @@ EVALUATION_SECTIONS = ("solver", "guidance", "sampler", "metrics")
 
 CALL_SECTIONS = (
     "experiment",
+    "runs_of",
     "job",
     "tracking",
     "runs_dir",
@@ -64,6 +65,10 @@ EVALUATION_KEYS = ("data.reference_images", "data.held_out_split")
 
 SHARED_KEYS = ("trainer.precision",)
 """Keys of the training sections that determine an evaluation as well."""
+
+STEP_KEY = "sampler.step"
+"""Key of `sampler` that chooses the weights of an evaluation among those of its run. The name of an evaluation's file
+begins with the step itself, so that the key belongs to no hash."""
 
 SAMPLER_MACHINE_KEYS = (
     "format",
@@ -126,7 +131,8 @@ def evaluation_config(config: Mapping[str, Any]) -> dict[str, Any]:
         >>> evaluation_config({"seed": 0, "solver": {"num_steps": 10}, "sampler": {"seed": 1, "format": "npz"}})
         {'solver': {'num_steps': 10}, 'sampler': {'seed': 1}}
     """
-    kept = _without({key: config[key] for key in EVALUATION_SECTIONS if key in config}, MACHINE_KEYS)
+    sections = {key: config[key] for key in EVALUATION_SECTIONS if key in config}
+    kept = _without(sections, (*MACHINE_KEYS, STEP_KEY))
     for path in (*EVALUATION_KEYS, *SHARED_KEYS):
         section, key = path.split(".")
         if isinstance(node := config.get(section), Mapping) and key in node:
@@ -160,9 +166,15 @@ def evaluation_file(checkpoint: str, config: Mapping[str, Any]) -> str:
     return f"evaluation/{file_name(checkpoint)}-{evaluation_hash(config)}.json"
 
 
+def sampled_step(config: Mapping[str, Any]) -> int:
+    """Returns the step whose weights job=pipeline samples: `sampler.step`, or the last one."""
+    step = config["sampler"].get("step")
+    return int(config["trainer"]["max_steps"] if step is None else step)
+
+
 def own_evaluation(config: Mapping[str, Any]) -> str:
-    """Returns the path, inside the run folder, of the evaluation that job=pipeline makes after the last step."""
-    return evaluation_file(f"step_{config['trainer']['max_steps']:08d}", config)
+    """Returns the path, inside the run folder, of the evaluation that job=pipeline makes."""
+    return evaluation_file(f"step_{sampled_step(config):08d}", config)
 
 
 def training_overrides(overrides: Iterable[str]) -> list[str]:

@@ -53,7 +53,8 @@ class RunSettings:
     """Where a run lies, and where its records are sent.
 
     Args:
-        experiment: Name of the experiment: the folder of its runs, and their experiment in MLflow.
+        experiment: Name of the experiment: the folder of its table.
+        runs_of: Name of the experiment that its runs belong to: their folder, and their experiment in MLflow.
         runs_dir: Folder of all experiments.
         run_folder: Folder of the run if a launcher has chosen it; None to derive it from the config.
         rerun: Whether a finished run is started anew, beside the old one.
@@ -61,6 +62,7 @@ class RunSettings:
     """
 
     experiment: str
+    runs_of: str
     runs_dir: Path
     run_folder: Path | None
     rerun: bool
@@ -72,11 +74,17 @@ class RunSettings:
         folder = config["run_folder"]
         return cls(
             experiment=config["experiment"],
+            runs_of=config.get("runs_of") or config["experiment"],
             runs_dir=Path(config["runs_dir"]),
             run_folder=None if folder is None else Path(folder),
             rerun=config["rerun"],
             tracking=TrackingSettings(**config["tracking"]),
         )
+
+    @property
+    def experiment_folder(self) -> Path:
+        """The folder of the experiment."""
+        return self.runs_dir / self.experiment
 
     @property
     def mlflow_uri(self) -> str:

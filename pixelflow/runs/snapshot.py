@@ -174,7 +174,9 @@ def _git(root: Path, *arguments: str) -> str:
     command = ["git", "-C", str(root), *arguments]
     english = os.environ | {"LC_ALL": "C"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="surrogateescape", timeout=60, env=english)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="surrogateescape", timeout=60, env=english
+        )
     except FileNotFoundError:
         raise UserError(
             f"there is no git on this machine, and the code in {root} is frozen with it for the jobs: install git"

@@ -35,6 +35,8 @@ class RunStatus:
         job: The job that set the state: train, pipeline, or another one of a sweep.
         evaluations: Evaluations that the pipeline made of this run, as paths in the run folder, the latest last. Others
             in `evaluation/` were made by hand and do not belong to a table.
+        borrowed: Those of `evaluations` that were made for experiments with `runs_of` only. Tables of the run's own
+            experiment leave them out; see `pixelflow.runs.sharing`.
         updated: Unix seconds.
     """
 
@@ -44,6 +46,7 @@ class RunStatus:
     max_steps: int | None = None
     job: str | None = None
     evaluations: tuple[str, ...] = ()
+    borrowed: tuple[str, ...] = ()
     updated: float = 0.0
 
     @staticmethod
@@ -53,14 +56,17 @@ class RunStatus:
         Raises:
             ValueError: A value has the wrong type.
         """
-        known: dict[str, Any] = {key: content[key] for key in (field.name for field in fields(RunStatus)) if key in content}
+        known: dict[str, Any] = {
+            key: content[key] for key in (field.name for field in fields(RunStatus)) if key in content
+        }
         if isinstance(name := content.get("evaluation"), str):  # the key of earlier versions, for a single evaluation
             known.setdefault("evaluations", [name])
         if not all(isinstance(known.get(key, ""), str) for key in ("state", "message", "job")):
             raise ValueError("state, message and job must be text")
         try:
             known |= {key: int(known[key]) for key in ("step", "max_steps") if key in known}
-            known["evaluations"] = tuple(str(entry) for entry in known.get("evaluations", ()))
+            for key in ("evaluations", "borrowed"):
+                known[key] = tuple(str(entry) for entry in known.get(key, ()))
             return RunStatus(**known)
         except TypeError as error:
             raise ValueError(str(error)) from None
@@ -155,9 +161,20 @@ def write_status(folder: Path, state: str, message: str = "", **changes: Any) ->
     write_json(folder / STATUS_FILE, status.text(), durable=not passing)
 
 
-def add_evaluation(folder: Path, name: str) -> tuple[str, ...]:
-    """Returns the run's evaluations with `name` as the latest, for `write_status`."""
-    return (*(other for other in read_status(folder).evaluations if other != name), name)
+def add_evaluation(folder: Path, name: str, *, borrowed: bool) -> dict[str, tuple[str, ...]]:
+    """Returns the changes for `write_status` that add an evaluation.
+
+    Args:
+        folder: The run folder.
+        name: The evaluation, as a path in the run folder, which becomes the latest.
+        borrowed: Whether it was made for an experiment with `runs_of`.
+    """
+    status = read_status(folder)
+    others = tuple(other for other in status.borrowed if other != name)
+    return {
+        "evaluations": (*(other for other in status.evaluations if other != name), name),
+        "borrowed": (*others, name) if borrowed else others,
+    }
 
 
 @contextmanager

@@ -90,19 +90,29 @@ def share(sample_ids: Sequence[int], *, rank: int, size: int, fixed_batch: int |
 
 @dataclass
 class Made:
-    """Images that were drawn, and their cost: `seconds` of the device, `nfe` and `passes` summed over the images."""
+    """Images that were drawn, and their cost.
+
+    Args:
+        images: Number of images.
+        seconds: Seconds of the device.
+        nfe: Evaluations, summed over the images.
+        passes: Forward passes, summed over the images.
+        other_load: Mean number of CPU cores that other programs kept busy meanwhile; None where it is not known.
+    """
 
     images: int = 0
     seconds: float = 0.0
     nfe: float = 0.0
     passes: float = 0.0
+    other_load: float | None = None
 
     def per_image(self) -> dict[str, float]:
-        """Returns the costs per image and the number of images, or nothing if there are none."""
+        """Returns the costs per image, the number of images and the other load, or nothing if there are no images."""
         if not self.images:
             return {}
         costs = {"nfe": self.nfe, "forward_passes_per_image": self.passes, "seconds_per_image": self.seconds}
-        return {key: cost / self.images for key, cost in costs.items()} | {"images_timed": self.images}
+        load = {} if self.other_load is None else {"other_load": self.other_load}
+        return {key: cost / self.images for key, cost in costs.items()} | {"images_timed": self.images} | load
 
 
 def produce(

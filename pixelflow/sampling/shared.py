@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
 from pixelflow.processes import World, shared_errors
 from pixelflow.progress import Progress
+from pixelflow.sampling.other_load import Watch, other_load
 from pixelflow.sampling.produce import Made, produce, share
 from pixelflow.sampling.sampler import Sampler
 from pixelflow.sampling.settings import SamplerSettings, SampleSet
@@ -61,16 +62,22 @@ def work_in_shares(world: World, sample_ids: Sequence[int], work: Work, *, fixed
         if world.rank == 0:
             progress.show(note)
 
-    made = Made()
+    made, watch = Made(), Watch()
     with shared_errors(world, wait=True):
         try:
             if stop_signal() is None:
                 made = work(mine, on_batch=on_batch, stop=lambda: stop_signal() is not None)
         finally:
             progress.close()
-    results = world.gather((astuple(made), stop_signal() is not None))
-    total = Made(*(sum(values) for values in zip(*(numbers for numbers, _ in results), strict=True)))
-    return Shared(total, any(stopped for _, stopped in results))
+    # All processes leave the block together, so that they have observed the same interval.
+    results = world.gather((made, watch.read(), stop_signal() is not None))
+    parts = [part for part, _, _ in results]
+    total = Made(
+        images=sum(part.images for part in parts), seconds=sum(part.seconds for part in parts),
+        nfe=sum(part.nfe for part in parts), passes=sum(part.passes for part in parts),
+        other_load=other_load([stretch for _, stretch, _ in results]),
+    )  # fmt: skip
+    return Shared(total, any(stopped for _, _, stopped in results))
 
 
 def drawing(

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from pixelflow.reporting.folder_reader import read_run_folders
+from pixelflow.reporting.folder_reader import read_own_runs, read_shared_runs
 from pixelflow.reporting.formats import markdown
 from pixelflow.reporting.runs import Run
 from pixelflow.reporting.table import Table, build_table
@@ -54,10 +54,10 @@ def sweep_table(sweep: Sweep) -> Table | None:
     Returns:
         The table; None before a run is finished.
     """
-    runs: list[Run] = []
-    for job in sweep.jobs.values():
-        if (job.path / "config.yaml").exists():
-            runs += read_run_folders(job.path)
+    folders = [job.path for job in sweep.jobs.values() if (job.path / "config.yaml").exists()]
+    runs: list[Run] = read_shared_runs(sweep.recipe_folder, folders)
+    if not sweep.borrows:
+        runs += [run for folder in folders for run in read_own_runs(folder)]
     command = sweep.submissions[-1].command if sweep.submissions else ""
     try:
         table = build_table(runs, paper=sweep.paper, axes=sweep.axes, command=command)

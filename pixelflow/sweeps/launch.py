@@ -13,7 +13,8 @@ from pixelflow.errors import UserError
 from pixelflow.reporting.formats import markdown
 from pixelflow.runs.context import run_path
 from pixelflow.runs.folder import ROOT
-from pixelflow.runs.identity import slug
+from pixelflow.runs.identity import config_hash, slug
+from pixelflow.runs.sharing import record_use
 from pixelflow.runs.snapshot import Snapshot, take_snapshot
 from pixelflow.sweeps.budget import check_budget
 from pixelflow.sweeps.claims import read_claim
@@ -53,10 +54,10 @@ def launch(request: SweepRequest, runs: list[RunRequest], trials: Sequence[Any] 
     digest = request.digest(runs)
     folder = request.folder or request.experiment_folder / f"sweep-{digest}"
     sweep = _sweep(folder, request, digest)
+    jobs = _jobs(runs, folder)
     if request.dry_run:
-        print_plan(plan([_job(run, folder) for run in runs], request.site), request.site, folder, request.launcher)
+        print_plan(plan(jobs, request.site), request.site, folder, request.launcher)
         sys.exit(0)
-    jobs = [_job(run, folder) for run in runs]
     states: list[RunState] = []
     for _ in range(1 + request.site.max_attempts):
         if request.search is None:
@@ -91,6 +92,9 @@ def _submit_due(
             if request.launcher == "local":
                 share_gpus(request.site, os.environ)  # before a run is claimed
             _submit(sweep, planned, request)
+        for job, config in jobs:
+            for name in job.evaluations:
+                record_use(config, job.path, name)
     return sweep, planned
 
 
@@ -103,18 +107,18 @@ def _submit(sweep: Sweep, planned: Sequence[Planned], request: SweepRequest) -> 
     submit(
         sweep, planned, request.site, Program.of_this_process(request.entry, snapshot, ROOT),
         launcher=request.launcher, table=request.search is None,
-        announce=lambda: _announce(sweep, planned, request.mlflow_uri),
+        announce=lambda: _announce(sweep, planned, request),
     )  # fmt: skip
 
 
-def _announce(sweep: Sweep, planned: Sequence[Planned], uri: str | None) -> None:
+def _announce(sweep: Sweep, planned: Sequence[Planned], request: SweepRequest) -> None:
     """Creates experiment, parent and children in MLflow before the first job starts."""
     folders = [entry.job.path for entry in planned if entry.due and entry.job.makes_run]
-    if uri is None or not folders:
+    if request.mlflow_uri is None or not folders:
         return
     children = {folder: claim.tags for folder in folders if (claim := read_claim(folder))}
     sweep.mlflow = schedule(
-        children, uri=uri, experiment=sweep.experiment, name=sweep.folder.name,
+        children, uri=request.mlflow_uri, experiment=request.runs_folder.name, name=sweep.folder.name,
         parent_run_id=sweep.mlflow.get("parent_run_id"),
     )  # fmt: skip
 
@@ -133,12 +137,24 @@ def _show_end(sweep: Sweep) -> None:
         sys.exit(1)
 
 
-def _job(run: RunRequest, sweep: Path) -> tuple[SweepJob, Mapping[str, Any]]:
-    """Returns the run with its folder, and its config with that folder in it."""
-    if run.makes_run:
-        path = run_path(run.config, run.overrides)
-    else:  # its results lie beside its checkpoint or samples; this folder holds its status
-        path = sweep / "tasks" / f"{slug(run.overrides)}-{run.task_digest}"
+def _jobs(runs: Sequence[RunRequest], sweep: Path) -> list[tuple[SweepJob, Mapping[str, Any]]]:
+    """Returns the runs with their folders, and their configs with the folder in them.
+
+    Settings with equal weights share the folder of the first of them, whatever files and overrides they come from.
+    """
+    folders: dict[tuple[str, str], Path] = {}
+    jobs = []
+    for run in runs:
+        if run.makes_run:
+            weights = run.config["experiment"], config_hash(run.config)
+            path = folders[weights] = folders.get(weights) or run_path(run.config, run.overrides)
+        else:  # its results lie beside its checkpoint or samples; this folder holds its status
+            path = sweep / "tasks" / f"{slug(run.overrides)}-{run.task_digest}"
+        jobs.append(_job(run, path))
+    return jobs
+
+
+def _job(run: RunRequest, path: Path) -> tuple[SweepJob, Mapping[str, Any]]:
     config = {**run.config, "run_folder": str(path) if run.makes_run else None, "rerun": False}
     evaluations = [run.evaluation] if run.evaluation else []
     job = SweepJob(path.name, str(path), run.job, run.overrides, run.digest, run.max_steps, run.makes_run, evaluations)
@@ -147,7 +163,7 @@ def _job(run: RunRequest, sweep: Path) -> tuple[SweepJob, Mapping[str, Any]]:
 
 def _sweep(folder: Path, request: SweepRequest, digest: str) -> Sweep:
     if not folder.exists() or not any(folder.iterdir()):
-        runs = "" if folder.parent == request.experiment_folder else str(request.experiment_folder)
+        runs = "" if folder.parent == request.runs_folder else str(request.runs_folder)
         return Sweep(folder, request.experiment, digest, axes=request.axes, paper=request.paper, experiment_folder=runs)
     sweep = Sweep.load(folder)
     if sweep.digest != digest:

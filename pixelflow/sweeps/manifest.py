@@ -105,7 +105,8 @@ class Sweep:
         axes: The config keys that are the columns of the table.
         paper: The published rows of the table.
         mlflow: `uri`, `experiment` and `parent_run_id` in MLflow; empty without MLflow.
-        experiment_folder: The folder of the experiment, in which the runs lie; empty for the one that holds `folder`.
+        experiment_folder: The folder in which the runs lie, that of the experiment or of its `runs_of`; empty for the
+            one that holds `folder`.
     """
 
     folder: Path
@@ -173,6 +174,17 @@ class Sweep:
     def lock_file(self) -> Path:
         """The file that a submission locks. All sweeps of an experiment share it, since they share runs."""
         return (Path(self.experiment_folder) if self.experiment_folder else self.folder.parent) / ".submit.lock"
+
+    @property
+    def borrows(self) -> bool:
+        """Whether the runs belong to another experiment (`runs_of`)."""
+        return bool(self.experiment_folder) and Path(self.experiment_folder).name != self.experiment
+
+    @property
+    def recipe_folder(self) -> Path:
+        """The folder of the sweep's own experiment, which is beside that of the runs if they differ."""
+        runs = self.lock_file.parent
+        return runs.with_name(self.experiment) if self.borrows else runs
 
     @property
     def logs(self) -> Path:

@@ -42,6 +42,7 @@ class SweepRequest:
 
     Args:
         experiment: The name of the experiment.
+        runs_of: The name of the experiment that the runs belong to; None for the same.
         runs_dir: The absolute folder of all experiments.
         folder: The folder of the sweep; None for one that is named by the runs.
         axes: The config keys that are the columns of the table.
@@ -67,11 +68,17 @@ class SweepRequest:
     wait: bool
     search: str | None
     mlflow_uri: str | None
+    runs_of: str | None = None
 
     @property
     def experiment_folder(self) -> Path:
         """The folder of the experiment."""
         return self.runs_dir / self.experiment
+
+    @property
+    def runs_folder(self) -> Path:
+        """The folder of the experiment that the runs belong to."""
+        return self.runs_dir / (self.runs_of or self.experiment)
 
     def digest(self, runs: list[RunRequest]) -> str:
         """Returns the hash that names the sweep of these runs."""

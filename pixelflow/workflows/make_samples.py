@@ -155,7 +155,7 @@ def _timing(path: Path, made: Made) -> dict[str, Any]:
     if path.exists():
         earlier = json.loads(path.read_text(encoding="utf-8"))
         if earlier.get("images_timed", 0) >= made.images:
-            keys = ("nfe", "forward_passes_per_image", "seconds_per_image", "images_timed")
+            keys = ("nfe", "forward_passes_per_image", "seconds_per_image", "images_timed", "other_load")
             return {key: earlier[key] for key in keys if key in earlier}
     return made.per_image()
 

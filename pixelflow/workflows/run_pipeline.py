@@ -14,14 +14,17 @@ from hydra.types import RunMode
 
 from pixelflow.config.build import Config, pick_device, require_assets, sample_set, trainer_settings
 from pixelflow.config.suites import require_metrics
+from pixelflow.config.training_parts import checkpoint_store
+from pixelflow.errors import WorkFailed
 from pixelflow.processes import World, processes
 from pixelflow.reporting.figures import loss_curve
-from pixelflow.reporting.folder_reader import read_run_folders
+from pixelflow.reporting.folder_reader import read_run_folders, read_shared_runs
 from pixelflow.reporting.formats import markdown
 from pixelflow.reporting.table import build_table
 from pixelflow.runs.context import Run, catch_up, open_run
-from pixelflow.runs.identity import evaluation_file, own_evaluation
+from pixelflow.runs.identity import evaluation_file, own_evaluation, sampled_step
 from pixelflow.runs.settings import RunSettings
+from pixelflow.runs.sharing import borrows, record_use
 from pixelflow.runs.status import add_evaluation, read_status
 from pixelflow.terminal import say
 from pixelflow.tracking import history
@@ -44,35 +47,69 @@ def run_pipeline(config: Config, overrides: list[str]) -> None:
             start = time.monotonic()
             with open_run(path, config, world) as run:
                 record_data(data, run)
+                if world.rank == 0:
+                    record_use(config, path, own_evaluation(config))
                 work(config, run, world, device)
             logger.info("finished in %.0f s", time.monotonic() - start)
     if world.rank:
         return
+    record_use(config, path, own_evaluation(config))
     if there:
         say(f"This finished run is already there: {path}  (rerun=true starts a new one)\n")
         if settings.tracking.mlflow:
             catch_up(path)
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN:  # a sweep shows one table of all its runs
-        show(path, settings)
+        show(path, config)
 
 
 def finished(config: Config, path: Path) -> bool:
     """Whether the run is trained and evaluated with the settings of this config."""
     status = read_status(path)
-    return status.state == "finished" and status.job == "pipeline" and own_evaluation(config) in status.evaluations
+    return status.state == "finished" and status.job == "pipeline" and is_evaluated(config, path)
+
+
+def is_evaluated(config: Config, path: Path) -> bool:
+    """Whether a pipeline has made the evaluation of this config, in whatever state it left the run."""
+    name = own_evaluation(config)
+    return name in read_status(path).evaluations and (path / name).exists()
 
 
 def work(config: Config, run: Run, world: World, device: torch.device) -> None:
     """Trains, samples and measures in all processes; rank 0 draws and records, and the others wait for it."""
-    checkpoint = train(config, run, world, device)
+    if world.broadcast(is_evaluated(config, run.path)):  # a later evaluation of the same weights was stopped
+        logger.info("this evaluation is there already: %s", own_evaluation(config))
+        run.folder.set_status("finished", job="pipeline")
+        return
+    checkpoint = trained_checkpoint(config, run, world, device)
     folder = sample(config, checkpoint, home=run.path)
     result = evaluate(config, folder, run.path / evaluation_file(checkpoint.name, config))
     if world.rank == 0:
-        report(run, folder, result)
+        report(config, run, folder, result)
     world.gather(None)
 
 
-def report(run: Run, folder: Path, result: dict[str, Any]) -> None:
+def trained_checkpoint(config: Config, run: Run, world: World, device: torch.device) -> Path:
+    """Trains to the last step unless that was done before, and returns the checkpoint that is sampled.
+
+    Raises:
+        WorkFailed: The training did not leave the checkpoint of `sampler.step`.
+    """
+    settings = trainer_settings(config)
+    wanted = checkpoint_store(settings, run.path).path(sampled_step(config))
+    if world.broadcast(wanted.exists() and read_status(run.path).step == settings.max_steps):
+        logger.info("the training is done: %s", wanted)
+        run.tracker.resume_from(sampled_step(config))
+        return wanted
+    train(config, run, world, device)
+    if not world.broadcast(wanted.exists()):
+        raise WorkFailed(
+            f"sampler.step={sampled_step(config)}: the training of {run.path} has not left a checkpoint of this step; "
+            "choose another step"
+        )
+    return wanted
+
+
+def report(config: Config, run: Run, folder: Path, result: dict[str, Any]) -> None:
     """Draws the figures of the run, and records the evaluation of the samples in `folder`."""
     figures = run.path / "figures"
     figures.mkdir(exist_ok=True)
@@ -81,13 +118,15 @@ def report(run: Run, folder: Path, result: dict[str, Any]) -> None:
     run.tracker.log({f"eval/{key}": value for key, value in result["metrics"].items()}, step=result["record"]["step"])
     for artifact in (figures / "samples.png", figures / "loss.png", result["path"]):
         run.tracker.artifact(artifact)
-    evaluations = add_evaluation(run.path, str(result["path"].relative_to(run.path)))
-    run.folder.set_status("finished", job="pipeline", evaluations=evaluations)
+    changes = add_evaluation(run.path, str(result["path"].relative_to(run.path)), borrowed=borrows(config))
+    run.folder.set_status("finished", job="pipeline", **changes)
 
 
-def show(path: Path, settings: RunSettings) -> None:
+def show(path: Path, config: Config) -> None:
     """Prints the table of this run and the paths of its results."""
-    say(markdown(build_table(read_run_folders(path))))
+    settings = RunSettings.of(config)
+    runs = read_shared_runs(settings.experiment_folder, [path]) if borrows(config) else read_run_folders(path)
+    say(markdown(build_table(runs)))
     say(f"samples     {path / 'figures' / 'samples.png'}")
     say(f"run folder  {path}")
     if settings.tracking.mlflow:

@@ -13,6 +13,7 @@ import torch
 from pixelflow.config.build import Config, pick_device, require_assets, trainer_settings
 from pixelflow.config.same_data import FILE, examine_data
 from pixelflow.config.training_parts import build_trainer, checkpoint_store
+from pixelflow.config.validate_training import check_step
 from pixelflow.files import write_json
 from pixelflow.processes import World, processes, shared_errors
 from pixelflow.runs.context import Run, open_run, run_path
@@ -46,12 +47,14 @@ def find_run(config: Config, overrides: list[str], world: World) -> tuple[Path, 
         world: The processes of the job.
 
     Raises:
-        UserError: The data cannot be used, or are not those that the run was trained on.
+        UserError: The data cannot be used, or are not those that the run was trained on, or the checkpoint to sample
+            will not exist.
     """
     found: tuple[Path, dict[str, Any] | None] | None = None
     with shared_errors(world, wait=True):
         if world.rank == 0:
             path = run_path(config, overrides)
+            check_step(config, path)
             found = path, examine_data(config, path)
     found = world.broadcast(found)
     assert found is not None

@@ -29,11 +29,23 @@ def test_a_new_state_keeps_everything_but_the_message(tmp_path: Path) -> None:
 
 def test_the_latest_evaluation_is_the_last_and_listed_once(tmp_path: Path) -> None:
     for name in ("a", "b", "a"):
-        write_status(tmp_path, "finished", evaluations=add_evaluation(tmp_path, name))
+        write_status(tmp_path, "finished", **add_evaluation(tmp_path, name, borrowed=False))
     assert read_status(tmp_path).evaluations == ("b", "a")
 
 
-@pytest.mark.parametrize("text", [None, "", '{"state": "runn', "[]", '{"state": 3}', '{"state": "running", "step": "x"}'])
+def test_an_evaluation_that_was_made_for_another_experiment_becomes_the_runs_own_when_it_makes_it(
+    tmp_path: Path,
+) -> None:
+    for name, borrowed in (("a", True), ("b", False), ("c", True)):
+        write_status(tmp_path, "finished", **add_evaluation(tmp_path, name, borrowed=borrowed))
+    assert (read_status(tmp_path).evaluations, read_status(tmp_path).borrowed) == (("a", "b", "c"), ("a", "c"))
+    write_status(tmp_path, "finished", **add_evaluation(tmp_path, "a", borrowed=False))
+    assert (read_status(tmp_path).evaluations, read_status(tmp_path).borrowed) == (("b", "c", "a"), ("c",))
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", '{"state": "runn', "[]", '{"state": 3}', '{"state": "running", "step": "x"}']
+)
 def test_a_missing_or_damaged_status_is_unknown(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / "status.json").write_text(text)

@@ -16,6 +16,7 @@ from pixelflow.jobs import status
 from pixelflow.runs.status import write_status
 from pixelflow.sweeps import arrays, manifest
 from pixelflow.sweeps import launch as launching
+from pixelflow.sweeps.batch import frozen_jobs
 from pixelflow.sweeps.launch import launch
 from pixelflow.sweeps.manifest import Sweep
 from pixelflow.sweeps.requests import RunRequest, SweepRequest
@@ -48,6 +49,37 @@ def tasks(count: int) -> list[RunRequest]:
                    makes_run=False, digest=f"{n}", evaluation=None, task_digest=f"{n}", max_steps=0)
         for n in range(count)
     ]  # fmt: skip
+
+
+def arms(runs_dir: Path, *num_steps: int, seed: int = 0, **more: object) -> list[RunRequest]:
+    """Pipelines with equal weights, of arm files that have a name each."""
+    config = {
+        "experiment": "e", "runs_dir": str(runs_dir), "run_folder": None, "rerun": False, "seed": seed,
+        "tracking": {"mlflow": False, "uri": None}, "job": {"name": "pipeline"}, **more,
+    }  # fmt: skip
+    return [
+        RunRequest(config=config | {"solver": {"num_steps": n}}, overrides=[f"experiments/e@_global_=arm_{n}"],
+                   job="pipeline", makes_run=True, digest=f"{seed}-{n}", evaluation=f"evaluation/{n}.json",
+                   task_digest="", max_steps=9)
+        for n in num_steps
+    ]  # fmt: skip
+
+
+def test_arms_with_equal_weights_are_one_run_in_the_folder_of_the_first(
+    request_: SweepRequest,
+    fake: FakeSlurm,  # noqa: F811
+) -> None:
+    """Their overrides, which name folders, differ in the name of the arm."""
+    runs = request_.runs_dir
+    launch(request_, [*arms(runs, 2, 3), *arms(runs, 2, seed=1)])
+    (folder,) = request_.experiment_folder.glob("sweep-*")
+    first, other = Sweep.load(folder).jobs.values()
+    assert first.evaluations == ["evaluation/2.json", "evaluation/3.json"] and first.name.startswith("e-arm_2-")
+    assert [config["solver"] for _, config in frozen_jobs(Sweep.load(folder), [first.name])] == [
+        {"num_steps": 2}, {"num_steps": 3},
+    ]  # fmt: skip
+    assert other.evaluations == ["evaluation/2.json"] and other.folder != first.folder
+    assert "--array=0-1" in fake.scripts[0]
 
 
 def test_the_code_is_frozen_in_runs_dir_wherever_the_sweep_lies(request_: SweepRequest, tmp_path: Path) -> None:
