@@ -77,7 +77,8 @@ class _SweepLauncher(BaseSubmititLauncher):
         setup_globals()
         if self._search():  # hydra-optuna-sweeper writes its result there
             Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-        axes = list(self.config.axes) or swept(self.config, job_overrides)
+        varied = swept(self.config, job_overrides)
+        axes = list(self.config.axes) or varied
         composed = [self._compose(list(job)) for job in job_overrides]
         requests = RunRequests(self.name, self.find_job)
         runs = [
@@ -85,8 +86,9 @@ class _SweepLauncher(BaseSubmititLauncher):
             for n, (config, job) in enumerate(zip(composed, job_overrides, strict=True))
         ]
         request = sweep_request(
-            runs[0].config, axes=axes, launcher=self.name, entry=self.entry, wait=self._wait(), search=self._search()
-        )
+            runs[0].config, swept=varied, launcher=self.name, entry=self.entry, wait=self._wait(),
+            search=self._search(),
+        )  # fmt: skip
         results = launch(request, runs, self.trials)
         return [_job_return(result, list(job)) for result, job in zip(results, job_overrides, strict=False)]
 

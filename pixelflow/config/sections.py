@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pixelflow.config.schema import read_record
+from pixelflow.reporting.paper_rows import paper_rows
+from pixelflow.reporting.presentation import chart_of
 from pixelflow.runs.places import check_name, check_path
 from pixelflow.runs.settings import TrackingSettings
 from pixelflow.sampling.produce import parse_classes
@@ -32,7 +34,6 @@ class TopLevel:
     samples: str | None
     rerun: bool
     trust: list[str]
-    arm: str | None
     axes: list[str]
     paper: list[dict[str, Any]]
     seeds: int | list[int] | None
@@ -41,6 +42,9 @@ class TopLevel:
     sweep: str | None
     watch: bool
     run_folder: str | None
+    arm: str | None = None
+    question: str | None = None
+    chart: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         check_name(self.experiment, "experiment")
@@ -51,6 +55,11 @@ class TopLevel:
                 check_path(path, key)
         if self.runs_dir.startswith("~"):
             raise ValueError(f"runs_dir={self.runs_dir} must not begin with ~, which is not replaced here")
+        if self.arm is not None and not self.arm.strip():
+            raise ValueError(f"arm={self.arm!r} must be a name, or null")
+        if not self.trust:  # a module of the user may add metrics when it is imported, which is later
+            chart_of(self.chart)
+            paper_rows(self.paper)
 
 
 @dataclass(frozen=True, kw_only=True)

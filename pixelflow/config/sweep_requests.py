@@ -17,6 +17,7 @@ from pixelflow.config.same_data import check_same_data
 from pixelflow.config.validate import check_data
 from pixelflow.config.validate_training import check_step
 from pixelflow.errors import UserError
+from pixelflow.reporting.presentation import Presentation
 from pixelflow.runs.context import run_path
 from pixelflow.runs.identity import config_hash, evaluation_hash, own_evaluation
 from pixelflow.runs.settings import RunSettings
@@ -95,12 +96,12 @@ class RunRequests:
             )
 
 
-def sweep_request(config: Config, *, axes: list[str], launcher: str, entry: str, **how: Any) -> SweepRequest:
+def sweep_request(config: Config, *, swept: list[str], launcher: str, entry: str, **how: Any) -> SweepRequest:
     """Returns the request of a sweep.
 
     Args:
         config: The resolved config of its first run.
-        axes: The config keys that are the columns of its table.
+        swept: The config keys that the sweep varies.
         launcher: `"slurm"` or `"local"`.
         entry: The module that runs one frozen job.
         **how: `wait` and `search` of the request.
@@ -117,6 +118,7 @@ def sweep_request(config: Config, *, axes: list[str], launcher: str, entry: str,
     return SweepRequest(
         experiment=run.experiment, runs_dir=run.runs_dir.absolute(),
         folder=Path(config["sweep"]).absolute() if config["sweep"] else None,
-        axes=axes, paper=config["paper"], site=site, launcher=launcher, entry=entry, dry_run=config["dry_run"],
+        presentation=Presentation.of(config, swept=swept), site=site, launcher=launcher, entry=entry,
+        dry_run=config["dry_run"],
         mlflow_uri=run.mlflow_uri if run.tracking.mlflow else None, runs_of=run.runs_of, **how,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from pixelflow.config.accepted import Accepted
 from pixelflow.config.agreement import build_on_meta, check_agreement, check_contracts, check_shapes, check_terms
 from pixelflow.config.build import Config, pick_device, sampler_settings
 from pixelflow.config.job import Job
-from pixelflow.config.schema import build, check_group, read_record, trusted, with_key
+from pixelflow.config.schema import build, check_group, hint, read_record, trusted, with_key
 from pixelflow.config.sections import SECTIONS, TopLevel, read_sampler
 from pixelflow.config.suites import check_metrics
 from pixelflow.config.validate_training import check_optimizer, check_start, check_training
@@ -89,6 +89,10 @@ def _check_sections(config: Config) -> None:
             close = difflib.get_close_matches(key, [*known, *parts], n=1)
             raise UserError(f"unknown option {key}" + (f"; did you mean {close[0]}?" if close else ""))
     read_record(TopLevel, top)
+    for key, value in (config.get("chart") or {}).items():
+        # The key may belong to some of a sweep's settings only, but its section exists in all.
+        if key in ("x", "series") and value is not None and value.split(".")[0] not in config:
+            raise UserError(f"chart.{key}={value} is no config key; {hint(value.split('.')[0], config)}")
     for name, record in SECTIONS.items():
         read_record(record, config.get(name), name)
 

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pixelflow.reporting.runs import Run, evaluation_time
+from pixelflow.reporting.option_names import option_name
+from pixelflow.reporting.presentation import ARM
+from pixelflow.reporting.runs import Run, evaluation_time, spell
 from pixelflow.runs.identity import MACHINE_KEYS
 
 DEFAULT_IGNORE = ("seed", "hydra", *MACHINE_KEYS)
@@ -22,7 +24,7 @@ class Setting:
     """Runs with equal configs except for the seed.
 
     Args:
-        config: The flat config without the seed and the ignored keys.
+        config: The flat config without the seed and the ignored keys, and with the arm of the newest run that has one.
         runs: One run per seed, by increasing seed.
     """
 
@@ -33,8 +35,9 @@ class Setting:
 def group(runs: Sequence[Run], *, ignore: Iterable[str] = DEFAULT_IGNORE) -> tuple[list[Setting], list[str]]:
     """Groups runs into settings.
 
-    Each seed is used once in a setting, by the run that was evaluated last. A key such as `data.seed` is treated as
-    the seed if the two are equal in every run.
+    Each seed is used once in a setting, by the run that was evaluated last. Arms with equal configs are settings of
+    their own, because one evaluation may be the result of several arms. A key such as `data.seed` is treated as the
+    seed if the two are equal in every run.
 
     Args:
         runs: Finished and evaluated runs.
@@ -50,9 +53,8 @@ def group(runs: Sequence[Run], *, ignore: Iterable[str] = DEFAULT_IGNORE) -> tup
         for key in run.config
         if key.endswith(".seed") and all(other.config.get(key) == other.seed for other in runs)
     }
+    alike: dict[str, list[Run]] = {}
     configs: dict[str, dict[str, Any]] = {}
-    members: dict[str, dict[int, Run]] = {}
-    notes = []
     for run in sorted(runs, key=_age):
         config = {
             key: value
@@ -61,14 +63,27 @@ def group(runs: Sequence[Run], *, ignore: Iterable[str] = DEFAULT_IGNORE) -> tup
         }
         identity = _text(config)
         configs.setdefault(identity, config)
-        earlier = members.setdefault(identity, {}).get(run.seed)
-        if earlier:
-            notes.append(_left_out(earlier, run))
-        members[identity][run.seed] = run
-    settings = [
-        Setting(configs[identity], tuple(run for _, run in sorted(members[identity].items()))) for identity in configs
-    ]
+        alike.setdefault(identity, []).append(run)
+    settings, notes = [], []
+    for identity, config in configs.items():
+        for arm, members in _by_arm(alike[identity]).items():
+            by_seed: dict[int, Run] = {}
+            for run in members:
+                if earlier := by_seed.get(run.seed):
+                    notes.append(_left_out(earlier, run))
+                by_seed[run.seed] = run
+            chosen = tuple(run for _, run in sorted(by_seed.items()))
+            settings.append(Setting(config if arm is None else config | {ARM: arm}, chosen))
     return settings, notes
+
+
+def _by_arm(runs: Sequence[Run]) -> dict[str | None, list[Run]]:
+    """Runs with equal configs by their arm. They have one, the newest, unless several arms have the same evaluation."""
+    arms = [run.arm for run in runs if run.arm is not None]
+    shared = any(a.metrics == b.metrics and a.name == b.name and a.arm != b.arm for a in runs for b in runs)
+    if not shared:
+        return {arms[-1] if arms else None: list(runs)}
+    return {arm: [run for run in runs if run.arm == arm] for arm in dict.fromkeys(arms)}
 
 
 def _left_out(earlier: Run, later: Run) -> str:
@@ -95,7 +110,45 @@ def differing_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     return [key for key in keys if len({_text([key in config, config.get(key)]) for config in configs}) > 1]
 
 
-def choose_axes(configs: Sequence[Mapping[str, Any]], wanted: Sequence[str] = ()) -> list[str]:
+def followers(configs: Sequence[Mapping[str, Any]], leaders: Sequence[str] = ()) -> set[str]:
+    """Returns the keys that repeat another differing key, as `solver.num_stages` repeats `cascade.num_stages`.
+
+    A key repeats one of another section if both end in the same name and if it has the value of the other one in every
+    config in which it occurs. Two keys of one section, such as the weights of two losses, are two settings.
+
+    Args:
+        configs: Flat configs.
+        leaders: Keys that are never counted as repeating another one.
+
+    Examples:
+        >>> followers([{"cascade.n": 1, "solver.n": 1}, {"cascade.n": 2, "solver.n": 2}, {"cascade.n": 3}])
+        {'solver.n'}
+    """
+    found: set[str] = set()
+    differing = differing_keys(configs)
+    for key in sorted(differing, key=lambda key: (-sum(key in config for config in configs), key)):
+        section, name = key.partition(".")[0], key.rpartition(".")[2]
+        others = [
+            other
+            for other in differing
+            if other not in found and other.rpartition(".")[2] == name and other.partition(".")[0] != section
+        ]
+        holders = [config for config in configs if key in config]
+        if key in leaders or name == "_target_":
+            continue
+        for other in others:
+            same = all(other in config and config[other] == config[key] for config in holders)
+            # Of two keys that repeat each other, the first in the alphabet stays, unless the other one leads.
+            mutual = same and all(key in config for config in configs if other in config)
+            if same and (not mutual or other in leaders or other < key):
+                found.add(key)
+                break
+    return found
+
+
+def choose_axes(
+    configs: Sequence[Mapping[str, Any]], wanted: Sequence[str] = (), preferred: Sequence[str] = ()
+) -> list[str]:
     """Returns config keys whose values distinguish all configs.
 
     Keys that change together with others are left out: beside the wanted ones, a greedy search adds as few as possible.
@@ -103,18 +156,20 @@ def choose_axes(configs: Sequence[Mapping[str, Any]], wanted: Sequence[str] = ()
     Args:
         configs: Flat configs, no two of them equal.
         wanted: Keys to use first, if they differ between the configs.
+        preferred: Keys to prefer to others that distinguish as many configs.
     """
-    differing = differing_keys(configs)
+    repeated = followers(configs, [*wanted, *preferred])
+    differing = [key for key in differing_keys(configs) if key not in repeated]
     texts = {key: [_text([key in config, config.get(key)]) for config in configs] for key in differing}
 
     def distinguished(keys: Sequence[str]) -> int:
         """The number of configs that these keys distinguish."""
         return len({tuple(texts[key][i] for key in keys) for i in range(len(configs))})
 
-    def cost(key: str) -> tuple[bool, bool, int, int, str]:
+    def cost(key: str) -> tuple[bool, bool, bool, int, int, str]:
         """Prefers numbers and words to lists and class names, and short keys to long ones."""
         is_list = any(isinstance(c.get(key), list) for c in configs)
-        return is_list, key.endswith("_target_"), key.count("."), len(key), key
+        return key not in preferred, is_list, key.endswith("_target_"), key.count("."), len(key), key
 
     axes = [key for key in wanted if key in differing]
     added: list[str] = []
@@ -128,13 +183,13 @@ def choose_axes(configs: Sequence[Mapping[str, Any]], wanted: Sequence[str] = ()
 
 
 def axis_headers(axes: Sequence[str]) -> list[str]:
-    """Returns the shortest ends of the keys that are all different.
+    """Returns the shortest ends of the keys that are all different; the header of the arms is "setting".
 
     Examples:
-        >>> axis_headers(["cascade.kickoff", "prediction._target_"])
-        ['kickoff', 'prediction']
+        >>> axis_headers(["arm", "cascade.kickoff", "prediction._target_"])
+        ['setting', 'kickoff', 'prediction']
     """
-    parts = [key.removesuffix("._target_").split(".") for key in axes]
+    parts = [["setting"] if key == ARM else key.removesuffix("._target_").split(".") for key in axes]
     lengths = [1] * len(axes)
     while True:
         headers = [".".join(p[-n:]) for p, n in zip(parts, lengths, strict=True)]
@@ -146,18 +201,16 @@ def axis_headers(axes: Sequence[str]) -> list[str]:
 
 
 def axis_values(configs: Sequence[Mapping[str, Any]], key: str) -> list[str]:
-    """Returns the values of a key as text, one per config; class paths are shortened to their last part if possible."""
+    """Returns the values of a key as text, one per config.
+
+    A class appears as the option of its config group, else under its name, and with its path if that is ambiguous.
+    """
     values = [spell(config[key]) if key in config else MISSING for config in configs]
     if key.endswith("_target_"):
-        short = [value.rpartition(".")[2] for value in values]
-        if len(set(short)) == len(set(values)):
-            return short
+        for short in ([option_name(key, value) for value in values], [value.rpartition(".")[2] for value in values]):
+            if len(set(short)) == len(set(values)):
+                return short
     return values
-
-
-def spell(value: Any) -> str:
-    """Returns a config value as text."""
-    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def natural(values: Sequence[Any]) -> list[tuple[int, Any]]:

@@ -1,4 +1,4 @@
-"""Figures as PNG: the metrics of a table with their spread, loss curves, and grids of samples."""
+"""Figures as PNG: loss curves, and grids of samples."""
 
 from __future__ import annotations
 
@@ -13,87 +13,12 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from pixelflow.files import write_aside
-from pixelflow.metrics.catalogue import MetricInfo
-from pixelflow.reporting.canvas import COLOR, FAINT, draw_legend, label_axes, new_figure, save_figure, shown, tidy_axes
-from pixelflow.reporting.rows import Table
+from pixelflow.reporting.canvas import draw_legend, label_axes, new_figure, save_figure, shown, tidy_axes
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    pass
 
-PANEL_SIZE = (3.4, 2.9)
-PANELS_PER_LINE = 3
-LONG_LABEL = 6
-"""Labels of several rows with more characters than this would overlap and are rotated."""
 GREY = (200, 200, 200)
-
-
-# Metrics -----------------------------------------------------------------------------------------------------------
-
-
-def metric_chart(table: Table, path: Path, *, keys: Sequence[str] | None = None) -> Path:
-    """Draws one panel per metric, with the mean and standard deviation of each row and a dot for each seed.
-
-    Quoted rows are not drawn.
-
-    Args:
-        table: The table.
-        path: The PNG file to write.
-        keys: Metrics to draw, in this order; by default all that were measured.
-
-    Returns:
-        The path of the file.
-
-    Raises:
-        ValueError: No row has one of the metrics.
-    """
-    measured = {c.key: c for c in table.columns if any(c.key in row.cells for row in table.rows)}
-    unknown = [key for key in keys or () if key not in measured]
-    if unknown or not measured:
-        raise ValueError(f"no row has {', '.join(unknown) or 'a metric'}; measured are {', '.join(measured) or 'none'}")
-    columns = [measured[key] for key in keys] if keys else list(measured.values())
-    across = min(len(columns), PANELS_PER_LINE)
-    down = math.ceil(len(columns) / across)
-    # The labels of many rows need wider panels.
-    width = max(PANEL_SIZE[0], 0.45 * len(table.rows) + 1)
-    longest = max(len(shown(row.label)) for row in table.rows)
-    height = PANEL_SIZE[1] + (0.04 * longest if _crowded(table) else 0)
-    figure = new_figure(width * across, height * down)
-    panels = figure.subplots(down, across, squeeze=False).flatten()
-    for panel, column in zip(panels, columns, strict=False):
-        _metric_panel(panel, table, column)
-    for panel in panels[len(columns) :]:
-        panel.remove()
-    if any(len(row.runs) > 1 for row in table.rows):
-        figure.supxlabel("mean ± std over seeds; dots: the seeds", fontsize=9, color="#555555")
-    return save_figure(figure, path)
-
-
-def _metric_panel(panel: Axes, table: Table, column: MetricInfo) -> None:
-    for position, row in enumerate(table.rows):
-        cell = row.cells.get(column.key)
-        if cell is None:
-            continue
-        values = [value * column.scale for value in cell.values]
-        if len(values) > 1:  # Drawn beside the error bar, which would hide the dots.
-            panel.plot([position + 0.15] * len(values), values, "o", color=FAINT, markersize=5, alpha=0.8)
-        spread = cell.std * column.scale if cell.std is not None else None
-        panel.errorbar(position, cell.mean * column.scale, yerr=spread, fmt="D", color=COLOR, markersize=5, capsize=4)
-    labels = [shown(row.label) for row in table.rows]
-    crowded = _crowded(table)
-    panel.set_xticks(
-        range(len(labels)), labels, rotation=30 if crowded else 0, ha="right" if crowded else "center",
-        rotation_mode="anchor" if crowded else "default", parse_math=False,
-    )  # fmt: skip
-    panel.set_xlim(-0.5, len(labels) - 0.5)
-    panel.set_xlabel(shown(" | ".join(table.headers)), fontsize=9, parse_math=False)
-    panel.set_title(column.header, fontsize=11, parse_math=False)
-    panel.ticklabel_format(axis="y", useOffset=False)
-    tidy_axes(panel)
-
-
-def _crowded(table: Table) -> bool:
-    """True if the labels of the rows fit only when they are rotated."""
-    return len(table.rows) > 1 and max(len(row.label) for row in table.rows) > LONG_LABEL
 
 
 # Loss curves -------------------------------------------------------------------------------------------------------

@@ -62,11 +62,11 @@ def read_shared_runs(experiment: Path, among: Sequence[Path] | None = None) -> l
         UserError: A record is damaged.
     """
     wanted = None if among is None else {folder.absolute() for folder in among}
-    names: dict[Path, list[str]] = {}
+    names: dict[tuple[Path, str | None], list[str]] = {}
     for entry in shared_evaluations(experiment):
         if wanted is None or entry.run.absolute() in wanted:
-            names.setdefault(entry.run, []).append(entry.evaluation)
-    return [run for folder, chosen in names.items() for run in _read_folder(folder, chosen)]
+            names.setdefault((entry.run, entry.arm), []).append(entry.evaluation)
+    return [run.of_arm(arm) for (folder, arm), chosen in names.items() for run in _read_folder(folder, chosen)]
 
 
 def _run_folders(root: Path) -> Iterator[Path]:

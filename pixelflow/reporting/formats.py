@@ -11,9 +11,11 @@ from typing import TypeVar
 
 from pixelflow.files import write_text
 from pixelflow.metrics.catalogue import MetricInfo
-from pixelflow.reporting.axes import MISSING, spell
+from pixelflow.reporting.axes import MISSING
 from pixelflow.reporting.escaping import csv_cell, latex_text, markdown_code, markdown_text
-from pixelflow.reporting.rows import PaperRow, Row, Table
+from pixelflow.reporting.paper_rows import PaperRow
+from pixelflow.reporting.rows import Row, Table, source_numbers
+from pixelflow.reporting.runs import spell
 from pixelflow.terminal import one_line
 
 T = TypeVar("T")
@@ -31,9 +33,10 @@ class Text:
 def _arranged(table: Table, ours: Callable[[int, Row], T], quoted: Callable[[int, PaperRow], T]) -> tuple[list[T], ...]:
     """Returns the measured rows, each followed by the quoted rows that belong to it, and the other quoted rows.
 
-    `ours` is called with a row and its index, `quoted` with a row and the number of its note, from 1.
+    `ours` is called with a row and its index, `quoted` with a row and the number of its source, from 1.
     """
-    numbered = [(number, *placed) for number, placed in enumerate(table.paper, 1)]
+    numbers = source_numbers(table.paper)
+    numbered = [(numbers[row.source], row, beneath) for row, beneath in table.paper]
     beside = []
     for index, row in enumerate(table.rows):
         beside.append(ours(index, row))
@@ -41,20 +44,23 @@ def _arranged(table: Table, ours: Callable[[int, Row], T], quoted: Callable[[int
     return beside, [quoted(number, row) for number, row, beneath in numbered if beneath is None]
 
 
-def _text_lines(table: Table) -> tuple[list[list[Text]], ...]:
+def text_lines(table: Table) -> tuple[list[list[Text]], ...]:
+    """Returns the cells of the measured rows with the quoted rows that belong to them, and of the other quoted rows."""
+
     def ours(index: int, row: Row) -> list[Text]:
-        numbers = [Text(_number(row, column), bold=(index, column.key) in table.best) for column in table.columns]
+        numbers = [Text(number_text(row, column), bold=(index, column.key) in table.best) for column in table.columns]
         return [*map(Text, row.values), Text(str(len(row.runs))), *numbers]
 
     def quoted(number: int, row: PaperRow) -> list[Text]:
         first = Text(f"paper: {row.label} [{number}]", italic=True)
-        numbers = [Text(_quoted_number(row, column), italic=True) for column in table.columns]
+        numbers = [Text(quoted_number(row, column), italic=True) for column in table.columns]
         return [first, *[Text("")] * (len(table.headers) - 1), Text(MISSING), *numbers]
 
     return _arranged(table, ours, quoted)
 
 
-def _number(row: Row, column: MetricInfo) -> str:
+def number_text(row: Row, column: MetricInfo) -> str:
+    """Returns the mean and the standard deviation of a metric as text."""
     cell = row.cells.get(column.key)
     if cell is None:
         return MISSING
@@ -64,12 +70,13 @@ def _number(row: Row, column: MetricInfo) -> str:
     return text if len(cell.values) == len(row.runs) else f"{text} (n={len(cell.values)})"
 
 
-def _quoted_number(row: PaperRow, column: MetricInfo) -> str:
-    """The number with the decimals of its source."""
+def quoted_number(row: PaperRow, column: MetricInfo) -> str:
+    """Returns a quoted number with the decimals of its source."""
     return f"{row.metrics[column.key] * column.scale:g}" if column.key in row.metrics else MISSING
 
 
-def _headers(table: Table) -> list[str]:
+def column_headers(table: Table) -> list[str]:
+    """Returns the headers of all columns."""
     return [*table.headers, "seeds", *(column.header for column in table.columns)]
 
 
@@ -87,20 +94,28 @@ def write_table(table: Table, folder: Path, stem: str) -> list[Path]:
 
 
 def markdown(table: Table) -> str:
-    """Returns the table as GitHub Markdown, with its date and command above and its notes below."""
+    """Returns the table as GitHub Markdown, with its question, date and command above and its notes below."""
     command = f" by {markdown_code(table.command)}" if table.command else ""
-    beside, alone = _text_lines(table)
-    names = len(table.headers)
     lines = [
+        *([markdown_text(table.question), ""] if table.question else []),
         f"Made on {table.date}{command}.",
         "",
-        _markdown_line(map(markdown_text, _headers(table))),
-        _markdown_line([":--"] * names + ["--:"] * (len(_headers(table)) - names)),
-        *(_markdown_line(map(_markdown_cell, line)) for line in beside + alone),
+        *markdown_lines(table),
         "",
         *(f"- {markdown_text(note)}" for note in table.notes),
     ]
     return "\n".join(lines) + "\n"
+
+
+def markdown_lines(table: Table) -> list[str]:
+    """Returns the lines of the table as GitHub Markdown, without anything above and below it."""
+    beside, alone = text_lines(table)
+    names = len(table.headers)
+    return [
+        _markdown_line(map(markdown_text, column_headers(table))),
+        _markdown_line([":--"] * names + ["--:"] * (len(column_headers(table)) - names)),
+        *(_markdown_line(map(_markdown_cell, line)) for line in beside + alone),
+    ]
 
 
 def _markdown_line(cells: Iterable[str]) -> str:
@@ -153,14 +168,14 @@ def csv_text(table: Table) -> str:
 def latex(table: Table) -> str:
     """Returns the table as a LaTeX tabular in the style of booktabs, followed by its notes in small print."""
     command = f" by: {one_line(table.command)}" if table.command else ""
-    beside, alone = _text_lines(table)
+    beside, alone = text_lines(table)
     names = len(table.headers)
     lines = [
         f"% Made on {table.date}{command}",
         "% Needs \\usepackage{booktabs}.",
-        f"\\begin{{tabular}}{{{'l' * names}{'r' * (len(_headers(table)) - names)}}}",
+        f"\\begin{{tabular}}{{{'l' * names}{'r' * (len(column_headers(table)) - names)}}}",
         "\\toprule",
-        _latex_line(map(latex_text, _headers(table))),
+        _latex_line(map(latex_text, column_headers(table))),
         "\\midrule",
         *(_latex_line(map(_latex_cell, line)) for line in beside),
         *(["\\midrule"] if alone else []),

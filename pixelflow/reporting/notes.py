@@ -7,10 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pixelflow.metrics.catalogue import MetricInfo
-from pixelflow.reporting.axes import axis_values, differing_keys, spell
-from pixelflow.reporting.rows import PaperRow, Row
-from pixelflow.reporting.runs import Run
-from pixelflow.runs.flat import flatten
+from pixelflow.reporting.axes import axis_headers, axis_values, differing_keys, followers
+from pixelflow.reporting.option_names import option_name
+from pixelflow.reporting.paper_rows import PaperRow
+from pixelflow.reporting.presentation import ARM
+from pixelflow.reporting.rows import SECONDS, Row, source_numbers
+from pixelflow.reporting.runs import Run, spell
+from pixelflow.runs.flat import flatten, plain
 
 EVALUATION_KEYS = (
     "num_samples",
@@ -26,6 +29,13 @@ EVALUATION_KEYS = (
 )
 """Keys of an evaluation's record that influence its numbers."""
 UNKNOWN = "unknown"
+FOLLOWING = ".num_stages"
+"""The end of keys of solver and guidance that repeat a key of the cascade."""
+CONFIGURED = {"step": "trainer.max_steps"}
+"""Keys of the records whose config key has another name."""
+FEW_OPTIONS = 3
+"""The number of a backbone's options that are listed; more of them are called its options."""
+SHOWN_VALUES = 4
 
 
 def evaluation_facts(runs: Iterable[Run]) -> dict[str, tuple[str, ...]]:
@@ -33,26 +43,15 @@ def evaluation_facts(runs: Iterable[Run]) -> dict[str, tuple[str, ...]]:
     records = []
     for run in runs:
         flat = flatten({key: run.record[key] for key in EVALUATION_KEYS if key in run.record})
-        records.append({key.removesuffix("._target_"): _fact(key, value) for key, value in flat.items()})
+        facts = {key.removesuffix("._target_"): _fact(key, value) for key, value in flat.items()}
+        records.append({key: value for key, value in facts.items() if not key.endswith(FOLLOWING)})
     keys = dict.fromkeys(key for record in records for key in record)
     return {key: tuple(sorted({record.get(key, UNKNOWN) for record in records})) for key in keys}
 
 
 def _fact(key: str, value: Any) -> str:
     # The name of a class is enough: its path only adds where the code is.
-    return spell(value).rpartition(".")[2] if key.endswith("_target_") else spell(value)
-
-
-def together(configs: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> list[str]:
-    """Returns a note on the settings that differ between the rows but have no column.
-
-    Without it, a difference between two rows would seem to be caused by the columns alone.
-    """
-    hidden = [key for key in differing_keys(configs) if key not in axes]
-    if not hidden:
-        return []
-    values = [f"{key} ({'; '.join(axis_values(configs, key))})" for key in hidden]
-    return [f"The rows also differ in settings without a column: {', '.join(values)}."]
+    return option_name(key, spell(value)) if key.endswith("_target_") else spell(value)
 
 
 def statistics(rows: Sequence[Row]) -> list[str]:
@@ -66,8 +65,86 @@ def statistics(rows: Sequence[Row]) -> list[str]:
     return [spread, bold] if len(rows) > 1 else [spread]
 
 
-def evaluations(rows: Sequence[Row], headers: Sequence[str], compared: Sequence[str]) -> list[str]:
-    """Returns notes on what all evaluations have in common and where they differ.
+def shared(rows: Sequence[Row]) -> list[str]:
+    """Returns a note on what the evaluations of all rows have in common."""
+    groups: dict[str, list[str]] = {}
+    for key in _keys(rows):
+        values = rows[0].facts.get(key, ())
+        if len(values) == 1 and values[0] != "null" and key not in _unlike(rows):
+            group, _, option = key.partition(".")
+            groups.setdefault(group, []).append(f"{option} {values[0]}".strip())
+    stated = []
+    for group, (first, *others) in groups.items():
+        head, options = (f" {first}", others) if group in rows[0].facts else ("", [first, *others])
+        stated.append(f"{group}{head} ({', '.join(options)})" if options else f"{group}{head}")
+    return [f"Every row was evaluated with {'; '.join(stated)}."] if stated else []
+
+
+def differences(
+    rows: Sequence[Row], axes: Sequence[str], compared: Sequence[str], preferred: Sequence[str] = ()
+) -> list[str]:
+    """Returns a note on what differs between the rows beside their columns.
+
+    Without it, a difference between two rows would seem to be caused by the columns alone.
+
+    Args:
+        rows: The rows of the table.
+        axes: The config keys that are columns.
+        compared: Keys of the records that have notes of their own, see `unlike_quality`.
+        preferred: Keys that stand for the keys that repeat them.
+    """
+    configs = [row.setting.config for row in rows]
+    repeated = followers(configs, [*axes, *preferred])
+    hidden = [key for key in differing_keys(configs) if key not in {*axes, *repeated, ARM}]
+    owners = {key: owner for key in hidden if (owner := _owner(key, hidden, configs))}
+    listed = [key for key in hidden if key not in owners]
+    headers = axis_headers([*axes, *listed])[len(axes) :]
+    stated = [
+        f"{header} {span(axis_values([c for c in configs if key in c], key))}"
+        f"{'' if all(key in config for config in configs) else ' (not in every row)'}"
+        for header, key in zip(headers, listed, strict=True)
+    ]
+    for key in _unlike(rows):
+        if key.split(".")[0] not in compared and not all(_as_configured(row, key) for row in rows):
+            stated.append(f"{key} {span([value for row in rows for value in row.facts.get(key, (UNKNOWN,))])}")
+    stated += [f"options of {axis_headers([owner])[0]}" for owner in dict.fromkeys(owners.values())]
+    return [f"The rows also differ in {'; '.join(stated)}."] if stated else []
+
+
+def _owner(key: str, hidden: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> str | None:
+    """The part with `_target_` whose options are not listed one by one, if `key` is one of them."""
+    if key.endswith("_target_"):
+        return None
+    parts = key.split(".")
+    for end in range(len(parts) - 1, 0, -1):
+        owner = ".".join(parts[:end])
+        classes = {spell(config.get(f"{owner}._target_")) for config in configs}
+        many = sum(other.startswith(f"{owner}.") for other in hidden) > FEW_OPTIONS
+        if owner == "backbone" and (many or len(classes) > 1):
+            return owner
+        if len(classes) > 1 and not all(key in config for config in configs):
+            return owner
+    return None
+
+
+def span(values: Iterable[str]) -> str:
+    """Returns different values as one text: the range of numbers, or the first few of other values.
+
+    Examples:
+        >>> span(["20", "10", "15"]), span(["x", "velocity", "x"]), span("abcdef")
+        ('10 to 20', 'x or velocity', 'a, b, c, d and 2 more')
+    """
+    different = list(dict.fromkeys(values))
+    if len(different) > 1 and all(type(plain(value)) in (int, float) for value in different):
+        numbers = sorted(different, key=lambda value: float(plain(value)))
+        return f"{numbers[0]} to {numbers[-1]}"
+    if len(different) > SHOWN_VALUES:
+        return f"{', '.join(different[:SHOWN_VALUES])} and {len(different) - SHOWN_VALUES} more"
+    return " or ".join([", ".join(different[:-1]), different[-1]] if len(different) > 1 else different)
+
+
+def unlike_quality(rows: Sequence[Row], headers: Sequence[str], compared: Sequence[str]) -> list[str]:
+    """Returns notes on what keeps the quality of rows from being compared.
 
     Args:
         rows: The rows of the table.
@@ -75,23 +152,16 @@ def evaluations(rows: Sequence[Row], headers: Sequence[str], compared: Sequence[
         compared: Keys of the records that must be equal for two rows to be compared.
     """
     result = []
-    keys = list(dict.fromkeys(key for row in rows for key in row.facts))
-    common = {key: rows[0].facts.get(key) for key in keys if len({row.facts.get(key) for row in rows}) == 1}
-    stated = [f"{key} {values[0]}" for key, values in common.items() if values and len(values) == 1]
-    if stated:
-        result.append(f"Every row was evaluated with {'; '.join(stated)}.")
-    for key in keys:
-        if key in common or all(_as_configured(row, key) for row in rows):
+    for key in _unlike(rows):
+        if key.split(".")[0] not in compared:
             continue
         labels: dict[tuple[str, ...], list[str]] = {}
         for row in rows:
             labels.setdefault(row.facts.get(key, (UNKNOWN,)), []).append(row.label)
         differing = "; ".join(f"{' and '.join(values)} for {', '.join(which)}" for values, which in labels.items())
-        note = f"The rows ({' | '.join(headers)}) differ in {key}: {differing}."
         result.append(
-            f"{note} The best value is marked only among rows that agree in it."
-            if key.split(".")[0] in compared
-            else note
+            f"The rows ({' | '.join(headers)}) differ in {key}: {differing}. The best value is marked only among rows "
+            "that agree in it."
         )
     for row in rows:
         mixed = [f"{key} {' and '.join(values)}" for key, values in row.facts.items() if len(values) > 1]
@@ -105,11 +175,36 @@ def evaluations(rows: Sequence[Row], headers: Sequence[str], compared: Sequence[
     return result
 
 
+def _keys(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in row.facts))
+
+
+def _unlike(rows: Sequence[Row]) -> list[str]:
+    """The keys of the records that have different values in different rows."""
+    return [key for key in _keys(rows) if len({row.facts.get(key) for row in rows}) > 1]
+
+
 def _as_configured(row: Row, key: str) -> bool:
     """True if the evaluation used the values of the row's config, which its columns already show."""
     config = row.setting.config
-    configured = [_fact(name, config[name]) for name in (key, f"{key}._target_") if name in config]
+    names = (key, f"{key}._target_", CONFIGURED.get(key, key))
+    configured = dict.fromkeys(_fact(name, config[name]) for name in names if name in config)
     return row.facts.get(key) == (tuple(configured) or None)
+
+
+def other_work(rows: Sequence[Row]) -> list[str]:
+    """Returns a note on times per image that cannot be compared because other work ran on the machine."""
+    timed = [row for row in rows if SECONDS in row.cells]
+    unclean = [row for row in timed if not row.clean]
+    if not unclean:
+        return []
+    which = "" if len(unclean) == len(timed) else f" of {', '.join(row.label for row in unclean)}"
+    loads = [load for row in unclean for load in row.other_loads if load is not None]
+    if not loads:
+        return [f"s/image{which} is not compared: how much other work the machine did is not recorded."]
+    least, most = f"{min(loads):.2g}", f"{max(loads):.2g}"
+    cores = most if least == most else f"{least} to {most}"
+    return [f"s/image{which} was measured beside other work ({cores} busy cores) and cannot be compared."]
 
 
 def unlike_cells(rows: Sequence[Row], columns: Sequence[MetricInfo]) -> list[str]:
@@ -126,16 +221,17 @@ def unlike_cells(rows: Sequence[Row], columns: Sequence[MetricInfo]) -> list[str
 
 
 def sources(paper: Sequence[tuple[PaperRow, int | None]]) -> list[str]:
-    """Returns one note for each quoted row, numbered as in the table."""
+    """Returns one note for each source of quoted rows, numbered as in the table."""
     result = []
-    for number, (row, index) in enumerate(paper, 1):
+    for source, number in source_numbers(paper).items():
         note = (
-            f"[{number}] Quoted from {row.source}, which uses its own protocol: the values were not measured here and "
+            f"[{number}] Quoted from {source}, which uses its own protocol: the values were not measured here and "
             "are never marked as best."
         )
-        if row.match and index is None:
-            match = ", ".join(f"{key}={spell(value)}" for key, value in row.match.items())
-            note += f" No measured row has {match}."
+        for row, index in paper:
+            if row.source == source and row.match and index is None:
+                match = ", ".join(f"{key}={spell(value)}" for key, value in row.match.items())
+                note += f" No measured row has {match}."
         result.append(note)
     return result
 

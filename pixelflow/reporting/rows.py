@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from pixelflow.metrics.catalogue import MetricInfo
 from pixelflow.reporting.axes import Setting
+from pixelflow.reporting.paper_rows import PaperRow
+from pixelflow.reporting.presentation import Chart
 from pixelflow.reporting.runs import Run
+
+SECONDS = "seconds_per_image"
+CLEAN_LOAD = 0.25
+"""Mean number of cores that other processes kept busy, below which a time counts as undisturbed."""
 
 
 @dataclass(frozen=True)
@@ -57,22 +63,21 @@ class Row:
         """The values of the axes as one text."""
         return " | ".join(self.values)
 
+    @property
+    def other_loads(self) -> list[float | None]:
+        """The mean number of cores that other processes kept busy while each run drew its samples; None if unknown."""
+        loads = [run.record.get("other_load") for run in self.runs]
+        return [float(load) if isinstance(load, int | float) else None for load in loads]
 
-@dataclass(frozen=True)
-class PaperRow:
-    """A row with values that are quoted from a publication.
+    @property
+    def clean(self) -> bool:
+        """True if the records state that the machine did almost nothing else, so that times can be compared."""
+        return all(load is not None and load < CLEAN_LOAD for load in self.other_loads)
 
-    Args:
-        label: Name of the row.
-        source: Where the values are published.
-        match: Config values of the measured row below which it is shown.
-        metrics: Values by the key of the metric, in the units of the stored values.
-    """
 
-    label: str
-    source: str
-    match: dict[str, Any]
-    metrics: dict[str, float]
+def source_numbers(paper: Iterable[tuple[PaperRow, int | None]]) -> dict[str, int]:
+    """Returns the number of each source of quoted rows, from 1, in the order of the rows."""
+    return {source: number for number, source in enumerate(dict.fromkeys(row.source for row, _ in paper), 1)}
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,8 @@ class Table:
         notes: Notes below the table.
         command: The command that made the table.
         date: The date on which it was made.
+        question: The question that the runs answer; may be empty.
+        chart: What the chart of the table shows; None for its rows.
     """
 
     axes: tuple[str, ...]
@@ -100,3 +107,5 @@ class Table:
     notes: tuple[str, ...]
     command: str
     date: str
+    question: str = ""
+    chart: Chart | None = None

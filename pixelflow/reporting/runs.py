@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,16 @@ class Run:
     def complete(self) -> bool:
         """True if the run is finished and evaluated, so that a table includes it."""
         return self.state == "finished" and bool(self.metrics)
+
+    @property
+    def arm(self) -> str | None:
+        """The recipe's name for the setting, or None. Arms may share a training, so that of the evaluation counts."""
+        arm = self.record.get("arm", self.config.get("arm"))
+        return None if arm is None else spell(arm)
+
+    def of_arm(self, arm: str | None) -> Run:
+        """Returns the run as a result of another arm, or of none."""
+        return replace(self, record={**self.record, "arm": arm})
 
 
 @dataclass(frozen=True)
@@ -143,6 +153,16 @@ def evaluation_time(record: Mapping[str, Any]) -> float | None:
         return datetime.datetime.fromisoformat(str(time)).timestamp()
     except ValueError:
         return None
+
+
+def arms_of(runs: Iterable[Run]) -> tuple[str, ...]:
+    """Returns the arms of runs, in the order of their first runs."""
+    return tuple(dict.fromkeys(run.arm for run in runs if run.arm is not None))
+
+
+def spell(value: Any) -> str:
+    """Returns a config value as text."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def seed_of(config: Mapping[str, Any]) -> int:

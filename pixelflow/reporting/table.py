@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
 from pixelflow.errors import UserError
-from pixelflow.metrics.catalogue import FULL_SAMPLE_COUNT, MetricInfo, describe, described, known_metrics
+from pixelflow.metrics.catalogue import FULL_SAMPLE_COUNT, MetricInfo, described
 from pixelflow.reporting import notes
 from pixelflow.reporting.axes import (
     DEFAULT_IGNORE,
@@ -23,12 +23,13 @@ from pixelflow.reporting.axes import (
     choose_axes,
     group,
     natural,
-    spell,
 )
-from pixelflow.reporting.rows import Cell, PaperRow, Row, Table
-from pixelflow.reporting.runs import Run, with_steps
-from pixelflow.runs.flat import flatten
+from pixelflow.reporting.paper_rows import PaperRow, paper_rows
+from pixelflow.reporting.presentation import ARM, Presentation
+from pixelflow.reporting.rows import SECONDS, Cell, Row, Table
+from pixelflow.reporting.runs import Run, spell, with_steps
 
+EXPERIMENT = "experiment"
 QUALITY_FACTS = ("num_samples", "reference", "features")
 """Keys of the evaluation records that must be equal for the quality of two rows to be compared."""
 SPEED_FACTS = ("device", "batch_size")
@@ -37,10 +38,9 @@ SPEED_FACTS = ("device", "batch_size")
 
 def build_table(
     runs: Sequence[Run],
+    presentation: Presentation = Presentation(),  # noqa: B008 - immutable
     *,
-    paper: Iterable[Mapping[str, Any]] = (),
-    ignore: Iterable[str] = DEFAULT_IGNORE,
-    axes: Sequence[str] = (),
+    ignore: Collection[str] = DEFAULT_IGNORE,
     command: str = "",
     date: str | None = None,
 ) -> Table:
@@ -48,75 +48,62 @@ def build_table(
 
     Args:
         runs: All runs; those that are not finished and evaluated are named in the notes. Repeated entries are ignored.
-        paper: Quoted rows, see `paper_rows`.
-        ignore: Config keys that are ignored, with all keys below them, when settings are compared.
-        axes: Config keys to show first if they differ between the rows; further ones are added only as far as they are
-            needed to distinguish the rows.
+        presentation: What the recipe states about the table. The keys that it names are shown if they differ between
+            the rows; further ones are added only as far as they are needed to distinguish the rows.
+        ignore: Config keys that are ignored, with all keys below them, when settings are compared. If "experiment" is
+            none of them, the experiment is the first column.
         command: The command that makes the table.
         date: The date of the table; by default today's.
 
     Raises:
         UserError: No run is finished and evaluated, or a quoted row is malformed.
     """
-    quoted = paper_rows(paper)
+    quoted = paper_rows(presentation.paper)
     runs = with_steps([run for number, run in enumerate(runs) if run not in runs[:number]])
     complete = [run for run in runs if run.complete]
     if not complete:
         states = "; ".join(notes.left_out(run) for run in runs[:5])
         raise UserError(f"none of {len(runs)} runs is finished and evaluated, so there is no table ({states})")
     settings, repeats = group(complete, ignore=ignore)
-    keys = choose_axes([setting.config for setting in settings], axes)
-    rows = _rows(settings, keys)
+    has_arms = any(setting.config.get(ARM) is not None for setting in settings)
+    wanted = [] if EXPERIMENT in ignore else [EXPERIMENT]
+    wanted += [ARM, *presentation.axes] if has_arms else presentation.axes or presentation.swept
+    keys = choose_axes([setting.config for setting in settings], wanted, presentation.swept)
+    rows = _rows(settings, keys, presentation.arms)
     columns = _columns(rows, quoted)
     placed = tuple((row, _beneath(row, rows)) for row in quoted)
     headers = tuple(axis_headers(keys)) or ("setting",)
     remarks = (
         *notes.statistics(rows),
-        *notes.together([row.setting.config for row in rows], keys),
-        *notes.evaluations(rows, headers, QUALITY_FACTS),
+        *notes.shared(rows),
+        *notes.differences(rows, keys, QUALITY_FACTS, presentation.swept),
+        *notes.unlike_quality(rows, headers, QUALITY_FACTS),
+        *notes.other_work(rows),
         *notes.unlike_cells(rows, columns),
         *notes.sources(placed),
         *repeats,
         *(f"Left out: {notes.left_out(run)}." for run in runs if not run.complete),
     )
     date = date or datetime.date.today().isoformat()
-    return Table(tuple(keys), headers, columns, rows, placed, _best(rows, columns), remarks, command, date)
+    return Table(
+        tuple(keys), headers, columns, rows, placed, _best(rows, columns), remarks, command, date,
+        presentation.question, presentation.chart,
+    )  # fmt: skip
 
 
-def paper_rows(paper: Iterable[Mapping[str, Any]]) -> list[PaperRow]:
-    """Returns the quoted rows of a recipe.
+def _rows(settings: Sequence[Setting], keys: Sequence[str], arms: Sequence[str]) -> tuple[Row, ...]:
+    places = {arm: place for place, arm in enumerate(arms)}
 
-    Args:
-        paper: Mappings with `label`, `source`, `metrics` (in the units of the stored values) and optionally `match`.
+    def order(setting: Setting) -> list[tuple[int, Any]]:
+        # An arm whose place is known sorts by it, as a number before the texts.
+        values = [setting.config.get(key) for key in keys]
+        return natural([places.get(v, v) if key == ARM else v for key, v in zip(keys, values, strict=True)])
 
-    Raises:
-        UserError: A row lacks one of these keys, or one of its metrics is not in the catalogue or not a number.
-    """
-    rows = []
-    for number, entry in enumerate(paper):
-        lacking = [key for key in ("label", "source", "metrics") if not entry.get(key)]
-        if lacking:
-            raise UserError(f"paper[{number}] has no `{lacking[0]}`; a quoted row needs label, source and metrics")
-        if not isinstance(entry["metrics"], Mapping) or not isinstance(entry.get("match") or {}, Mapping):
-            raise UserError(f"paper[{number}]: metrics and match must be mappings of keys to values")
-        for key, value in entry["metrics"].items():
-            if describe(key) is None:
-                known = [column.key for column in known_metrics()]
-                raise UserError(f"paper[{number}].metrics.{key} is not a known metric; known are {', '.join(known)}")
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise UserError(f"paper[{number}].metrics.{key}={value!r} is not a number")
-        match = flatten(entry.get("match") or {})
-        rows.append(PaperRow(str(entry["label"]), str(entry["source"]), match, dict(entry["metrics"])))
-    return rows
-
-
-def _rows(settings: Sequence[Setting], keys: Sequence[str]) -> tuple[Row, ...]:
-    settings = sorted(settings, key=lambda setting: natural([setting.config.get(key) for key in keys]))
+    settings = sorted(settings, key=order)
     configs = [setting.config for setting in settings]
-    # A single setting has no axis, so its row is named after the experiment.
-    shown = [axis_values(configs, key) for key in keys] or [
-        [spell(settings[0].runs[0].config.get("experiment", "ours"))]
-    ]
+    # A single setting has no axis, so its row is named after its arm or the experiment.
+    only = configs[0].get(ARM) or settings[0].runs[0].config.get(EXPERIMENT, "ours")
+    shown = [axis_values(configs, key) for key in keys] or [[spell(only)]]
     rows = []
     for setting, values in zip(settings, zip(*shown, strict=True), strict=True):
         cells = {}
@@ -158,11 +145,12 @@ def _best(rows: Sequence[Row], columns: Sequence[MetricInfo]) -> frozenset[tuple
     for column in columns:
         if column.higher_is_better is None:
             continue
-        compared = SPEED_FACTS if column.key == "seconds_per_image" else QUALITY_FACTS
+        compared = SPEED_FACTS if column.key == SECONDS else QUALITY_FACTS
         peers: dict[tuple[Any, ...], list[tuple[float, int]]] = {}
         for index, row in enumerate(rows):
             cell = row.cells.get(column.key)
-            if cell and math.isfinite(cell.mean):
+            timed = column.key == SECONDS
+            if cell and math.isfinite(cell.mean) and (row.clean or not timed):
                 alike = tuple(sorted(fact for fact in row.facts.items() if fact[0].split(".")[0] in compared))
                 peers.setdefault(alike, []).append((round(cell.mean * column.scale, column.decimals), index))
         for entries in peers.values():

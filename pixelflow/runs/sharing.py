@@ -18,6 +18,7 @@ from typing import Any
 
 from pixelflow.errors import UserError
 from pixelflow.files import write_json
+from pixelflow.runs.identity import file_name
 from pixelflow.runs.status import read_status
 
 FOLDER = "shared"
@@ -31,10 +32,12 @@ class SharedEvaluation:
     Args:
         run: The run folder.
         evaluation: The evaluation, as a path in the run folder.
+        arm: The recipe's name for the setting, if it has one. Several arms may have the same evaluation.
     """
 
     run: Path
     evaluation: str
+    arm: str | None = None
 
 
 def borrows(config: Mapping[str, Any]) -> bool:
@@ -55,8 +58,10 @@ def record_use(config: Mapping[str, Any], run: Path, name: str) -> None:
     if not borrows(config) and name not in read_status(run).borrowed:
         return
     experiment = (Path(config["runs_dir"]) / config["experiment"]).absolute()
-    content = {"run": os.path.relpath(run.absolute(), experiment), "evaluation": name}
-    path = experiment / FOLDER / f"{run.name}-{Path(name).stem}.json"
+    arm = config.get("arm")
+    content = {"run": os.path.relpath(run.absolute(), experiment), "evaluation": name, "arm": arm}
+    suffix = "" if arm is None else f"-{file_name(arm)}"
+    path = experiment / FOLDER / f"{run.name}-{Path(name).stem}{suffix}.json"
     if not path.exists():
         write_json(path, content)
 
@@ -75,7 +80,8 @@ def shared_evaluations(experiment: Path) -> list[SharedEvaluation]:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             run, evaluation = content["run"], content["evaluation"]
-            found.append(SharedEvaluation(Path(os.path.normpath(experiment / run)), str(evaluation)))
+            arm = None if content.get("arm") is None else str(content["arm"])
+            found.append(SharedEvaluation(Path(os.path.normpath(experiment / run)), str(evaluation), arm))
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{path} is damaged; remove it, and repeat the command of the experiment") from None
     return found

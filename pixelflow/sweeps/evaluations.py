@@ -14,6 +14,7 @@ from pixelflow.files import write_text
 from pixelflow.reporting.curves import guidance_curve
 from pixelflow.reporting.escaping import markdown_text
 from pixelflow.reporting.formats import markdown, write_table
+from pixelflow.reporting.presentation import Presentation
 from pixelflow.reporting.runs import Run, read_evaluation
 from pixelflow.reporting.table import Table, build_table
 from pixelflow.runs.flat import plain
@@ -57,7 +58,9 @@ class EvaluationSweep(Callback):
         folder, name = Path(self.output), config.experiment
         try:
             table = build_table(
-                self.runs, axes=self.axes, command=f"python run.py -m experiments={name} checkpoint=..."
+                self.runs,
+                Presentation(axes=tuple(self.axes)),
+                command=f"python run.py -m experiments={name} checkpoint=...",
             )
         except ValueError as error:
             logger.warning("no table of the sweep: %s", error)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pixelflow.reporting.folder_reader import read_own_runs, read_shared_runs
 from pixelflow.reporting.formats import markdown
-from pixelflow.reporting.runs import Run
+from pixelflow.reporting.runs import Run, arms_of
 from pixelflow.reporting.table import Table, build_table
 from pixelflow.sweeps.live_table import write
 from pixelflow.sweeps.lost_runs import end_lost_runs
@@ -60,7 +60,7 @@ def sweep_table(sweep: Sweep) -> Table | None:
         runs += [run for folder in folders for run in read_own_runs(folder)]
     command = sweep.submissions[-1].command if sweep.submissions else ""
     try:
-        table = build_table(runs, paper=sweep.paper, axes=sweep.axes, command=command)
+        table = build_table(runs, replace(sweep.presentation, arms=arms_of(runs)), command=command)
     except ValueError as error:
         logger.info("no table yet: %s", error)
         return None

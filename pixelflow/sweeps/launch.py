@@ -164,12 +164,12 @@ def _job(run: RunRequest, path: Path) -> tuple[SweepJob, Mapping[str, Any]]:
 def _sweep(folder: Path, request: SweepRequest, digest: str) -> Sweep:
     if not folder.exists() or not any(folder.iterdir()):
         runs = "" if folder.parent == request.runs_folder else str(request.runs_folder)
-        return Sweep(folder, request.experiment, digest, axes=request.axes, paper=request.paper, experiment_folder=runs)
+        return Sweep(folder, request.experiment, digest, presentation=request.presentation, experiment_folder=runs)
     sweep = Sweep.load(folder)
     if sweep.digest != digest:
         raise UserError(
             f"{folder} belongs to another config ({len(sweep.jobs)} runs of {sweep.experiment}): "
             "choose another folder with sweep=PATH, or leave sweep out; nothing was submitted"
         )
-    sweep.axes, sweep.paper = request.axes, request.paper
+    sweep.presentation = request.presentation
     return sweep

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from pixelflow.conf_dir import option_files
 from pixelflow.terminal import say
 
 if TYPE_CHECKING:
+    from pixelflow.reporting.presentation import Presentation
     from pixelflow.reporting.rows import Table
 
 
@@ -42,27 +46,46 @@ class SweepTable(Callback):
         from pixelflow.reporting.folder_reader import read_run_folders
         from pixelflow.reporting.table import build_table
 
-        paper: Any = OmegaConf.to_container(config.paper, resolve=True)
+        keys = ("axes", "paper", "chart", "question", "settings")
+        plain: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, list(keys)), resolve=True)
+        presentation = recipe_presentation(plain, config.hydra.sweeper)
         try:
-            table = build_table(
-                read_run_folders(self._folder(config)),
-                paper=paper,
-                axes=list(config.axes) or swept_keys(config.hydra.sweeper),
-            )
+            table = build_table(read_run_folders(self._folder(config)), presentation)
         except ValueError:  # no run is finished yet
             return None
         write(table, self._folder(config), "table")
         return table
 
 
-def swept_keys(sweeper: DictConfig) -> list[str]:
-    """Returns the keys that the recipe's sweep varies: the first columns of its table."""
-    return list(sweeper.get("params") or {})
+def recipe_presentation(config: Mapping[str, Any], sweeper: DictConfig) -> Presentation:
+    """Returns what a recipe states about its table and chart.
+
+    Args:
+        config: A resolved config.
+        sweeper: The recipe's sweep.
+    """
+    from pixelflow.reporting.presentation import Presentation
+
+    params = sweeper.get("params") or {}
+    return Presentation.of(config, swept=params, arms=_swept_arms(params, config.get("settings") or ()))
+
+
+def _swept_arms(params: Mapping[str, Any], settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The arms that a sweep lists, in its order. An option of `GROUP@_global_` names its arm in its file."""
+    arms = [setting.get("arm") for setting in settings]
+    for key, values in params.items():
+        group, is_global, _ = key.partition("@_global_")
+        files = option_files(group) if is_global else {}
+        for option in str(values).split(","):
+            if option.strip() in files:
+                content = yaml.safe_load(files[option.strip()].read_text(encoding="utf-8"))
+                arms.append(content.get("arm") if isinstance(content, dict) else None)
+    return [str(arm) for arm in dict.fromkeys(arms) if arm is not None]
 
 
 def write(table: Table, folder: Path, stem: str) -> list[Path]:
     """Writes `STEM.{md,csv,tex,png}` to `folder` and returns the paths."""
-    from pixelflow.reporting.figures import metric_chart
     from pixelflow.reporting.formats import write_table
+    from pixelflow.reporting.metric_chart import metric_chart
 
     return [*write_table(table, folder, stem), metric_chart(table, folder / f"{stem}.png")]

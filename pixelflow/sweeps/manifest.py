@@ -1,6 +1,6 @@
 """The folder of a sweep: its record in pieces, the frozen jobs of each submission, and the logs of the jobs.
 
-runs/<experiment>/sweep-<hash8>/manifest.json                   experiment, columns of the table, MLflow
+runs/<experiment>/sweep-<hash8>/manifest.json                   experiment, what the table shows, MLflow
                                 submissions/<token>/runs.json   the runs that this submission was the first to list
                                                     submission.json   who made it, when and how, and its SLURM jobs
                                                     ...               frozen configs, batch scripts
@@ -24,6 +24,7 @@ from typing import Any
 
 from pixelflow.errors import UserError
 from pixelflow.files import locked, make_folder, write_json
+from pixelflow.reporting.presentation import Presentation
 from pixelflow.sweeps.json_records import read_record
 
 MANIFEST, SUBMISSION, RUNS = "manifest.json", "submission.json", "runs.json"
@@ -102,8 +103,7 @@ class Sweep:
         digest: The hash of the settings of all runs.
         jobs: The runs by name.
         submissions: All submissions, the newest last.
-        axes: The config keys that are the columns of the table.
-        paper: The published rows of the table.
+        presentation: What the recipe states about the table and the chart.
         mlflow: `uri`, `experiment` and `parent_run_id` in MLflow; empty without MLflow.
         experiment_folder: The folder in which the runs lie, that of the experiment or of its `runs_of`; empty for the
             one that holds `folder`.
@@ -114,8 +114,7 @@ class Sweep:
     digest: str
     jobs: dict[str, SweepJob] = field(default_factory=dict)
     submissions: list[Submission] = field(default_factory=list)
-    axes: list[str] = field(default_factory=list)
-    paper: list[dict[str, Any]] = field(default_factory=list)
+    presentation: Presentation = field(default_factory=Presentation)
     mlflow: dict[str, str] = field(default_factory=dict)
     experiment_folder: str = ""
 
@@ -135,8 +134,9 @@ class Sweep:
                 f"{folder} was written by an earlier version: remove this folder, which holds no run, and repeat the "
                 "sweep's command, which continues its runs"
             )
+        earlier = Presentation(swept=tuple(head.axes), paper=tuple(head.paper))
         sweep = Sweep(
-            folder, head.experiment, head.digest, axes=head.axes, paper=head.paper, mlflow=head.mlflow,
+            folder, head.experiment, head.digest, presentation=head.presentation or earlier, mlflow=head.mlflow,
             experiment_folder=head.experiment_folder,
         )  # fmt: skip
         paths = [path for path in folder.glob(f"submissions/*/{SUBMISSION}") if path.with_name(RUNS).exists()]
@@ -148,8 +148,11 @@ class Sweep:
 
     def save(self) -> None:
         """Writes the manifest, without runs and submissions."""
-        names = ("experiment", "digest", "axes", "paper", "mlflow", "experiment_folder")
-        write_json(self.folder / MANIFEST, {name: getattr(self, name) for name in names})
+        names = ("experiment", "digest", "mlflow", "experiment_folder")
+        head = {name: getattr(self, name) for name in names} | {"presentation": asdict(self.presentation)}
+        # The frozen code of a submission by an earlier version reads these two.
+        head |= {"axes": self.presentation.axes or self.presentation.swept, "paper": self.presentation.paper}
+        write_json(self.folder / MANIFEST, head)
 
     def add(self, submission: Submission, jobs: Iterable[SweepJob]) -> None:
         """Adds and writes a submission.
@@ -198,14 +201,15 @@ class Sweep:
 
 @dataclass(frozen=True)
 class _Head:
-    """The content of manifest.json. Earlier versions wrote the runs there as well."""
+    """The content of manifest.json. Earlier versions wrote `axes` and `paper`, and before that the runs as well."""
 
     experiment: str
     digest: str
-    axes: list[str]
-    paper: list[dict[str, Any]]
     mlflow: dict[str, str]
+    presentation: Presentation | None = None
     experiment_folder: str = ""
+    axes: list[str] = field(default_factory=list)
+    paper: list[dict[str, Any]] = field(default_factory=list)
     jobs: Any = None
 
 

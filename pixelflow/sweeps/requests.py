@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pixelflow.reporting.presentation import Presentation
 from pixelflow.sweeps.manifest import sweep_digest
 from pixelflow.sweeps.site import Site
 
@@ -45,8 +46,7 @@ class SweepRequest:
         runs_of: The name of the experiment that the runs belong to; None for the same.
         runs_dir: The absolute folder of all experiments.
         folder: The folder of the sweep; None for one that is named by the runs.
-        axes: The config keys that are the columns of the table.
-        paper: The published rows of the table.
+        presentation: What the recipe states about the table and the chart.
         site: The queue settings.
         launcher: `"slurm"` or `"local"`.
         entry: The module that runs one frozen job, as `python -m ENTRY FILE`.
@@ -59,8 +59,7 @@ class SweepRequest:
     experiment: str
     runs_dir: Path
     folder: Path | None
-    axes: list[str]
-    paper: list[dict[str, Any]]
+    presentation: Presentation
     site: Site
     launcher: str
     entry: str

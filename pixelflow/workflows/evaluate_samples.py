@@ -194,7 +194,9 @@ def _measure(
         result = None
         with shared_errors(world, wait=True):
             if world.rank == 0:
-                result = _finish(suite, parts, path, source.record(made), world.size)
+                # Settings with other arms may share the training, whose config then names the first of them.
+                arm = {"arm": config["arm"]} if config.get("arm") is not None else {}
+                result = _finish(suite, parts, path, source.record(made) | arm, world.size)
         return world.broadcast(result) | {"path": path, "rank": world.rank}
 
 

@@ -1,14 +1,49 @@
 """Runs as they lie on disk and as they are in memory."""
 
 import json
+import os
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from matplotlib.figure import Figure
 
+from pixelflow.reporting import figures, metric_chart
 from pixelflow.reporting.runs import Run
+
+HOSTILE = [
+    "$\\frac{",
+    "$x$",
+    "_hidden",
+    "a\nb",
+    "\x1b[2J",
+    "\\input{canary}",
+    "x" * 100_000,
+    "\udcff",
+    "%",
+    "",
+    "-",
+]
+"""Names that matplotlib or LaTeX would read as formulas or commands, leave out, or draw endlessly."""
+
+needs_latex = pytest.mark.skipif(
+    shutil.which("pdflatex") is None and "PIXELFLOW_TEST_LATEX" not in os.environ,
+    reason="pdflatex is not installed (Debian: texlive-latex-recommended texlive-science lmodern)",
+)
+"""Skips a test where LaTeX is missing, except in CI, where it must not be missing."""
+
+
+def compile_latex(folder: Path, *options: str) -> str:
+    """Compiles page.tex in a folder and returns what pdflatex prints."""
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", *options, "page.tex"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=100)
+    assert done.returncode == 0, done.stdout[-2000:]
+    return done.stdout
+
 
 RECORD = {"num_samples": 50000, "reference": "held-out", "features": "inception", "nfe": 20}
 CONFIG = {
@@ -81,3 +116,13 @@ def write_evaluated_run(write_run: Callable[..., Path]) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved, for a look at what is in them."""
+    seen: list[Figure] = []
+    save = figures.save_figure
+    for module in (figures, metric_chart):
+        monkeypatch.setattr(module, "save_figure", lambda figure, path: (seen.append(figure), save(figure, path))[1])
+    return seen

@@ -96,8 +96,8 @@ def test_headers_are_the_shortest_that_differ() -> None:
 
 def test_values_are_shown_short_but_distinct() -> None:
     assert axis_values([{"p._target_": VELOCITY}, {"p._target_": X}], "p._target_") == [
-        "VelocityPrediction",
-        "XPrediction",
+        "velocity",
+        "x",
     ]
     assert axis_values([{"p._target_": "a.X"}, {"p._target_": "b.X"}], "p._target_") == ["a.X", "b.X"]
     shown = axis_values([{"k": 8}, {"k": 1e-05}, {"k": None}, {"k": True}, {"k": [0.9, 1]}, {"k": "a.b"}, {}], "k")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,10 @@ from markdown_it import MarkdownIt
 
 from pixelflow.reporting.escaping import csv_cell, latex_text, markdown_code, markdown_text
 from pixelflow.reporting.formats import csv_text, latex, markdown
+from pixelflow.reporting.presentation import Presentation
 from pixelflow.reporting.table import build_table
 from pixelflow.terminal import one_line
+from tests.unit.reporting.conftest import compile_latex, needs_latex
 
 FRAGMENTS = [
     "=1+1", "+1", "-1", "@SUM(A1)", '=HYPERLINK("http://x","y")', "\t=1", "\r=1", "\n=1", ";=1", "＝1", "'", '"', ",",
@@ -162,7 +162,7 @@ def hostile_table(make_run: Any) -> Any:
         {"label": text, "source": f"{text} 2025", "metrics": {"fid": 1.0}, "match": {"x": text}} for text in FRAGMENTS
     ]
     lost = make_run({"a|key": "lost", "=k": 0}, 0, {}, name="<img src=x>", state="failed", reason="\x1b[2J# lost\r=1")
-    return build_table([*runs, lost], paper=paper, command="run.py a=`<script>` `` b=\x1b[2J\nc")
+    return build_table([*runs, lost], Presentation(paper=tuple(paper)), command="run.py a=`<script>` `` b=\x1b[2J\nc")
 
 
 def test_a_hostile_table_as_csv(hostile_table: Any) -> None:
@@ -184,7 +184,7 @@ def test_a_hostile_table_as_markdown(hostile_table: Any) -> None:
         assert len(page.items) == len(hostile_table.notes)
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed (Debian: texlive-latex-base)")
+@needs_latex
 def test_a_hostile_table_compiles(hostile_table: Any, tmp_path: Path) -> None:
     """It reads no file and starts no command, although LaTeX is allowed to."""
     (tmp_path / "canary.tex").write_text("\\immediate\\write18{touch ran}\\typeout{READ}")
@@ -195,10 +195,8 @@ def test_a_hostile_table_compiles(hostile_table: Any, tmp_path: Path) -> None:
         "\\documentclass{article}\\usepackage[utf8]{inputenc}\\usepackage{booktabs}"
         f"\\begin{{document}}\n{latex(hostile_table)}\\end{{document}}\n"
     )
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-shell-escape", "page.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=100)
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert "READ" not in done.stdout and "canary" not in done.stdout.replace("\n", "")
+    output = compile_latex(tmp_path, "-shell-escape")
+    assert "READ" not in output and "canary" not in output.replace("\n", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "booktabs.sty", "canary.tex", "page.aux", "page.log", "page.pdf", "page.tex",
     ]  # fmt: skip

@@ -2,7 +2,6 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -11,73 +10,9 @@ from PIL import Image
 
 from pixelflow.reporting import figures
 from pixelflow.reporting.curves import guidance_curve
-from pixelflow.reporting.figures import image_grid, loss_curve, metric_chart
+from pixelflow.reporting.figures import image_grid, loss_curve
 from pixelflow.reporting.runs import Run
-from pixelflow.reporting.table import Table, build_table
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are saved, for a look at what is in them."""
-    seen: list[Figure] = []
-    save = figures.save_figure
-    monkeypatch.setattr(figures, "save_figure", lambda figure, path: (seen.append(figure), save(figure, path))[1])
-    return seen
-
-
-@pytest.fixture
-def table(make_run: Callable[..., Run]) -> Table:
-    runs = [
-        make_run({"k": k}, seed, {"fid": 10.0 * k + seed, "accuracy": 0.9, "recall": 0.5})
-        for k in (1, 2)
-        for seed in (0, 2)
-    ]
-    return build_table([*runs, make_run({"k": 3}, 0, {"fid": math.nan, "recall": 0.1})])
-
-
-def test_metric_chart_shows_means_spread_and_seeds(table: Table, tmp_path: Path, drawn: list[Figure]) -> None:
-    path = metric_chart(table, tmp_path / "deep" / "chart.png")
-    assert Image.open(path).format == "PNG"
-    assert [file.name for file in path.parent.iterdir()] == ["chart.png"]
-    panels = drawn[0].axes
-    assert [panel.get_title() for panel in panels] == ["FID ↓", "recall ↑", "accuracy [%] ↑"]
-    assert [label.get_text() for label in panels[0].get_xticklabels()] == ["1", "2", "3"]
-    assert panels[0].get_xlabel() == "k"
-    # Hand-computed: mean 11 and 21, each with std sqrt(2).
-    bars = [np.array(container.lines[2][0].get_segments()[0])[:, 1] for container in panels[0].containers[:2]]
-    for bar, mean in zip(bars, (11.0, 21.0), strict=True):
-        np.testing.assert_allclose(bar, [mean - math.sqrt(2), mean + math.sqrt(2)])
-    dots = [list(line.get_ydata()) for line in panels[0].lines if line.get_marker() == "o"]
-    assert dots == [[10.0, 12.0], [20.0, 22.0]]
-    accuracy = [container.lines[0].get_ydata()[0] for container in panels[2].containers]
-    assert accuracy == [90.0, 90.0]
-
-
-def test_metric_chart_of_chosen_keys(table: Table, tmp_path: Path, drawn: list[Figure]) -> None:
-    metric_chart(table, tmp_path / "chart.png", keys=["recall", "fid"])
-    assert [panel.get_title() for panel in drawn[0].axes] == ["recall ↑", "FID ↓"]
-    with pytest.raises(ValueError, match="no row has sfid; measured are fid, recall, accuracy"):
-        metric_chart(table, tmp_path / "other.png", keys=["sfid"])
-
-
-def test_metric_chart_writes_dollars_as_they_are(make_run: Callable[..., Run], tmp_path: Path) -> None:
-    runs = [make_run({"$k": text}, 0, {"fid": 1.0}) for text in ("$a_$", "b$\\frac")]
-    assert metric_chart(build_table(runs), tmp_path / "chart.png").exists()
-
-
-def test_labels_and_titles_lie_inside_the_figure(
-    make_run: Callable[..., Run], tmp_path: Path, drawn: list[Figure]
-) -> None:
-    runs = [make_run({"k": f"a-rather-long-label-{i}"}, s, {"fid": 1.0 + i + s}) for i in range(12) for s in (0, 1)]
-    metric_chart(build_table(runs), tmp_path / "chart.png")
-    (figure,) = drawn
-    (panel,) = figure.axes
-    box = figure.get_tightbbox()
-    assert box.x0 >= 0 and box.y0 >= 0
-    assert box.x1 <= figure.get_figwidth() and box.y1 <= figure.get_figheight()
-    assert panel.get_window_extent().height > 0.4 * figure.bbox.height
-    extents = [label.get_window_extent() for label in panel.get_xticklabels()]
-    assert len(extents) == 12
+from tests.unit.reporting.conftest import HOSTILE
 
 
 def test_loss_curve(tmp_path: Path, drawn: list[Figure]) -> None:
@@ -151,22 +86,6 @@ def test_image_grid_refuses(tmp_path: Path, shape: tuple, dtype: torch.dtype, op
     assert not (tmp_path / "grid.png").exists()
 
 
-HOSTILE = [
-    "$\\frac{",
-    "$x$",
-    "_hidden",
-    "a\nb",
-    "\x1b[2J",
-    "\\input{canary}",
-    "x" * 100_000,
-    "\udcff",
-    "%",
-    "",
-    "-",
-]
-"""Names that matplotlib or LaTeX would read as formulas or commands, leave out, or draw endlessly."""
-
-
 def test_loss_curve_shows_names_as_they_are(tmp_path: Path, drawn: list[Figure]) -> None:
     loss_curve({name: [(0, 1.0), (1, 2.0)] for name in HOSTILE}, tmp_path / "loss.png", label="$\\frac{")
     (panel,) = drawn[0].axes
@@ -175,16 +94,6 @@ def test_loss_curve_shows_names_as_they_are(tmp_path: Path, drawn: list[Figure])
     assert len(texts) == len(HOSTILE)
     assert not any(text.get_parse_math() for text in [*texts, panel.yaxis.label])
     assert Image.open(tmp_path / "loss.png").size == (640, 380)
-
-
-def test_metric_chart_of_hostile_names(make_run: Callable[..., Run], tmp_path: Path, drawn: list[Figure]) -> None:
-    runs = [make_run({"$\\frac{": text}, 0, {"fid": 1.0}) for text in HOSTILE]
-    with matplotlib.rc_context({"text.usetex": True}):  # as in the matplotlibrc of an author
-        metric_chart(build_table(runs), tmp_path / "chart.png")
-    labels = drawn[0].axes[0].get_xticklabels()
-    assert {"$x$", "_hidden", "a b", "\\x1b[2J"} <= {label.get_text() for label in labels}
-    assert not any(label.get_parse_math() or label.get_usetex() for label in labels)
-    assert max(Image.open(tmp_path / "chart.png").size) < 2000
 
 
 def test_guidance_curve_of_hostile_names(make_run: Callable[..., Run], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pixelflow.errors import UserError
 from pixelflow.reporting.folder_reader import read_run_folders
 from pixelflow.reporting.formats import csv_text, markdown
 from pixelflow.reporting.mlflow_reader import read_mlflow
+from pixelflow.reporting.presentation import Presentation
 from pixelflow.reporting.runs import Run
 from pixelflow.reporting.table import build_table
 from pixelflow.runs.flat import flatten
@@ -178,7 +179,7 @@ def test_what_a_server_answers_is_text(database: str, tmp_path: Path) -> None:
     experiment = client.create_experiment("a\x1b[2J\nerror: fake", artifact_location=tmp_path.as_uri())
     run = Run(hostile, {"seed": 0, "k": hostile, "deep": "[" * 5000}, 0, {"fid": 1.0}, {}, "finished", None)
     log_run(client, experiment, run, "FINISHED")
-    table = build_table(read_mlflow(database, "a\x1b[2J\nerror: fake"), axes=["k"])
+    table = build_table(read_mlflow(database, "a\x1b[2J\nerror: fake"), Presentation(axes=("k",)))
     for text in (markdown(table), csv_text(table)):
         assert "\x1b" not in text and "\n# x" not in text and "\n=" not in text
     with pytest.raises(UserError) as caught:

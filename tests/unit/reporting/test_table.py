@@ -10,6 +10,7 @@ import pytest
 
 from pixelflow.metrics.catalogue import known_metrics
 from pixelflow.reporting.formats import csv_text, latex, markdown, write_table
+from pixelflow.reporting.presentation import Presentation
 from pixelflow.reporting.rows import Table
 from pixelflow.reporting.runs import Run
 from pixelflow.reporting.table import build_table
@@ -36,7 +37,7 @@ def sweep(make_run: Callable[..., Run]) -> list[Run]:
 
 
 def test_markdown_of_a_small_sweep(sweep: list[Run]) -> None:
-    table = build_table(sweep, paper=[PAPER], command="python run.py job=table", date="2026-01-02")
+    table = build_table(sweep, Presentation(paper=(PAPER,)), command="python run.py job=table", date="2026-01-02")
     assert markdown(table) == (
         "Made on 2026-01-02 by `python run.py job=table`.\n"
         "\n"
@@ -58,7 +59,7 @@ def test_markdown_of_a_small_sweep(sweep: list[Run]) -> None:
 
 def test_latex_of_a_small_sweep(sweep: list[Run]) -> None:
     lonely = {**PAPER, "match": None, "label": "50% & more_"}
-    table = build_table(sweep, paper=[lonely], command="python run.py\n-m", date="2026-01-02")
+    table = build_table(sweep, Presentation(paper=(lonely,)), command="python run.py\n-m", date="2026-01-02")
     assert latex(table) == (
         "% Made on 2026-01-02 by: python run.py -m\n"
         "% Needs \\usepackage{booktabs}.\n"
@@ -87,7 +88,7 @@ def test_latex_of_a_small_sweep(sweep: list[Run]) -> None:
 
 
 def test_csv_has_full_precision(sweep: list[Run]) -> None:
-    table = build_table(sweep, paper=[PAPER])
+    table = build_table(sweep, Presentation(paper=(PAPER,)))
     lines = list(csv.DictReader(io.StringIO(csv_text(table))))
     eight, paper, sixteen = lines
     assert (eight["row"], eight["cascade.kickoff"], eight["seeds"], eight["num_samples"]) == ("ours", "8", "2", "10000")
@@ -108,7 +109,7 @@ def test_units_and_arrows(make_run: Callable[..., Run]) -> None:
         "precision ↑ | recall ↑ | accuracy [%] ↑ | s/image ↓ |"
     )
     assert lines[4] == "| ours | 1 | 3.00 | 4.00 | 80.0 | 1.50 | 1.23 | 0.782 | 0.500 | 97.1 | 0.0042 |"
-    assert len(known_metrics()) == 13
+    assert len(known_metrics()) == 15
     named = build_table([make_run({"experiment": "quickstart"}, 0, metrics)])
     assert "| quickstart | 1 |" in markdown(named)
 
@@ -138,12 +139,12 @@ def test_the_only_row_is_not_best(make_run: Callable[..., Run]) -> None:
 
 def test_the_paper_is_never_bold_and_does_not_take_our_bold(sweep: list[Run]) -> None:
     better = {**PAPER, "metrics": {"fid": 1.0}}
-    table = build_table(sweep, paper=[better])
+    table = build_table(sweep, Presentation(paper=(better,)))
     assert cells_of(table, 2) == ["4.00 ± 1.41", "*1*", "**2.00**"]
 
 
 def test_a_quoted_row_without_a_row_of_ours_stands_below(sweep: list[Run]) -> None:
-    table = build_table(sweep, paper=[{**PAPER, "match": {"cascade.kickoff": 32}}])
+    table = build_table(sweep, Presentation(paper=({**PAPER, "match": {"cascade.kickoff": 32}},)))
     assert [cell[:6] for cell in cells_of(table, 0)] == ["8", "16", "*paper"]
     assert any(note.endswith("No measured row has cascade.kickoff=32.") for note in table.notes)
 
@@ -165,7 +166,12 @@ def test_a_seed_without_a_metric_is_named(make_run: Callable[..., Run]) -> None:
 
 def test_unlike_sample_counts_are_said_and_not_compared(make_run: Callable[..., Run]) -> None:
     runs = [
-        make_run({"k": k}, 0, {"fid": fid, "seconds_per_image": fid}, record={**RECORD, "num_samples": count})
+        make_run(
+            {"k": k},
+            0,
+            {"fid": fid, "seconds_per_image": fid},
+            record={**RECORD, "num_samples": count, "other_load": 0.0},
+        )
         for k, fid, count in ((1, 9.0, 10000), (2, 8.0, 10000), (3, 1.0, 50000))
     ]
     table = build_table(runs)
@@ -184,7 +190,12 @@ def test_sample_count_in_the_label(make_run: Callable[..., Run], count: int, lab
 
 def test_speed_is_compared_on_equal_devices_only(make_run: Callable[..., Run]) -> None:
     runs = [
-        make_run({"k": k}, 0, {"fid": 1.0 * k, "seconds_per_image": 0.1 * k}, record={**RECORD, "device": device})
+        make_run(
+            {"k": k},
+            0,
+            {"fid": 1.0 * k, "seconds_per_image": 0.1 * k},
+            record={**RECORD, "device": device, "other_load": 0.0},
+        )
         for k, device in ((1, "H200"), (2, "A100"))
     ]
     table = build_table(runs)
@@ -197,8 +208,8 @@ def test_seeds_evaluated_unlike_are_named(make_run: Callable[..., Run]) -> None:
     runs = [make_run({"k": 1}, i, {"fid": 1.0}, record={**RECORD, "solver": solvers[i]}) for i in (0, 1)]
     table = build_table([*runs, make_run({"k": 2}, 0, {"fid": 1.0}, record={**RECORD, "solver": solvers[0]})])
     assert "The mean of row 1 combines different evaluations: solver.num_steps 10 and 20." in table.notes
-    assert "The rows (k) differ in solver.num_steps: 10 and 20 for 1; 10 for 2." in table.notes
-    assert any("solver Euler" in note for note in table.notes if note.startswith("Every row was evaluated with"))
+    assert "The rows also differ in solver.num_steps 10 to 20." in table.notes
+    assert any("solver euler" in note for note in table.notes if note.startswith("Every row was evaluated with"))
 
 
 def test_a_seed_without_a_sample_count_is_unlike_the_others(make_run: Callable[..., Run]) -> None:
@@ -220,11 +231,9 @@ def test_what_differs_without_a_column_is_named(make_run: Callable[..., Run]) ->
         for k in (1, 2)
     ]
     notes = build_table(runs).notes
-    assert (
-        "The rows also differ in settings without a column: solver.num_steps (10; 20), trainer.max_steps (100; 200)."
-        in notes
-    )
-    assert not any("rows (k) differ" in note for note in notes)
+    assert [note for note in notes if "differ in" in note] == [
+        "The rows also differ in num_steps 10 to 20; max_steps 100 to 200."
+    ]
 
 
 def test_the_distance_of_an_own_extractor_has_a_column(make_run: Callable[..., Run]) -> None:
@@ -256,7 +265,7 @@ def test_unevaluated_runs_are_named(make_run: Callable[..., Run], sweep: list[Ru
 )
 def test_malformed_quoted_rows(sweep: list[Run], change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        build_table(sweep, paper=[{**PAPER, **change}])
+        build_table(sweep, Presentation(paper=({**PAPER, **change},)))
 
 
 def test_write_replaces_whole_files(sweep: list[Run], tmp_path: Path) -> None:

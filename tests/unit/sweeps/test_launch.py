@@ -13,6 +13,7 @@ import pytest
 from pixelflow.config.job import NoOptions
 from pixelflow.errors import UserError
 from pixelflow.jobs import status
+from pixelflow.reporting.presentation import Presentation
 from pixelflow.runs.status import write_status
 from pixelflow.sweeps import arrays, manifest
 from pixelflow.sweeps import launch as launching
@@ -37,8 +38,8 @@ def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: FakeSlurm) -
     monkeypatch.setattr(launching, "ROOT", root)
     fake.put("scontrol", "true")
     return SweepRequest(
-        experiment="e", runs_dir=tmp_path / "runs", folder=None, axes=[], paper=[], site=Site(), launcher="slurm",
-        entry="the.entry", dry_run=False, wait=False, search=None, mlflow_uri=None,
+        experiment="e", runs_dir=tmp_path / "runs", folder=None, presentation=Presentation(), site=Site(),
+        launcher="slurm", entry="the.entry", dry_run=False, wait=False, search=None, mlflow_uri=None,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pixelflow.errors import UserError
+from pixelflow.reporting.presentation import Presentation
 from pixelflow.sweeps.manifest import Submission, Sweep, SweepJob
 
 
@@ -20,7 +21,7 @@ def jobs(*numbers: int) -> list[SweepJob]:
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Sweep:
-    sweep = Sweep(tmp_path / "sweep", "e", "d", axes=["seed"], mlflow={"uri": "x"})
+    sweep = Sweep(tmp_path / "sweep", "e", "d", presentation=Presentation(swept=("seed",)), mlflow={"uri": "x"})
     sweep.add(submission("b", 1.0), jobs(0, 1))
     return sweep
 
