@@ -104,10 +104,10 @@ def metric_chart(table: Table, path: Path, *, keys: Sequence[str] | None = None)
     across = min(len(columns), PANELS_PER_LINE)
     lines: list[list[tuple[MetricInfo, bool]]] = []
     for start in range(0, len(columns), across):
-        line = columns[start : start + across]
-        lines.append([(column, False) for column in line])
-        if any(paper[column.key] for column in line):
-            lines.append([(column, True) for column in line])
+        beside = columns[start : start + across]
+        lines.append([(column, False) for column in beside])
+        if any(paper[column.key] for column in beside):
+            lines.append([(column, True) for column in beside])
     figure = _figure(axis, across, len(lines), [label for found in paper.values() for label, _ in found])
     panels = figure.subplots(len(lines), across, squeeze=False)
     for axes, line in zip(panels, lines, strict=True):
@@ -172,10 +172,10 @@ def chart_points(table: Table, key: str | None) -> tuple[Axis, list[Point]]:
     configs = [row.setting.config for row in table.rows]
     raw = [config.get(key) for config in configs]
     scale = _scale(raw, chart.scale if chart else "")
-    xs: list[float | str] = axis_values(configs, key) if scale == "category" else [float(x) for x in raw]  # type: ignore[arg-type]
+    xs: list[Any] = axis_values(configs, key) if scale == "category" else list(map(float, raw))  # type: ignore[arg-type]
     known = [chart.series] if chart and chart.series else []
     others = [axis for axis in table.axes if axis not in (key, *known)]
-    # Rows at the same place are told apart by the remaining columns.
+    # The remaining columns distinguish rows at the same place.
     while len(set(zip(xs, names := _series(configs, known), strict=True))) < len(xs) and others:
         known.append(others.pop(0))
     header = axis_headers([*table.axes, key])[-1] if key not in table.axes else table.headers[table.axes.index(key)]
@@ -268,9 +268,9 @@ def _metric_panel(panel: Axes, axis: Axis, points: Sequence[Point], column: Metr
 def _paper_panel(panel: Axes, ours: Axis, metric: MetricInfo, points: Sequence[tuple[float | str, float]]) -> None:
     """Draws quoted values on an axis of their own, which has the scale of ours if all their places are numbers."""
     scale = _scale([x for x, _ in points], ours.scale) if ours.scale != "category" else "category"
-    xs = [x if scale != "category" else str(x) for x, _ in points]
+    xs: list[Any] = [x if scale != "category" else str(x) for x, _ in points]
     known = [value for value in ours.values if value in xs] if scale == "category" else []
-    values = tuple(dict.fromkeys([*known, *xs])) if scale == "category" else tuple(sorted({*xs, *ours.values}))  # type: ignore[type-var]
+    values = tuple(dict.fromkeys([*known, *xs])) if scale == "category" else tuple(sorted({*xs, *ours.values}))
     axis = Axis(ours.label, scale, values)
     places = [axis.place(x) for x in xs]
     quoted = [value for _, value in points]

@@ -97,7 +97,7 @@ def _rows(settings: Sequence[Setting], keys: Sequence[str], arms: Sequence[str])
     def order(setting: Setting) -> list[tuple[int, Any]]:
         # An arm whose place is known sorts by it, as a number before the texts.
         values = [setting.config.get(key) for key in keys]
-        return natural([places.get(v, v) if key == ARM else v for key, v in zip(keys, values, strict=True)])
+        return natural([places.get(spell(v), v) if key == ARM else v for key, v in zip(keys, values, strict=True)])
 
     settings = sorted(settings, key=order)
     configs = [setting.config for setting in settings]

@@ -182,6 +182,17 @@ def test_table_of_an_experiment(finished: Finished, tmp_path: Path) -> None:
     assert (tmp_path / "mlflow" / "quickstart.csv").read_text() == (tmp_path / "quickstart.csv").read_text()
 
 
+def test_table_for_a_paper_of_several_experiments(finished: Finished, tmp_path: Path) -> None:
+    named = ["job.experiments=[quickstart]", "job.paper=true", "job.file=mine", "question='Does it run?'"]
+    done = call("job=table", f"job.output={tmp_path}", *named, cwd=finished.cwd)
+    assert done.returncode == 0, done.stderr
+    assert "\\caption{Does it run?}" in (tmp_path / "mine.paper.tex").read_text()
+    assert "![Does it run?](mine.png)" in (tmp_path / "mine.readme.md").read_text()
+    done = call("job=table", "job.experiments=[quikstart]", cwd=finished.cwd)
+    assert done.returncode == 2 and done.stderr.startswith("error: job.experiments: 'quikstart' is neither")
+    assert "there are quickstart" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.slow
 def test_an_unreachable_mlflow_server_does_not_stop_the_run(tmp_path: Path) -> None:
     done = call(*TINY, "tracking.uri=http://127.0.0.1:9", cwd=tmp_path)

@@ -54,8 +54,9 @@ def measure(samples: Path, assets: Path, *more: str) -> None:
 def test_the_papers_metrics_against_an_adm_file(assets: Path, tmp_path: Path) -> None:
     """Stored statistics for FID and sFID, its images for precision and recall; their features are kept."""
     np.savez_compressed(tmp_path / "samples.npz", arr_0=random_images(11, 2))
-    measure(tmp_path / "samples.npz", assets)
+    measure(tmp_path / "samples.npz", assets, "arm='jit x'")
     found = json.loads((tmp_path / "samples.npz.evaluation.json").read_text())
+    assert found["record"]["arm"] == "jit x"
     assert list(found["metrics"]) == ["fid", "sfid", "inception_score", "precision", "recall", "num_samples"]
     assert found["record"]["reference"] == "adm.npz" and found["record"]["features"] == "inception-2015-12-05"
     assert found["record"]["reference_images_of_precision_recall"] == 12

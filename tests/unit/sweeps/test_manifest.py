@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pixelflow.errors import UserError
-from pixelflow.reporting.presentation import Presentation
+from pixelflow.reporting.presentation import Chart, Presentation
+from pixelflow.sweeps.final_job import sweep_table
 from pixelflow.sweeps.manifest import Submission, Sweep, SweepJob
 
 
@@ -53,3 +54,41 @@ def test_a_manifest_of_an_earlier_version_says_what_to_do(sweep: Sweep) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"jobs": [], "submissions": []}))
     with pytest.raises(UserError, match=r"sweep was written by an earlier version: remove this folder, .* and repeat"):
         Sweep.load(sweep.folder)
+
+
+def test_what_the_table_shows_is_kept(tmp_path: Path) -> None:
+    chart = Chart("cascade.kickoff", "kickoff", "log", "arm", ("fid",))
+    paper = ({"label": "a", "source": "b", "match": {"k": 4}, "metrics": {"fid": 3.5}, "x": "4x4"},)
+    presentation = Presentation(("k",), ("seed",), ("jit", "jit x"), paper, chart, "Which k?")
+    sweep = Sweep(tmp_path / "sweep", "e", "d", presentation=presentation)
+    sweep.add(submission("b", 1.0), jobs(0))
+    assert Sweep.load(sweep.folder).presentation == presentation
+
+
+def test_a_manifest_without_a_presentation_states_columns_and_quoted_rows(sweep: Sweep) -> None:
+    """As written by an earlier version, whose frozen code still reads these two keys."""
+    path = sweep.folder / "manifest.json"
+    head = json.loads(path.read_text())
+    assert head["axes"] == ["seed"] and head["paper"] == []
+    del head["presentation"]
+    path.write_text(json.dumps(head | {"axes": ["k"], "paper": [{"label": "a"}]}))
+    assert Sweep.load(sweep.folder).presentation == Presentation(swept=("k",), paper=({"label": "a"},))
+
+
+def test_the_table_of_a_sweep_has_its_arms_in_the_order_of_its_runs(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "sweep", "e", "d", presentation=Presentation(question="Which arm?"))
+    entries = []
+    for number, arm in enumerate(("x", "velocity")):
+        folder = tmp_path / f"run-{number}"
+        (folder / "evaluation").mkdir(parents=True)
+        (folder / "config.yaml").write_text(f"seed: 0\narm: {arm}\nk: {number}\n")
+        (folder / "status.json").write_text(json.dumps({"state": "finished"}))
+        evaluation = {"metrics": {"fid": 1.0 + number}, "record": {"num_samples": 50_000}}
+        (folder / "evaluation" / "a.json").write_text(json.dumps(evaluation))
+        entries.append(SweepJob(folder.name, str(folder), "pipeline", [], str(number), 9))
+    sweep.add(submission("b", 1.0), entries)
+    table = sweep_table(Sweep.load(sweep.folder))
+    assert table is not None and [row.label for row in table.rows] == ["x", "velocity"]
+    text = (sweep.folder / "table.md").read_text()
+    assert text.startswith("Which arm?\n") and "| x | 1 | **1.00** |" in text
+    assert (sweep.folder / "table.png").exists()
