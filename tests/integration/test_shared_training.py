@@ -47,7 +47,8 @@ def check_six(cwd: Path, table: Path) -> Path:
     assert len(times(run)) == 6
     header, *found = rows(table)
     assert header[:2] == ["scale", "solver"]
-    assert [row[:2] for row in found] == [[scale, solver] for scale in ("1", "1.5", "2") for solver in ("Euler", "Heun")]
+    settings = [[scale, solver] for scale in ("1", "1.5", "2") for solver in ("Euler", "Heun")]
+    assert [row[:2] for row in found] == settings
     return run
 
 
