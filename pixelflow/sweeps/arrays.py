@@ -35,12 +35,15 @@ def freeze(
         the same task of the first.
     """
     steps = steps_of(due[0].job.job, site, split)
+    free = [entry for entry in due if not entry.after]
+    groups = [free[start : start + size] for start in range(0, len(free), size)]
+    groups += [[entry] for entry in due if entry.after]  # each waits for jobs of its own
     parts: list[list[Path]] = []
-    for start in range(0, len(due), size):
+    for group in groups:
         parts.append([])
         for number, (job, settings) in enumerate(steps, (len(parts) - 1) * len(steps)):
             path = folder / f"batch_{number}.json"
-            Batch.freeze(path, due[start : start + size], token=folder.name, job=job, site=settings, program=program)
+            Batch.freeze(path, group, token=folder.name, job=job, site=settings, program=program)
             parts[-1].append(path)
     return parts
 
@@ -61,6 +64,8 @@ def submit_part(sweep: Sweep, part: Sequence[Path], previous: str | None) -> str
     for path in part:
         batch = Batch.load(path)
         after = f"afterany:{previous}" if previous and batch.site.array_parallelism else None
+        if waits := [name for job in batch.jobs if (claim := read_claim(job.path)) for name in claim.after]:
+            after = f"afterany:{':'.join(waits)}"
         if ids:
             after = f"aftercorr:{_array(ids[0][batch.jobs[0].name])}"
         calls = [FrozenJob(str(path), index) for index in range(len(batch.jobs))]

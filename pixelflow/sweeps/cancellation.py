@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import psutil
 
@@ -31,6 +32,7 @@ def cancel_runs(sweep: Sweep, runs: str | int | Sequence[str | int]) -> list[Run
         WorkFailed: SLURM does not answer.
     """
     chosen: list[tuple[RunState, Claim]] = []
+    slurm_jobs: list[str] = []
     for state in chosen_runs(sweep_states(sweep), runs):
         claim = read_claim(state.job.path)
         if claim and (state.active or (state.state == "lost" and claim.launcher)):
@@ -38,7 +40,9 @@ def cancel_runs(sweep: Sweep, runs: str | int | Sequence[str | int]) -> list[Run
     launchers = {claim.launcher for _, claim in chosen if claim.launcher}
     for launcher in sorted(launchers, key=lambda launcher: not launcher.elsewhere):  # those that are refused come first
         _stop(launcher, [state for state, claim in chosen if claim.launcher == launcher])
-    slurm.cancel([job for _, claim in chosen for job in claim.slurm_jobs])
+    for _, claim in chosen:  # a sweep that waits for the jobs of another one does not cancel those
+        slurm_jobs += claim.own_jobs if Path(claim.sweep) == sweep.folder else claim.slurm_jobs
+    slurm.cancel(slurm_jobs)
     for state, _ in chosen:
         if state.state in ("queued", "lost"):  # SLURM keeps no record of a task of an array that never started
             write_status(state.job.path, "cancelled", "cancelled before it started" if not state.step else "cancelled")

@@ -68,6 +68,8 @@ class Claim:
         time: When the claim was made, in seconds since the epoch.
         job: The job id in SLURM, or `""` for a job of this machine or until it is known.
         then: The job id of the evaluation, if it is a job after `job`.
+        after: The job ids of another sweep that was at work on the run when the claim was made. They continue, and
+            `job` begins after them.
         launcher: The process that runs the job without SLURM.
         tags: The config values that differ between the runs of the sweep; they become tags in MLflow.
     """
@@ -78,6 +80,7 @@ class Claim:
     time: float
     job: str = ""
     then: str = ""
+    after: list[str] = field(default_factory=list)
     launcher: Launcher | None = None
     tags: dict[str, str] = field(default_factory=dict)
 
@@ -88,11 +91,16 @@ class Claim:
     @property
     def is_new(self) -> bool:
         """Whether SLURM has not numbered the job; it never will where the submission is no longer under way."""
-        return not self.slurm_jobs and self.launcher is None
+        return not self.own_jobs and self.launcher is None
 
     @property
     def slurm_jobs(self) -> list[str]:
-        """The ids of the claim's jobs in SLURM; empty for a run without SLURM."""
+        """The ids of all jobs in SLURM that work on the run; empty for a run without SLURM."""
+        return [*self.after, *self.own_jobs]
+
+    @property
+    def own_jobs(self) -> list[str]:
+        """The ids of the submission's own jobs in SLURM."""
         return [job for job in (self.job, self.then) if job[:1].isdigit()]  # earlier versions wrote "pid 12" as well
 
 

@@ -56,7 +56,7 @@ def launch(request: SweepRequest, runs: list[RunRequest], trials: Sequence[Any] 
     sweep = _sweep(folder, request, digest)
     jobs = _jobs(runs, folder)
     if request.dry_run:
-        print_plan(plan(jobs, request.site), request.site, folder, request.launcher)
+        print_plan(plan(jobs, request.site, launcher=request.launcher), request.site, folder, request.launcher)
         sys.exit(0)
     states: list[RunState] = []
     for _ in range(1 + request.site.max_attempts):
@@ -73,7 +73,8 @@ def launch(request: SweepRequest, runs: list[RunRequest], trials: Sequence[Any] 
             states = follow([merged[job.name] for job, _ in jobs], trials)
         # The supervisor of a trial can be killed as well; without its value the search would end.
         left = request.search and request.site.requeue and any(s.state in ("interrupted", "lost") for s in states)
-        if not left:
+        later = request.wait and any(entry.action == "later" for entry in planned)
+        if not left and not later:
             break
     if request.search is None and (request.wait or not due):
         _show_end(sweep)
@@ -86,7 +87,7 @@ def _submit_due(
     """Plans the runs and submits those that are due. Returns the sweep as it is then."""
     with submitting(sweep):
         sweep = _sweep(sweep.folder, request, sweep.digest)  # read again: another submitter may have changed it
-        planned = plan(jobs, request.site)
+        planned = plan(jobs, request.site, launcher=request.launcher)
         if due := [entry for entry in planned if entry.due]:
             check_budget(due, request.site, request.launcher)
             if request.launcher == "local":

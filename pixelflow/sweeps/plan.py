@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from pixelflow.sweeps.claims import read_claim
-from pixelflow.sweeps.manifest import SweepJob
+from pixelflow.errors import UserError
+from pixelflow.runs.status import read_status
+from pixelflow.sweeps.claims import Claim, read_claim
+from pixelflow.sweeps.manifest import Sweep, SweepJob
 from pixelflow.sweeps.site import Site
 from pixelflow.sweeps.states import RunState, live_jobs, run_state
 
@@ -24,19 +27,22 @@ class Planned:
         job: The run.
         configs: Its resolved configs. There are several where settings differ only in sampling and metrics: they share
             the run, and the job executes one after the other.
-        action: `submit` (a new run), `resume` (interrupted), `retry` (failed) or `skip`.
+        action: `submit` (a new run), `resume` (interrupted), `retry` (failed), `follow` (another sweep's jobs are at
+            work on the run, and do not make all of its evaluations), `later` (the same, without SLURM) or `skip`.
         why: The reason, in a few words.
+        after: With `follow`, the ids of those jobs.
     """
 
     job: SweepJob
     configs: list[Mapping[str, Any]]
     action: str
     why: str
+    after: tuple[str, ...] = ()
 
     @property
     def due(self) -> bool:
         """Whether the run is submitted."""
-        return self.action != "skip"
+        return self.action not in ("skip", "later")
 
 
 def steps_of(job: str, site: Site, split: bool) -> list[tuple[str, Site]]:
@@ -52,22 +58,43 @@ def steps_of(job: str, site: Site, split: bool) -> list[tuple[str, Site]]:
     return [(job, site)]
 
 
-def plan(jobs: Sequence[tuple[SweepJob, Mapping[str, Any]]], site: Site, *, again: bool = False) -> list[Planned]:
+def plan(
+    jobs: Sequence[tuple[SweepJob, Mapping[str, Any]]], site: Site, *, again: bool = False, launcher: str = "slurm"
+) -> list[Planned]:
     """Returns what each run needs now.
 
     Args:
         jobs: The settings: runs with their configs. Settings of one run folder become one run.
         site: The queue settings, for the limit of failures.
         again: Whether runs that failed too often, or were pruned, are due as well.
+        launcher: `"slurm"` or `"local"`, whose jobs cannot wait for others.
     """
     runs = _merged(jobs)
     claims = {job.name: read_claim(job.path) for job, _ in runs}
     entries = live_jobs([claim for claim in claims.values() if claim])
     planned = []
     for job, configs in runs:
-        action, why = _action(run_state(job, claims[job.name], entries), site, again)
-        planned.append(Planned(job, configs, action, why))
+        claim = claims[job.name]
+        state = run_state(job, claim, entries)
+        action, why = _action(state, site, again)
+        after: tuple[str, ...] = ()
+        if state.active and _left_by(claim, job):
+            known = claim.slurm_jobs if claim else []
+            after = tuple(name for name in known if name in entries and entries[name].active)
+            action = "follow" if after and launcher == "slurm" else "later"
+            why = f"{why} for another command"
+        planned.append(Planned(job, configs, action, why, after if action == "follow" else ()))
     return planned
+
+
+def _left_by(claim: Claim | None, job: SweepJob) -> bool:
+    """Whether the sweep or command that is at work on a run leaves evaluations of it that do not exist yet."""
+    try:
+        other = Sweep.load(Path(claim.sweep)).jobs.get(job.name) if claim else None
+    except UserError:  # it was removed, or is being submitted for the first time
+        return False
+    planned = other.evaluations if other else []
+    return not set(job.evaluations) <= {*planned, *read_status(job.path).evaluations}
 
 
 def _merged(jobs: Sequence[tuple[SweepJob, Mapping[str, Any]]]) -> list[tuple[SweepJob, list[Mapping[str, Any]]]]:

@@ -13,7 +13,8 @@ from pixelflow.sweeps.site import Site
 from pixelflow.sweeps.states import RunState
 from pixelflow.terminal import one_line, say
 
-ACTIONS = {"submit": "new", "resume": "to resume", "retry": "to try again", "skip": "left as they are"}
+ACTIONS = {"submit": "new", "resume": "to resume", "retry": "to try again", "skip": "left as they are",
+           "follow": "after the jobs of another sweep", "later": "not submitted"}  # fmt: skip
 
 
 def print_plan(planned: Sequence[Planned], site: Site, folder: Path, launcher: str) -> None:
@@ -37,6 +38,8 @@ def print_submission(sweep: Sweep, planned: Sequence[Planned]) -> None:
     for entry in planned:
         if not entry.due and entry.why.startswith("failed"):
             say(f"  {entry.job.name}: {one_line(entry.why)}")
+        if entry.action == "later":
+            say(f"  {entry.job.name}: {entry.why}; repeat this command after it for the evaluations that are missing")
     if sweep.submissions:
         print_jobs(sweep.submissions[-1])
     say(f"sweep       {sweep.folder}\nstatus      python run.py job=status sweep={sweep.folder}")

@@ -125,9 +125,15 @@ def run_state(
 
 
 def queue_entry(claim: Claim | None, entries: Mapping[str, slurm.QueueEntry]) -> tuple[slurm.QueueEntry | None, str]:
-    """Returns SLURM's entry and the id of the claim's job, or of the evaluation after it once the job is over."""
+    """Returns SLURM's entry and the id of the claim's job, or of the evaluation after it once the job is over.
+
+    While a job of another sweep is at work that the claim waits for, its entry is returned.
+    """
     if claim is None:
         return None, ""
+    for job in claim.after:
+        if (earlier := entries.get(job)) and earlier.active:
+            return earlier, job
     first, second = entries.get(claim.job), entries.get(claim.then)
     if second is not None and not (first and first.active):
         return second, claim.then

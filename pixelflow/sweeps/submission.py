@@ -102,7 +102,8 @@ def _claim_all(sweep: Sweep, planned: Sequence[Planned], submission: Submission)
             text = yaml.dump(dict(entry.configs[0]), Dumper=DUMPER, sort_keys=False)
             write_text(path / "config.yaml", text)
         token, user, when = submission.token, submission.user, submission.time
-        Claim(str(sweep.folder), token, user, when, launcher=launcher, tags=tags[entry.job.name]).save(path)
+        about: dict[str, Any] = {"after": list(entry.after), "launcher": launcher, "tags": tags[entry.job.name]}
+        Claim(str(sweep.folder), token, user, when, **about).save(path)
         (path / PRUNED).unlink(missing_ok=True)
         if read_status(path).state in (None, "cancelled"):
             write_status(path, "queued")

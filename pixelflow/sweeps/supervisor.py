@@ -127,8 +127,9 @@ class FrozenJob:
         batch = Batch.load(Path(self.batch))
         job, task = batch.jobs[self.index], Task(self.forwarded)
         folder, site = job.path, batch.site
-        claim = read_claim(folder)
-        if claim is None or claim.token != batch.token:
+        claim, name = read_claim(folder), JobEnvironment().job_id
+        # A sweep that waits for this job has claimed the run meanwhile.
+        if claim is None or (claim.token != batch.token and name not in claim.after):
             return say(f"{folder} belongs to another submission now: nothing to do")
         if is_finished(folder, batch.job, job.evaluations):
             return say(f"{folder} is finished already")
@@ -136,7 +137,7 @@ class FrozenJob:
             raise WorkFailed(say(f"{folder} is in use by another process"))
         if reason := limit_reached(folder, batch.token, site, max(1, site.max_restarts)):
             give_up(folder, reason)
-        name, node = JobEnvironment().job_id, os.environ.get("SLURMD_NODENAME", "")
+        node = os.environ.get("SLURMD_NODENAME", "")
         while True:
             record(folder, "start", token=batch.token, step=step_of(folder), job=name, node=node)
             write_status(folder, "starting")

@@ -47,9 +47,8 @@ def check_six(cwd: Path, table: Path) -> Path:
     assert len(times(run)) == 6
     header, *found = rows(table)
     assert header[:2] == ["scale", "solver"]
-    assert [row[:2] for row in found] == [
-        [scale, solver] for scale in ("1", "1.5", "2") for solver in ("euler", "heun")
-    ]
+    settings = [[scale, solver] for scale in ("1", "1.5", "2") for solver in ("euler", "heun")]
+    assert [row[:2] for row in found] == settings
     return run
 
 

@@ -158,6 +158,34 @@ def test_two_nodes_with_two_tasks_each(cluster: Cluster, checkout: Checkout) -> 
     assert json.loads(record.read_text())["processes"] == 4
 
 
+def test_settings_of_guidance_and_solver_are_one_training_and_a_second_sweep_follows_it(
+    closed: Cluster, checkout: Checkout
+) -> None:
+    """The second sweep is submitted while the job of the first waits, and brings a setting of its own."""
+    once = [*SLURM, *TINY, "trainer.log_every=1", "tracking=none"]
+    grid = [*once, "guidance.scale=1,1.5,2", "solver=euler,heun"]
+    assert checkout.run(*grid).startswith("1 new") and len(active()) == 2  # with the table
+    other = checkout.run(*once, "experiment=table3a", "runs_of=quickstart", "guidance.scale=1,3", "solver=euler")
+    assert other.startswith("1 after the jobs of another sweep") and len(active()) == 4
+    open_queue(closed)
+    wait_for(lambda: not active(), 400, every=1)
+    (config,) = checkout.cwd.glob("runs/*/*/config.yaml")
+    run = config.parent
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line.get("metrics", {})] == list(range(1, 7))
+    assert (run / "log.txt").read_text().count(": training ") == 1
+    assert len(list(run.glob("evaluation/*.json"))) == 7
+    (table,) = checkout.cwd.glob("runs/quickstart/sweep-*/table.md")
+    (borrowed,) = checkout.cwd.glob("runs/table3a/sweep-*/table.md")
+    rows = [line.split("|")[1:3] for line in table.read_text().splitlines() if line.startswith("|")]
+    assert [cell.strip() for cell in rows[0]] == ["scale", "solver"]
+    assert [[cell.strip() for cell in row] for row in rows[2:]] == [
+        [scale, solver] for scale in ("1", "1.5", "2") for solver in ("Euler", "Heun")
+    ]
+    scales = [line.split("|")[1].strip() for line in borrowed.read_text().splitlines() if line.startswith("|")]
+    assert scales[0] == "scale" and scales[2:] == ["1", "3"]
+
+
 def test_a_search_gives_up_what_promises_nothing(cluster: Cluster, checkout: Checkout) -> None:
     """Two learning rates as two jobs; the loss of the second leaves the pruner's bounds at once."""
     search = [

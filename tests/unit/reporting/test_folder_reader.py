@@ -2,6 +2,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,43 @@ def test_evaluations_of_one_run_with_other_settings_are_rows_of_one_table(
     assert [row.cells["fid"].mean for row in table.rows] == [10.5, 20.5]
     # A sweep lists the folder once for each setting that it evaluates there.
     assert build_table([*runs, *runs], date=table.date) == table
+
+
+def test_records_name_the_evaluations_of_another_experiments_run(
+    write_evaluated_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = write_evaluated_run(0, (1.0, 2.0, 3.0))
+    names = [f"evaluation/step_00000007-{scale}.json" for scale in (1.0, 2.0, 3.0)]
+    status = json.loads((run / "status.json").read_text())
+    (run / "status.json").write_text(json.dumps(status | {"state": "failed", "borrowed": names[1:]}))
+    shared = tmp_path / "other" / "shared"
+    shared.mkdir(parents=True)
+    for name in (*names[1:], "evaluation/later.json"):
+        content = {"run": f"../{run.relative_to(tmp_path)}", "evaluation": name}
+        (shared / f"{Path(name).stem}.json").write_text(json.dumps(content))
+    *own, failed = read_run_folders(run)
+    assert [entry.config["guidance.scale"] for entry in own] == [1] and failed.state == "failed"
+    *borrowed, left = read_run_folders(tmp_path / "other")
+    assert [entry.config["guidance.scale"] for entry in borrowed] == [2, 3] and left.state == "failed"
+    (shared / "later.json").unlink()
+    assert all(entry.complete for entry in read_run_folders(tmp_path / "other"))  # it failed for the other
+
+
+def test_steps_are_rows_only_where_one_was_evaluated_before_the_last(
+    write_evaluated_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = write_evaluated_run(0, (1.0, 2.0))
+    for scale, step in ((1.0, 4), (2.0, 7)):
+        path = folder / "evaluation" / f"step_00000007-{scale}.json"
+        content = json.loads(path.read_text())
+        content["record"] |= {"step": step, "settings": {"guidance": {"scale": 1.0}}}
+        path.write_text(json.dumps(content))
+    runs = [replace(run, config=run.config | {"trainer.max_steps": 7, "sampler.step": None}) for run in
+            read_run_folders(tmp_path)]  # fmt: skip
+    table = build_table(runs)
+    assert table.axes == ("sampler.step",) and [row.values for row in table.rows] == [("4",), ("7",)]
+    assert build_table(runs[1:]).axes == ()
+    assert "sampler.step" not in build_table(runs[1:]).rows[0].setting.config
 
 
 def test_one_evaluation_with_settings_gives_the_table_of_one_without(

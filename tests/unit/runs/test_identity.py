@@ -15,6 +15,7 @@ from pixelflow.runs.identity import (
     evaluation_config,
     evaluation_hash,
     own_evaluation,
+    sampled_step,
     sampling_hash,
     slug,
     training_config,
@@ -53,6 +54,8 @@ HASHES = {"weights": config_hash, "evaluation": evaluation_hash}
     ("change", "what"),
     [
         ({"experiment": "b"}, set()),
+        ({"runs_of": "b"}, set()),
+        ({"sampler": {"step": 5}}, set()),  # the name of the file holds it
         ({"runs_dir": "/x"}, set()),
         ({"tracking": {"uri": "http://x"}}, set()),
         ({"trainer": {"log_every": 1, "device": "cuda"}}, set()),
@@ -113,6 +116,13 @@ def test_hashes_are_stable_across_versions() -> None:
 def test_the_pipelines_evaluation_is_named_after_its_last_checkpoint(tmp_path: Path) -> None:
     checkpoint = CheckpointStore(tmp_path).path(10).name
     assert own_evaluation(CONFIG) == f"evaluation/{checkpoint}-{evaluation_hash(CONFIG)}.json"
+
+
+def test_the_evaluation_of_an_intermediate_step_is_named_after_its_checkpoint() -> None:
+    early = changed(sampler={"step": 5})
+    assert (sampled_step(CONFIG), sampled_step(changed(sampler={"step": None})), sampled_step(early)) == (10, 10, 5)
+    assert own_evaluation(early) == f"evaluation/step_00000005-{evaluation_hash(CONFIG)}.json"
+    assert "step" not in evaluation_config(early)["sampler"]
 
 
 def test_slug() -> None:
