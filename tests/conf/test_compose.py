@@ -22,7 +22,7 @@ from pixelflow.config.validate import GROUPS
 from pixelflow.errors import UserError
 from pixelflow.jobs import find_job, job_names
 from pixelflow.parts import instantiate
-from pixelflow.runs.identity import config_hash, evaluation_hash
+from pixelflow.runs.identity import TRAINING_SECTIONS, config_hash, evaluation_hash
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = sorted(
@@ -115,6 +115,26 @@ def test_the_arms_of_pixelgen_losses_add_one_loss_each() -> None:
         assert {loss.min_t for name, loss in objective.terms.items() if name in ("lpips", "p_dino")} <= {gate}
         assert set(objective.encoders) == ({"dino"} if "repa" in terms else set())
         assert (objective.adaptive is None) == ("lpips" not in terms)
+
+
+def test_the_arms_of_cascade_x_change_what_their_names_say() -> None:
+    """Against the arm `x`: the sections that determine the weights, in order."""
+    changed = {
+        "velocity": ["prediction"], "single_velocity": ["prediction", "cascade"], "single_x": ["cascade"],
+        "jit_velocity": ["backbone", "prediction"], "jit_x": ["backbone"], "x": [], "x_noise_clamp": ["cascade"],
+        "x_clean_loss": ["objective"], "x_capped": ["objective"], "x_mixture": ["objective"],
+        "x_logit_normal": ["timesteps"], "x_flow_logit_normal": ["timesteps"], "x_smooth_time": ["backbone"],
+        "velocity_smooth_time": ["backbone", "prediction"], "x_capped_logit_normal": ["timesteps", "objective"],
+        "x_clean_loss_flow_logit_normal": ["timesteps", "objective"],
+    }  # fmt: skip
+    assert set(changed) == {arm for recipe, arm in ARMS if recipe == "cascade_x"}
+    configs = {arm: composed("experiments=cascade_x", f"experiments/cascade_x@_global_={arm}") for arm in changed}
+    assert configs["x"]["prediction"]["_target_"].endswith("XPrediction")
+    for arm, config in configs.items():
+        assert config["arm"].replace(",", "").replace("-", " ").replace(" ", "_") == arm
+        differing = [name for name in TRAINING_SECTIONS if config.get(name) != configs["x"].get(name)]
+        assert differing == changed[arm]
+        assert config["guidance"]["scale"] == 2.0 and config["guidance"]["_target_"].endswith("ConstantGuidance")
 
 
 def test_evaluate_is_run_with_another_job(tmp_path: Path) -> None:
