@@ -110,7 +110,8 @@ def _sources(settings: RunSettings, options: TableOptions) -> dict[str, list[Run
                 f"experiment={settings.experiment}: use job.source=folders"
             )
         return {name: read_mlflow(settings.mlflow_uri, name) for name in names}
-    there = sorted(path.name for path in settings.runs_dir.glob("[!.]*") if path.is_dir())
+    # Other folders, such as MLflow's, lie there as well.
+    there = sorted({path.parts[-3] for path in settings.runs_dir.glob("[!.]*/*/config.yaml")})
     found: dict[str, list[Run]] = {}
     for name in names:
         folder = settings.runs_dir / name

@@ -87,10 +87,13 @@ def test_a_sweep_is_an_experiment_of_its_own(write_run: Any, table: Callable[...
     assert lines_of(named) == lines_of(text)
 
 
-def test_an_unknown_experiment_is_an_error_that_lists_what_is_there(write_run: Any, table: Callable[..., str]) -> None:
+def test_an_unknown_experiment_is_an_error_that_lists_what_is_there(
+    write_run: Any, table: Callable[..., str], tmp_path: Path
+) -> None:
     write_run("digits_kickoff", "one", 0.5)
     write_run("other", "one", 0.5)
-    for name in ("digits_kikoff", "..", "../runs", "a/b"):
+    (tmp_path / "runs" / "mlartifacts" / "1").mkdir(parents=True)
+    for name in ("digits_kikoff", "..", "../runs", "a/b", "mlartifacts"):
         with pytest.raises(UserError, match=r"job.experiments: .* is neither .* there are digits_kickoff, other$"):
             table(f"job.experiments=[{name}]")
 
