@@ -69,7 +69,7 @@ def work_in_shares(world: World, sample_ids: Sequence[int], work: Work, *, fixed
         finally:
             progress.close()
     results = world.gather((astuple(made), stop_signal() is not None))
-    total = Made(*(sum(values) for values in zip(*(numbers for numbers, _ in results), strict=True)))
+    total = sum((Made(*numbers) for numbers, _ in results), Made())
     return Shared(total, any(stopped for _, stopped in results))
 
 
