@@ -215,10 +215,12 @@ class SearchResult:
     @property
     def verdict(self) -> str:
         """What the choice was made from, and the choice."""
-        images = " or ".join(map(str, sorted({trial.num_samples for trial in self.trials})))
+        counts = sorted({trial.num_samples for trial in self.trials})
+        unlike = " Distances of different numbers of images are not comparable." if counts != [self.num_samples] else ""
+        images, seeds = " or ".join(map(str, counts)), ", ".join(map(str, self.seeds))
         return (
-            f"Chosen from {len(self.trials)} trials on {images} images each; repeated with seeds "
-            f"{', '.join(map(str, self.seeds))} on {self.num_samples} images each. {conclusion(self.repeated)}"
+            f"Chosen from {len(self.trials)} trials on {images} images each; repeated with seeds {seeds} on "
+            f"{self.num_samples} images each. {conclusion(self.repeated)}{unlike}"
         )
 
 

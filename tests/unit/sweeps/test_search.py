@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,8 @@ def test_the_report(tmp_path: Path) -> None:
     write_report(result, Report(str(tmp_path), ["solver.method"], "solver.method"))
     text = (tmp_path / "search.md").read_text()
     assert "Chosen from 3 trials on 500 images each; repeated with seeds 1, 2 on 1000 images each. B has" in text
+    assert "Distances of different numbers of images are not comparable." in text
+    assert "not comparable" not in replace(result, num_samples=500).verdict
     assert "| A | method=euler | 1 | 10 | 3 | 3.6 | 0.1414 |" in text
     assert "| method=euler | 1.5 | 4 | 15 |  |" in text and "&lt;b&gt;broken" in text
     record = json.loads((tmp_path / "search.json").read_text())
