@@ -147,7 +147,8 @@ def _write(config: Config, folder: Path, overrides: list[str], points: list[Poin
         f"{config['guidance']['_target_'].rpartition('.')[2]}. The error is relative to {FINE_STEPS} steps of "
         "Adams-Bashforth 4 per stage from the same noise (root mean square); fd is the distance to the "
         f"reference images ({markdown_text(str(config['metrics']['reference']))}). Seconds count where the load "
-        f"average ({os.getloadavg()[1]:.1f}, on {os.cpu_count()} cores) is that of one job.\n\n"
+        f"average ({os.getloadavg()[1]:.1f}, on {os.cpu_count()} cores) is that of one job. The distances are "
+        f"of one seed: {count} images do not show which setting has the smaller one.\n\n"
     )
     write_text(folder / "quality.md", head + table)
     rows = [{"label": p.label, "forward_passes": p.cost, "error": p.quality, **p.more} for p in points]

@@ -23,11 +23,10 @@ import torch
 from pixelflow.benchmarks.logging_cost import logging_cost
 from pixelflow.benchmarks.options import BenchmarkOptions
 from pixelflow.benchmarks.training_step import training
-from pixelflow.config.build import Config, build_model, pick_device, sampler_settings
-from pixelflow.config.schema import build
+from pixelflow.config.build import Config, build_model, forward_costs, pick_device, sampler_settings
 from pixelflow.files import write_aside, write_json
 from pixelflow.flow import ConstantGuidance
-from pixelflow.nn.flops import DEFAULT_WIDTH, forward_flops, matrix_rate
+from pixelflow.nn.flops import DEFAULT_WIDTH, matrix_rate, tflop
 from pixelflow.nn.kernel_timing import time_attention
 from pixelflow.nn.kernels import attention_modules
 from pixelflow.reporting.escaping import markdown_code, markdown_text
@@ -112,12 +111,7 @@ def sampling(config: Config, options: BenchmarkOptions, device: torch.device) ->
             if name not in best or measured.costs.total < best[name].costs.total:
                 best[name] = measured
     rate = max(rate, matrix_rate(width, dtype=dtype, device=device))  # other work on the machine may have slowed one
-    with torch.device("meta"):
-        bare = build(config, "backbone")
-    flops = [
-        forward_flops(bare, stage.resolution, config["data"]["channels"]) for stage in best[CONFIGURED].costs.stages
-    ]
-    rows = {name: _row(measured, flops, rate, images) for name, measured in best.items()}
+    rows = {name: _row(measured, forward_costs(config), rate, images) for name, measured in best.items()}
     return {
         "variants": rows,
         "passes_ratio": rows[CONFIGURED]["forward_passes"] / rows[ALWAYS]["forward_passes"],
@@ -168,12 +162,12 @@ def _row(measured: Measured, flops: list[int], rate: float, images: int) -> dict
             "seconds": stage.seconds / images,
             "evaluations": stage.nfe,
             "forward_passes": stage.passes,
-            "tflop": stage.passes * count / 1e12,
+            "tflop": tflop([stage.passes], [count]),
             "utilisation": stage.passes * count * images / stage.seconds / rate,
         }
         for stage, count in zip(costs.stages, flops, strict=True)
     ]
-    tflop = sum(stage["tflop"] for stage in stages)
+    operations = sum(stage["tflop"] for stage in stages)
     return {
         "stages": stages,
         "seconds_per_image": (costs.total + measured.writing) / images,
@@ -183,8 +177,8 @@ def _row(measured: Measured, flops: list[int], rate: float, images: int) -> dict
         "renoise_share": costs.renoise / (costs.total + measured.writing),
         "evaluations": sum(stage["evaluations"] for stage in stages),
         "forward_passes": costs.passes,
-        "tflop": tflop,
-        "utilisation": tflop * 1e12 * images / costs.total / rate,
+        "tflop": operations,
+        "utilisation": operations * 1e12 * images / costs.total / rate,
     }
 
 

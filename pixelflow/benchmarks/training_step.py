@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pixelflow.benchmarks.options import BenchmarkOptions
-from pixelflow.config.build import Config
-from pixelflow.config.training_parts import assemble_trainer, bare_backbone
+from pixelflow.config.build import Config, bare_backbone
+from pixelflow.config.training_parts import assemble_trainer
 from pixelflow.nn.attention import HeadNormAttention, SelfAttention
 from pixelflow.runs.provenance import versions
 from pixelflow.training.checkpoint import CheckpointStore

@@ -15,8 +15,9 @@ from pixelflow.config.sections import read_assets, read_sampler
 from pixelflow.errors import UserError
 from pixelflow.losses.objective import Objective
 from pixelflow.model import Model, Recipe
+from pixelflow.nn.flops import stage_flops
 from pixelflow.sampling.settings import SamplerSettings, SampleSet
-from pixelflow.training.fitting import of_stored_config
+from pixelflow.training.fitting import of_stored_config, without_memory
 from pixelflow.training.reader import read_state
 from pixelflow.training.settings import TrainerSettings
 from pixelflow.training.weights import load_backbone
@@ -81,6 +82,19 @@ def load_model(config: Config, checkpoint: str | Path, device: torch.device) -> 
         loading.check_fit(model)
     model.backbone.to(device).eval().requires_grad_(False)
     return model
+
+
+def bare_backbone(config: Config) -> nn.Module:
+    """Builds the backbone on the meta device, without memory for its weights."""
+    with without_memory():
+        return build(config, "backbone")
+
+
+def forward_costs(config: Config) -> list[int]:
+    """Returns the floating-point operations of one forward pass of one image at the resolution of each stage."""
+    backbone = bare_backbone(config)
+    cascade = build(config, "cascade", max_timestep=backbone.max_timestep)
+    return stage_flops(backbone, cascade, config["data"]["channels"])
 
 
 def build_objective(config: Config, model: Model, device: torch.device) -> Objective:

@@ -31,6 +31,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from pixelflow.config.composing import SETTINGS_SWEEPER, Composer
 from pixelflow.config.job import FindJob
+from pixelflow.config.sampler_search import SamplerSearch
 from pixelflow.config.sweepers import PruningSweeper, expand
 from pixelflow.errors import Interrupted, UserError, WorkFailed
 from pixelflow.runs.places import check_writable
@@ -299,7 +300,7 @@ def register(find_job: FindJob, *, entry: str) -> None:
     _SweepLauncher.find_job = staticmethod(find_job)
     _SweepLauncher.entry = entry
     known = Plugins.instance().class_name_to_class
-    for plugin in (SlurmLauncher, LocalLauncher, BasicLauncher, SettingsSweeper, PruningSweeper):
+    for plugin in (SlurmLauncher, LocalLauncher, BasicLauncher, SettingsSweeper, PruningSweeper, SamplerSearch):
         known[f"hydra_plugins.pixelflow.{plugin.__name__}"] = plugin
     store = ConfigStore.instance()
     slurm = {"max_num_timeout": "${site.max_restarts}", "wait": False}  # every kind of restart counts

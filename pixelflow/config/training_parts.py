@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pixelflow.config.build import (
     Config,
+    bare_backbone,
     build_model,
     build_objective,
     pick_device,
@@ -29,7 +30,6 @@ from pixelflow.signals import stop_signal
 from pixelflow.training.checkpoint import CheckpointStore
 from pixelflow.training.costs import device_rate, step_costs
 from pixelflow.training.draw import FlowParts
-from pixelflow.training.fitting import without_memory
 from pixelflow.training.meter import Meter
 from pixelflow.training.networks import build_network
 from pixelflow.training.settings import TrainerSettings
@@ -75,12 +75,6 @@ def build_trainer(
     costs = step_costs(bare_backbone(config), trainer.flow.cascade, channels=config["data"]["channels"], images=images)
     trainer.meter = Meter(costs, device=device, processes=world.size, rate=rate)
     return trainer
-
-
-def bare_backbone(config: Config) -> nn.Module:
-    """Builds the backbone on the meta device, without memory for its weights."""
-    with without_memory():
-        return build(config, "backbone")
 
 
 Grid = Callable[[Model, dict[str, Tensor], int], None]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from pixelflow.flow.cascade import Cascade
 from pixelflow.nn.kernel_timing import least_seconds
 from pixelflow.types import Condition
 
@@ -52,6 +53,29 @@ def drop_content(network: nn.Module) -> None:
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu")
+
+
+def stage_flops(backbone: nn.Module, cascade: Cascade, channels: int) -> list[int]:
+    """Counts the floating-point operations of one forward pass of one image at the resolution of each stage.
+
+    In a batch with one timestep its embedding is computed once; here it is counted for each image.
+
+    Args:
+        backbone: On the meta device.
+        cascade: Gives the resolutions.
+        channels: Channels of the image.
+    """
+    return [forward_flops(backbone, cascade.resolution(stage), channels) for stage in range(cascade.num_stages)]
+
+
+def tflop(passes: Sequence[float], flops: Sequence[int]) -> float:
+    """Returns the 10^12 floating-point operations of forward passes.
+
+    Args:
+        passes: Number of forward passes in each stage.
+        flops: Operations of one forward pass in each stage, see `stage_flops`.
+    """
+    return sum(number * each for number, each in zip(passes, flops, strict=True)) / 1e12
 
 
 def matrix_rate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -46,17 +47,43 @@ class Point:
     more: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Spread:
+    """Repetitions of one setting with other random numbers.
+
+    Args:
+        cost: The cost.
+        mean: Mean of the quality.
+        deviation: Standard deviation of the quality.
+    """
+
+    cost: float
+    mean: float
+    deviation: float
+
+
 def pareto_front(points: Sequence[Point]) -> list[Point]:
-    """Returns the points that no other point dominates, by increasing cost; of equal points only the first."""
+    """Returns the points that no other point dominates, by increasing cost; of equal points only the first.
+
+    A point with a number that is not finite is left out.
+    """
     front: list[Point] = []
-    for point in sorted(points, key=lambda p: (p.cost, p.quality)):
+    known = [point for point in points if math.isfinite(point.cost) and math.isfinite(point.quality)]
+    for point in sorted(known, key=lambda p: (p.cost, p.quality)):
         if not front or point.quality < front[-1].quality:
             front.append(point)
     return front
 
 
 def quality_chart(
-    points: Sequence[Point], path: Path, *, cost: str, quality: str, front: bool = True, lines: bool = False
+    points: Sequence[Point],
+    path: Path,
+    *,
+    cost: str,
+    quality: str,
+    front: bool = True,
+    lines: bool = False,
+    spreads: Sequence[Spread] = (),
 ) -> Path:
     """Draws all points on logarithmic axes, and the Pareto front with the letters of `quality_table`.
 
@@ -67,6 +94,7 @@ def quality_chart(
         quality: Label of the vertical axis.
         front: Whether to draw the Pareto front.
         lines: Whether to connect the points of a series.
+        spreads: Repeated settings; they are drawn over the points, which are then pale.
 
     Returns:
         The path of the file.
@@ -90,7 +118,19 @@ def quality_chart(
             color=SERIES_COLORS[number % len(SERIES_COLORS)],
             markersize=5,
             linewidth=1,
+            alpha=0.35 if spreads else 1.0,
         )
+    if spreads:
+        panel.errorbar(
+            [s.cost for s in spreads],
+            [s.mean for s in spreads],
+            [s.deviation for s in spreads],
+            fmt="k_",
+            capsize=3,
+            linewidth=1.2,
+            zorder=3,
+        )
+        names.append("repeated: mean and standard deviation")
     if front:
         _draw_front(panel, pareto_front(points))
     for axis, scale in ((panel.xaxis, panel.set_xscale), (panel.yaxis, panel.set_yscale)):
@@ -127,6 +167,12 @@ def quality_table(points: Sequence[Point], *, cost: str, quality: str) -> str:
         cells = [markdown_text(point.label), *(f"{number:.4g}" for number in numbers), _letter(front, point)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def letters(points: Sequence[Point]) -> list[str]:
+    """Returns the letter of each point in chart and table, empty for one that is not on the Pareto front."""
+    front = pareto_front(points)
+    return [_letter(front, point) for point in points]
 
 
 def _letter(front: Sequence[Point], point: Point) -> str:

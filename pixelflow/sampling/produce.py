@@ -8,11 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
 
 from pixelflow.errors import WorkFailed
+from pixelflow.nn.flops import tflop
 from pixelflow.sampling.sampler import Sampler, to_uint8
 from pixelflow.sampling.settings import SamplerSettings, SampleSet
 from pixelflow.sampling.store import AsideWriter
@@ -95,22 +97,42 @@ class Made:
     Args:
         images: Number of images.
         seconds: Seconds of the device.
-        nfe: Evaluations, summed over the images.
-        passes: Forward passes, summed over the images.
+        nfe: Velocity evaluations, summed over the images.
+        stage_passes: Forward passes of single images in each stage; empty without images.
         other_load: Mean number of CPU cores that other programs kept busy meanwhile; None where it is not known.
     """
 
     images: int = 0
     seconds: float = 0.0
     nfe: float = 0.0
-    passes: float = 0.0
+    stage_passes: tuple[float, ...] = ()
     other_load: float | None = None
 
-    def per_image(self) -> dict[str, float]:
-        """Returns the costs per image, the number of images and the other load, or nothing if there are no images."""
+    def __add__(self, other: Made) -> Made:
+        """Returns the images and costs of both, without a load."""
+        passes = zip_longest(self.stage_passes, other.stage_passes, fillvalue=0.0)
+        return Made(
+            self.images + other.images, self.seconds + other.seconds, self.nfe + other.nfe,
+            tuple(mine + theirs for mine, theirs in passes),
+        )  # fmt: skip
+
+    @property
+    def passes(self) -> float:
+        """Forward passes of single images, over all stages."""
+        return sum(self.stage_passes)
+
+    def per_image(self, flops: Sequence[int]) -> dict[str, float]:
+        """Returns the costs per image, the number of images and the other load, or nothing if there are no images.
+
+        Args:
+            flops: Floating-point operations of one forward pass in each stage, see `pixelflow.nn.flops.stage_flops`.
+        """
         if not self.images:
             return {}
-        costs = {"nfe": self.nfe, "forward_passes_per_image": self.passes, "seconds_per_image": self.seconds}
+        costs = {
+            "nfe": self.nfe, "forward_passes_per_image": self.passes,
+            "tflop_per_image": tflop(self.stage_passes, flops), "seconds_per_image": self.seconds,
+        }  # fmt: skip
         load = {} if self.other_load is None else {"other_load": self.other_load}
         return {key: cost / self.images for key, cost in costs.items()} | {"images_timed": self.images} | load
 
@@ -162,10 +184,9 @@ def produce(
                 begin = time.perf_counter()
                 write(ids, pixels)
                 between += time.perf_counter() - begin
-            made.images += len(pixels)
-            made.nfe += samples.nfe * len(pixels)
-            made.passes += samples.passes * len(pixels)
-            on_batch(len(pixels))
+            count = len(pixels)
+            made += Made(count, 0.0, samples.nfe * count, tuple(passes * count for passes in samples.stage_passes))
+            on_batch(count)
             if stop():
                 break
     made.seconds = time.perf_counter() - start - between

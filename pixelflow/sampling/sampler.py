@@ -32,13 +32,18 @@ class Samples:
         x: Images, (B, C, R, R), not clamped.
         stage_ends: State at the end of each stage; the last is `x`.
         nfe: Velocity evaluations.
-        passes: Forward passes per image, the mean over the batch. A guided evaluation takes two.
+        stage_passes: Forward passes per image in each stage, the mean over the batch. A guided evaluation takes two.
     """
 
     x: Tensor
     stage_ends: list[Tensor]
     nfe: int
-    passes: float
+    stage_passes: tuple[float, ...]
+
+    @property
+    def passes(self) -> float:
+        """Forward passes per image, over all stages."""
+        return sum(self.stage_passes)
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -120,7 +125,7 @@ class Sampler:
         null = self.conditioning.null(len(condition))
         guidable = condition.class_label.cpu() != null.class_label.cpu()
         condition, null = condition.to(self.device), null.to(self.device)
-        x, ends, nfe, passes = noise(0), [], 0, 0
+        x, ends, nfe, passes = noise(0), [], 0, [0] * self.cascade.num_stages
         for stage in range(self.cascade.num_stages):
             if stage > 0:
                 x = self.cascade.renoise(x, stage, noise(stage))
@@ -129,12 +134,12 @@ class Sampler:
                 velocity = _StageVelocity(self, stage, condition[part], null[part], guidable[part], observe)
                 state, evaluations = self._integrate(velocity, x[part], stage)
                 parts.append(state)
-                nfe, passes = nfe + evaluations, passes + velocity.passes
+                nfe, passes[stage] = nfe + evaluations, passes[stage] + velocity.passes
             x = parts[0] if len(parts) == 1 else torch.cat(parts)
             if observe is not None:
                 observe(stage, 1.0, x)
             ends.append(x)
-        return Samples(x, ends, nfe, passes / len(x))
+        return Samples(x, ends, nfe, tuple(number / len(x) for number in passes))
 
     def _integrate(self, velocity: _StageVelocity, x: Tensor, stage: int) -> tuple[Tensor, int]:
         if hasattr(self.backbone, "start_trajectory"):  # a wrapper that keeps features between evaluations

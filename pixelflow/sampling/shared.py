@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -71,12 +71,8 @@ def work_in_shares(world: World, sample_ids: Sequence[int], work: Work, *, fixed
             progress.close()
     # All processes leave the block together, so that they have observed the same interval.
     results = world.gather((made, watch.read(), stop_signal() is not None))
-    parts = [part for part, _, _ in results]
-    total = Made(
-        images=sum(part.images for part in parts), seconds=sum(part.seconds for part in parts),
-        nfe=sum(part.nfe for part in parts), passes=sum(part.passes for part in parts),
-        other_load=other_load([stretch for _, stretch, _ in results]),
-    )  # fmt: skip
+    total = sum((part for part, _, _ in results), Made())
+    total = replace(total, other_load=other_load([stretch for _, stretch, _ in results]))
     return Shared(total, any(stopped for _, _, stopped in results))
 
 

@@ -23,12 +23,14 @@ from pixelflow.terminal import say
 logger = logging.getLogger(__name__)
 
 GUIDANCE = "guidance.scale"
+SEED = "sampler.seed"
 
 
 class EvaluationSweep(Callback):
     """A Hydra callback that collects runs of job=evaluate and writes `<output>/<experiment>.{md,csv,tex,png}`.
 
-    A run that failed is named below the table.
+    Evaluations of one setting with different values of sampler.seed are averaged. A run that failed is named below the
+    table.
 
     Args:
         output: The folder that is written.
@@ -43,15 +45,16 @@ class EvaluationSweep(Callback):
         """Adds an evaluation."""
         chosen = dict(override.split("=", 1) for override in job_return.overrides or [])
         settings = {axis: _shown(axis, chosen[axis]) for axis in self.axes if axis in chosen}
-        if any(run.config == settings and run.state == "finished" for run in self.runs):
+        seed = int(chosen.get(SEED, 0))
+        if any((run.config, run.seed, run.state) == (settings, seed, "finished") for run in self.runs):
             return  # an axis lists a value twice
         name = " ".join(f"{key.split('.')[-1]}={value}" for key, value in settings.items()) or "as trained"
         if job_return.status != JobStatus.COMPLETED:
-            self.runs.append(Run(name, settings, 0, {}, {}, "failed", None))
+            self.runs.append(Run(name, settings, seed, {}, {}, "failed", None))
             return
         path: Path = job_return.return_value.path
         found = read_evaluation(path)
-        self.runs.append(Run(name, settings, 0, found.metrics, found.record, "finished", None))
+        self.runs.append(Run(name, settings, seed, found.metrics, found.record, "finished", None))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Writes the table and the curve."""
@@ -74,12 +77,18 @@ class EvaluationSweep(Callback):
 
 
 def best_setting(table: Table) -> str:
-    """Returns a line that names the setting with the least distance, as overrides for the next command."""
+    """Returns a line that names the setting with the least distance, as overrides, and what it was chosen from."""
     column = next(column for column in table.columns if column.distance)
-    row = min((row for row in table.rows if column.key in row.cells), key=lambda row: row.cells[column.key].mean)
+    rows = [row for row in table.rows if column.key in row.cells]
+    row = min(rows, key=lambda row: row.cells[column.key].mean)
     value = row.cells[column.key].mean
     overrides = " ".join(f"{key}={row.setting.config[key]}" for key in table.axes if key in row.setting.config)
-    return f"Best: {column.label} {value:.{column.decimals}f} with {overrides or 'the only setting'}"
+    counts = sorted({len(other.runs) for other in rows})
+    each = " to ".join(str(count) for count in (counts[0], counts[-1])[: len(counts)])
+    return (
+        f"Best: {column.label} {value:.{column.decimals}f} with {overrides or 'the only setting'}; chosen from "
+        f"{len(rows)} settings with {each} evaluation{'s' if counts[-1] > 1 else ''} of each, and not repeated"
+    )
 
 
 def _shown(axis: str, value: str) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pixelflow.flow.cascade import Cascade
-from pixelflow.nn.flops import DEFAULT_WIDTH, forward_flops, matrix_rate
+from pixelflow.nn.flops import DEFAULT_WIDTH, matrix_rate, stage_flops
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def step_costs(backbone: nn.Module, cascade: Cascade, *, channels: int, images: 
     """
     sides = [cascade.resolution(stage) for stage in range(cascade.num_stages)]
     share = images / len(sides)
-    flops = sum(3 * share * forward_flops(backbone, side, channels) for side in sides)
+    flops = sum(3 * share * each for each in stage_flops(backbone, cascade, channels))
     patch = int(backbone.patch_size)  # type: ignore[arg-type]
     return StepCosts(images, round(sum(share * (side // patch) ** 2 for side in sides)), round(flops))
 

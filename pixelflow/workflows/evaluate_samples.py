@@ -19,7 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pixelflow.config.build import Config, load_model, pick_device, sample_set, sampler_settings, trainer_settings
+from pixelflow.config.build import (
+    Config,
+    forward_costs,
+    load_model,
+    pick_device,
+    sample_set,
+    sampler_settings,
+    trainer_settings,
+)
 from pixelflow.config.suites import build_suite, require_metrics
 from pixelflow.data.image_files import ImageFiles, open_images
 from pixelflow.files import write_json
@@ -44,7 +52,10 @@ UINT8 = "clamp(x / 2 + 1 / 2, 0, 1) * 255, rounded to the nearest"
 
 
 class Outcome(tuple[float, float]):
-    """The two numbers that a search minimises: distance to the reference, and seconds per image (nan if unknown)."""
+    """The two numbers that a search minimises: distance to the reference, and TFLOP per image (nan if unknown).
+
+    The cost is counted and not timed: the time depends on the load of the machine.
+    """
 
     path: Path
     """File of the evaluation."""
@@ -75,7 +86,7 @@ def run_evaluation(config: Config, *, images: bool) -> Outcome:
         say(f"record: {result['path']}")
     metrics = result["metrics"]
     distance = main_distance(metrics)
-    outcome = Outcome((distance, metrics.get("seconds_per_image", nan)))
+    outcome = Outcome((distance, result["record"].get("tflop_per_image", nan)))
     outcome.path = result["path"]
     return outcome
 
@@ -147,7 +158,7 @@ def evaluate_checkpoint(config: Config, checkpoint: str, home: Path | None = Non
 
         def record(made: Made) -> dict[str, Any]:
             facts = sampling_record(config, checkpoint, model.recipe.step, world, device)
-            return facts | made.per_image() | {"settings": evaluation_config(config)}
+            return facts | made.per_image(forward_costs(config)) | {"settings": evaluation_config(config)}
 
         def work(accumulator: Accumulator) -> Work:
             return drawing(sampler, accumulator.write, images, settings, aside=False)

@@ -16,7 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pixelflow.config.build import Config, load_model, pick_device, sample_set, sampler_settings, trainer_settings
+from pixelflow.config.build import (
+    Config,
+    forward_costs,
+    load_model,
+    pick_device,
+    sample_set,
+    sampler_settings,
+    trainer_settings,
+)
 from pixelflow.config.sections import read_sampler
 from pixelflow.errors import Interrupted, WorkFailed
 from pixelflow.files import write_json
@@ -97,7 +105,8 @@ def _sample(config: Config, checkpoint: str, folder: Path, world: World, device:
     with shared_errors(world, wait=True):
         if world.rank == 0:
             record = sampling_record(config, checkpoint, model.recipe.step, world, device)
-            _finish(output, missing, sampler, images, section.trajectories, record, done.made)
+            costs = done.made.per_image(forward_costs(config))
+            _finish(output, missing, sampler, images, section.trajectories, record, costs)
 
 
 def _finish(
@@ -107,7 +116,7 @@ def _finish(
     images: SampleSet,
     trajectories: int,
     record: dict[str, Any],
-    made: Made,
+    costs: dict[str, float],
 ) -> None:
     """Writes the figures, the output in its final form, and the record."""
     folder = output.folder
@@ -121,7 +130,7 @@ def _finish(
     with output.reporting_errors():
         output.finish()
     record = record | {"output": output.path.name}
-    write_json(folder / "record.json", record | _timing(folder / "record.json", made))
+    write_json(folder / "record.json", record | _timing(folder / "record.json", costs))
 
 
 def sampling_record(config: Config, checkpoint: str, step: int, world: World, device: torch.device) -> dict[str, Any]:
@@ -147,17 +156,19 @@ def sampling_record(config: Config, checkpoint: str, step: int, world: World, de
     }
 
 
-def _timing(path: Path, made: Made) -> dict[str, Any]:
+def _timing(path: Path, costs: dict[str, float]) -> dict[str, Any]:
     """Costs per image: of this call, or of an earlier one that computed more images.
 
     There are none if an earlier call was stopped between its last image and its record.
     """
     if path.exists():
         earlier = json.loads(path.read_text(encoding="utf-8"))
-        if earlier.get("images_timed", 0) >= made.images:
-            keys = ("nfe", "forward_passes_per_image", "seconds_per_image", "images_timed", "other_load")
+        if earlier.get("images_timed", 0) >= costs.get("images_timed", 0):
+            keys = (
+                "nfe", "forward_passes_per_image", "tflop_per_image", "seconds_per_image", "images_timed", "other_load",
+            )  # fmt: skip
             return {key: earlier[key] for key in keys if key in earlier}
-    return made.per_image()
+    return costs
 
 
 def _write_grid(path: Path, output: PngOutput, labels: Tensor) -> None:

@@ -72,6 +72,7 @@ def test_the_record_says_how_the_numbers_came_about(finished: Finished) -> None:
     assert record["step"] == 6 and record["num_samples"] == 20 and record["weights"] == "ema"
     assert record["nfe"] == 4  # two stages of two steps
     assert record["forward_passes_per_image"] == 2 + 4  # stage-wise guidance leaves the first stage unguided
+    assert 0 < record["tflop_per_image"] < 0.01
     assert record["solver"]["num_steps"] == 2 and record["guidance"]["scale"] == 2.0
     assert record["features"] == "digits-cnn" and "1500 images" in record["reference"]
     assert "torch" in record["versions"] and "checkpoint" in record and record["seed"] == 0

@@ -2,17 +2,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-from hydra.core.utils import JobReturn, JobStatus
 
 from pixelflow.benchmarks import sampler_quality
 from pixelflow.config.build import build_model
 from pixelflow.jobs import quality
-from pixelflow.sweeps.search import SearchChart
 from pixelflow.training.checkpoint import CheckpointStore
 from tests.conf.test_compose import composed
 
@@ -58,6 +54,7 @@ def test_settings_side_by_side(
     assert all(row["fd"] > 0 for row in rows)
     text = (tmp_path / "quality.md").read_text()
     assert str(tmp_path) not in text and str(checkpoint) not in text
+    assert "The distances are of one seed: 20 images do not show which setting has the smaller one." in text
     assert "| faster |" in text and "| faster |" in capsys.readouterr().out
     assert (tmp_path / "quality.png").exists()
 
@@ -78,27 +75,6 @@ def test_mistakes_are_found_before_anything_is_computed(
     with pytest.raises(ValueError, match=message):
         quality.JOB.start(composed(*arguments), arguments)
     assert not list(tmp_path.iterdir())
-
-
-def test_search_chart(tmp_path: Path) -> None:
-    chart = SearchChart(output=str(tmp_path), keys=["solver.method", "guidance.scale"], series="solver.method")
-    config: Any = SimpleNamespace(experiment="search")
-    for method, result in (("euler", (3.0, 0.02)), ("heun", (2.0, 0.05)), ("euler", (4.0, 0.06))):
-        overrides = [f"solver.method={method}", "guidance.scale=1.23456789", "sampler.seed=1"]
-        done = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
-        done.return_value = result
-        chart.on_job_end(config, done)
-    failed = JobReturn(overrides=[], status=JobStatus.FAILED)
-    chart.on_job_end(config, failed)
-    chart.on_multirun_end(config)
-    lines = (tmp_path / "search.md").read_text().splitlines()
-    assert "3 trials" in lines[0]
-    assert lines[-3:] == [
-        "| method=euler scale=1.235 | 20 | 3 | A |",
-        "| method=heun scale=1.235 | 50 | 2 | B |",
-        "| method=euler scale=1.235 | 60 | 4 |  |",
-    ]
-    assert (tmp_path / "search.png").exists()
 
 
 def test_the_search_composes(checkpoint: Path) -> None:

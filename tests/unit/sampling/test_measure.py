@@ -5,13 +5,18 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend
+from torch.utils.flop_counter import FlopCounterMode
 
 from pixelflow.backbones import PixelFlow
 from pixelflow.flow import StageWiseGuidance
-from pixelflow.nn.flops import forward_flops, matrix_rate
+from pixelflow.nn.flops import forward_flops, matrix_rate, stage_flops
 from pixelflow.sampling.measure import measure_batch
+from pixelflow.sampling.produce import Made, produce
+from pixelflow.sampling.settings import SamplerSettings, SampleSet
 from pixelflow.types import Condition
-from tests.unit.sampling.test_sampler import Oracle, make_sampler
+from tests.tiny import tiny_pixelflow
+from tests.unit.sampling.test_sampler import NUM_CLASSES, Oracle, make_sampler
 
 XL = {"patch_size": 4, "depth": 28, "num_heads": 16, "head_dim": 72, "num_classes": 1000}
 
@@ -69,3 +74,28 @@ def test_costs_of_a_batch() -> None:
 def test_matrix_rate_is_plausible() -> None:
     rate = matrix_rate(64, dtype=torch.float32, device=torch.device("cpu"), tokens=256, repeats=3)
     assert 1e8 < rate < 1e14
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_the_counted_operations_are_those_of_the_real_forward_passes(scale: float) -> None:
+    """Stage 0 is not guided; in the others, the null class needs one pass and the others two."""
+    guidance = StageWiseGuidance(scale=scale, num_stages=3)
+    sampler = make_sampler(tiny_pixelflow().eval(), guidance, attention=[SDPBackend.MATH] * 3)
+    images = SampleSet(num_samples=3, classes=[1, 2, NUM_CLASSES], seed=0)
+    with FlopCounterMode(display=False) as counter:
+        made = produce(sampler, lambda *_: None, range(3), images=images, settings=SamplerSettings())
+    costs = made.per_image(stage_flops(tiny_pixelflow().to("meta"), sampler.cascade, sampler.channels))
+    passes = [2, 3 * 5 / 3, 2 * 5 / 3] if scale > 1 else [2, 3, 2]
+    assert costs["forward_passes_per_image"] == pytest.approx(sum(passes)) and costs["nfe"] == 7
+    # A call of the backbone embeds its timestep once. The count has it once for each image.
+    embedding = 2 * (256 * 16 + 16 * 16)
+    shared = (3 * sum(passes) - 7) * embedding
+    assert costs["tflop_per_image"] * 3e12 - shared == pytest.approx(counter.get_total_flops(), rel=1e-9)
+
+
+def test_costs_of_several_processes_are_added() -> None:
+    """One of them had no images."""
+    together = Made(2, 1.0, 8.0, (2.0, 4.0)) + Made() + Made(1, 0.5, 4.0, (1.0, 2.0))
+    assert together == Made(3, 1.5, 12.0, (3.0, 6.0)) and together.passes == 9
+    assert together.per_image([10**12, 10**13])["tflop_per_image"] == pytest.approx(1 + 20)
+    assert Made().per_image([1, 2]) == {}

@@ -48,4 +48,4 @@ def test_the_processes_of_the_job_are_subtracted_on_each_machine() -> None:
 
 
 def test_images_that_were_not_drawn_in_shares_have_no_load() -> None:
-    assert "other_load" not in Made(2, seconds=1.0).per_image()
+    assert "other_load" not in Made(2, seconds=1.0).per_image([])

@@ -48,7 +48,21 @@ def test_table_curve_and_best(checkpoint: Path, tmp_path: Path, capsys: pytest.C
     best = min(zip(numbers[:2], (1, 2), strict=True))
     assert f"Best: FD (digits CNN) {best[0]:.2f} with scale={best[1]}" in told.replace("guidance.", "")
     assert told.count("\n| ") == 2 + 3 and "scale=9: failed" in told and str(tmp_path) not in told
+    assert "chosen from 3 settings with 1 evaluation of each, and not repeated" in told
     assert "Best:" in capsys.readouterr().out
+
+
+def test_seeds_of_the_noise_are_averaged(checkpoint: Path, tmp_path: Path) -> None:  # noqa: F811
+    sweep = EvaluationSweep(output=str(tmp_path), axes=AXES)
+    jobs = [(1.0, 0), (1.0, 1), (2.0, 0), (2.0, 1), (2.0, 1)]
+    paths = [call(sweep, f"checkpoint={checkpoint}", f"guidance.scale={s}", f"sampler.seed={n}") for s, n in jobs]
+    numbers = [json.loads(path.read_text())["metrics"]["fd_digits"] for path in paths]
+    assert len(set(numbers)) == 4
+    sweep.on_multirun_end(SimpleNamespace(experiment="seeds"))  # type: ignore[arg-type]
+    told = (tmp_path / "seeds.md").read_text()
+    best = min(sum(numbers[:2]) / 2, sum(numbers[2:4]) / 2)
+    assert f"Best: FD (digits CNN) {best:.2f} with" in told
+    assert "chosen from 2 settings with 2 evaluations of each, and not repeated" in told
 
 
 def test_a_sweep_without_results_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
