@@ -1,7 +1,7 @@
 """The papers' tables as recipes: every row of the paper has a setting with the paper's values.
 
-The numbers below come from the papers (PixelFlow: arXiv 2504.07963, Tables 1 to 4; PixelGen: its project page), not from
-experiments/.
+The numbers below come from the papers (PixelFlow: arXiv 2504.07963, Tables 1 to 4; PixelGen: its project page), not
+from experiments/.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ QUALITY = ("fid", "sfid", "inception_score", "precision", "recall")
 class Row:
     """A row of a paper's table: the settings that it states, and its numbers as printed.
 
-    `kickoff` is in tokens per side, `step` is the training step that is measured, `guidance` the scale of each stage in its
-    middle; None where the paper does not say.
+    `kickoff` is in tokens per side, `step` is the training step that is measured, `guidance` the scale of each stage in
+    its middle; None where the paper does not say.
     """
 
     size: int
