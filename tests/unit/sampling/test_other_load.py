@@ -28,7 +28,7 @@ def test_a_busy_program_beside_the_job_is_load() -> None:
         busy.kill()
         busy.wait()
     assert made.other_load is not None and made.other_load > 0.5
-    assert made.per_image()["other_load"] == made.other_load and made.per_image()["images_timed"] == 2
+    assert made.per_image([])["other_load"] == made.other_load and made.per_image([])["images_timed"] == 2
 
 
 def test_the_work_of_the_process_is_its_own() -> None:
