@@ -72,8 +72,8 @@ def objective_costs(
         images: Images of the pass.
         bf16: Whether the frozen networks compute under autocast.
     """
-    share = images / cascade.num_stages
-    computed = _Computed(objective, timesteps, share)
+    share, stages = images / cascade.num_stages, range(cascade.num_stages)
+    computed = [_Computed(objective, _even_times(timesteps, cascade, stage), share) for stage in stages]
     networks = [*objective.encoders.values(), *(part for loss in objective.terms.values() for part in loss.networks)]
     with warnings.catch_warnings(), without_memory():
         warnings.simplefilter("ignore")  # networks that read weights of their package cannot take them here
@@ -90,9 +90,9 @@ def objective_costs(
                 loss.build(width=backbone.width, num_features=objective.encoders[loss.encoder].num_features)
         weights = [*objective.parameters(), *(p for network in networks for p in network.model.parameters())]
         own = {p.untyped_storage()._cdata for p in weights}
-        for stage in range(cascade.num_stages):
+        for stage in stages:
             predicted = _predicted(objective, backbone, cascade, prediction, stage, channels)
-            for part, count in _parts(objective, predicted, computed):
+            for part, count in _parts(objective, predicted, computed[stage]):
                 if count:
                     flops += count * count_flops(part)
                     kept += count * _kept_bytes(part, own)
@@ -103,9 +103,8 @@ def objective_costs(
 class _Computed:
     """The expected number of images of one stage on which something is computed."""
 
-    def __init__(self, objective: Objective, timesteps: Timesteps, images: float) -> None:
+    def __init__(self, objective: Objective, tau: Tensor, images: float) -> None:
         self.images, self.pad_to = images, objective.pad_to
-        tau = timesteps((torch.arange(QUANTILES, dtype=torch.float64) + 0.5) / QUANTILES)
         gates = {name: loss.gate(tau, tau).tolist() for name, loss in objective.terms.items()}
         self.passing = {name: {n for n, passes in enumerate(gate) if passes} for name, gate in gates.items()}
 
@@ -125,6 +124,12 @@ class _Computed:
             for k in range(n + 1)
         )  # fmt: skip
         return filled * self.images / n
+
+
+def _even_times(timesteps: Timesteps, cascade: Cascade, stage: int) -> Tensor:
+    """The quantiles of the times of a stage, (QUANTILES,)."""
+    uniform = (torch.arange(QUANTILES, dtype=torch.float64) + 0.5) / QUANTILES
+    return timesteps(uniform, *cascade.windows(torch.full((QUANTILES,), stage)))
 
 
 def _predicted(

@@ -15,6 +15,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from pixelflow.benchmarks.estimate_table import estimate_table
+from pixelflow.benchmarks.options import BenchmarkOptions
 from pixelflow.cli import prepare_hydra
 from pixelflow.config.agreement import build_on_meta
 from pixelflow.config.resolve import resolve
@@ -210,6 +212,26 @@ def test_a_miniature_needs_no_files_and_has_three_seeds(recipe: str) -> None:
         assert config["experiment"] == f"{recipe}_mini"
         seeds.add(config["seed"])
     assert seeds == {0, 1, 2}
+
+
+NOT_TRAINED = {"benchmark_sampling", "eval_sweep", "inference_search", "figure3_stages"}
+"""Recipes of jobs that train nothing. The first measures a network with random weights, the others a checkpoint."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        *sorted({path.stem for path in (ROOT / "experiments").glob("*.yaml")} - NOT_TRAINED),
+        *(f"{name}/mini" for name in MINIS),
+    ],
+)
+def test_every_recipe_estimates_the_cost_of_its_table(recipe: str) -> None:
+    settings = [([f"setting={n}"], config) for n, config in enumerate(settings_of(recipe))]
+    result = estimate_table(settings, BenchmarkOptions(estimate=True, devices=8 if "mini" not in recipe else 1))
+    weights = {config_hash(config) for _, config in settings}
+    assert len(result["trainings"]) == len(weights)
+    assert result["sums"]["training_device_hours"] > 0 and result["sums"]["evaluation_device_hours"] > 0
 
 
 def test_the_figure_of_the_stages_has_the_sampler_of_table_4() -> None:

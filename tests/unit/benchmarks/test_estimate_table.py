@@ -23,7 +23,7 @@ from pixelflow.sampling.counts import sampling_costs
 from pixelflow.sampling.measure import measure_batch
 from pixelflow.solvers import AdamsBashforth, AdaptiveRungeKutta, Euler, FixedRungeKutta, Heun
 from pixelflow.training.checkpoint import CheckpointStore
-from pixelflow.training.draw import draw_stages, draw_times
+from pixelflow.training.draw import draw_stages
 from pixelflow.types import Condition
 from tests.conf.test_compose import ROOT, composed
 
@@ -48,8 +48,8 @@ def real_flops(config: dict[str, Any], folder: Path) -> int:
     random = trainer.optimizer_step.random
     stages = draw_stages(num_stages=trainer.flow.cascade.num_stages, batch_size=len(batch), random=random, step=0)
     # Evenly spread times: the share that passes a gate is that of the distribution.
-    tau = trainer.flow.timesteps((torch.arange(len(batch)) + 0.5).double() / len(batch))
-    assert len(draw_times(batch.sample_id, timesteps=trainer.flow.timesteps, random=random)) == len(tau)
+    uniform = (torch.arange(len(batch)) + 0.5).double() / len(batch)
+    tau = trainer.flow.timesteps(uniform, *trainer.flow.cascade.windows(stages))
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         trainer.optimizer_step.forward(batch, stages, tau, tau).loss.backward()
     return counter.get_total_flops()
@@ -180,12 +180,12 @@ def test_one_command_counts_the_sweep_of_a_recipe(tmp_path: Path) -> None:
     done = estimated("experiments=digits_kickoff", "job.devices=2", f"job.output={tmp_path}", *data)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "estimate_digits_kickoff.json").read_text())
-    labels = [f"kickoff={kickoff} seed={seed}" for kickoff in (4, 8, 16) for seed in (0, 1)]
+    labels = [f"kickoff={kickoff} seed={seed}" for kickoff in (4, 8, 16) for seed in (0, 1, 2)]
     assert [row["label"] for row in result["trainings"]] == labels
     assert [(row["label"], row["passes_per_image"]) for row in result["evaluations"]] == [
         ("kickoff=4", 60), ("kickoff=8", 40), ("kickoff=16", 20),
     ]  # fmt: skip
-    assert result["settings"] == 6 and result["sums"]["devices"] == 2
+    assert result["settings"] == 9 and result["sums"]["devices"] == 2
     assert to_text(result) in done.stdout
 
 

@@ -24,11 +24,11 @@ from pixelflow.sweeps.requests import RunRequest, SweepRequest
 from pixelflow.sweeps.resubmission import retry_runs
 from pixelflow.sweeps.site import Site
 from pixelflow.sweeps.states import sweep_states
-from tests.unit.sweeps.test_submission import FakeSlurm, fake  # noqa: F401
+from tests.unit.sweeps.fake_slurm import FakeSlurm
 
 
 @pytest.fixture
-def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: FakeSlurm) -> SweepRequest:  # noqa: F811
+def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: FakeSlurm) -> SweepRequest:
     root = tmp_path / "checkout"
     root.mkdir()
     (root / "a.py").write_text("x = 1\n")
@@ -68,7 +68,7 @@ def arms(runs_dir: Path, *num_steps: int, seed: int = 0, **more: object) -> list
 
 def test_arms_with_equal_weights_are_one_run_in_the_folder_of_the_first(
     request_: SweepRequest,
-    fake: FakeSlurm,  # noqa: F811
+    fake: FakeSlurm,
 ) -> None:
     """Their overrides, which name folders, differ in the name of the arm."""
     runs = request_.runs_dir
@@ -92,7 +92,7 @@ def test_the_code_is_frozen_in_runs_dir_wherever_the_sweep_lies(request_: SweepR
     assert [path.name for path in sweep.parent.iterdir()] == ["sweep"]
 
 
-def test_the_budget_of_a_repeated_command_counts_what_is_left(request_: SweepRequest, fake: FakeSlurm) -> None:  # noqa: F811
+def test_the_budget_of_a_repeated_command_counts_what_is_left(request_: SweepRequest, fake: FakeSlurm) -> None:
     site = Site(gpus_per_node=2, timeout_min=60)
     launch(replace(request_, site=site), tasks(3))
     (folder,) = request_.experiment_folder.glob("sweep-*")
@@ -108,7 +108,7 @@ def test_the_budget_of_a_repeated_command_counts_what_is_left(request_: SweepReq
 
 def test_frozen_code_that_was_removed_is_copied_again_by_the_sweeps_command(
     request_: SweepRequest,
-    fake: FakeSlurm,  # noqa: F811
+    fake: FakeSlurm,
 ) -> None:
     launch(request_, tasks(1))
     (folder,) = request_.experiment_folder.glob("sweep-*")
@@ -125,7 +125,7 @@ def test_frozen_code_that_was_removed_is_copied_again_by_the_sweeps_command(
 
 
 @pytest.fixture
-def failed(request_: SweepRequest, fake: FakeSlurm) -> Path:  # noqa: F811
+def failed(request_: SweepRequest, fake: FakeSlurm) -> Path:
     """The folder of a sweep whose two runs have failed."""
     launch(request_, tasks(2))
     (folder,) = request_.experiment_folder.glob("sweep-*")
@@ -143,7 +143,7 @@ def content(folder: Path) -> dict[Path, bytes]:
 def test_the_status_during_a_submission_tells_of_it_and_writes_nothing(
     first: bool,
     request_: SweepRequest,
-    fake: FakeSlurm,  # noqa: F811
+    fake: FakeSlurm,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -171,7 +171,7 @@ def test_the_status_during_a_submission_tells_of_it_and_writes_nothing(
     assert all(state.slurm for state in sweep_states(Sweep.load(folder)))
 
 
-def test_a_submission_that_was_killed_is_not_under_way(request_: SweepRequest, fake: FakeSlurm) -> None:  # noqa: F811
+def test_a_submission_that_was_killed_is_not_under_way(request_: SweepRequest, fake: FakeSlurm) -> None:
     """The same command submits its runs, and looking at them changes nothing."""
     child = os.fork()
     if child == 0:
@@ -192,7 +192,7 @@ def test_a_submission_that_was_killed_is_not_under_way(request_: SweepRequest, f
 
 def test_a_command_that_was_killed_before_it_submitted_can_be_repeated(
     request_: SweepRequest,
-    fake: FakeSlurm,  # noqa: F811
+    fake: FakeSlurm,
 ) -> None:
     """It had claimed its runs, and asked MLflow."""
     child = os.fork()
@@ -205,14 +205,14 @@ def test_a_command_that_was_killed_before_it_submitted_can_be_repeated(
     assert "--array=0-1" in fake.scripts[0]
 
 
-def test_a_run_whose_folder_was_deleted_is_retried(failed: Path, fake: FakeSlurm) -> None:  # noqa: F811
+def test_a_run_whose_folder_was_deleted_is_retried(failed: Path, fake: FakeSlurm) -> None:
     job, *_ = Sweep.load(failed).jobs.values()
     shutil.rmtree(job.path)
     retry_runs(Sweep.load(failed), "failed", {})
     assert "--array=0-1" in fake.scripts[-1]
 
 
-def test_a_retry_after_a_submission_that_was_refused(failed: Path, request_: SweepRequest, fake: FakeSlurm) -> None:  # noqa: F811
+def test_a_retry_after_a_submission_that_was_refused(failed: Path, request_: SweepRequest, fake: FakeSlurm) -> None:
     fake.refuse(2)
     with pytest.raises(UserError, match=r"SLURM jobs 102\) was cancelled$"):
         launch(replace(request_, site=Site(max_array_size=1)), tasks(2))
@@ -221,7 +221,7 @@ def test_a_retry_after_a_submission_that_was_refused(failed: Path, request_: Swe
     assert "--array=0-1" in fake.scripts[-1]
 
 
-def test_a_retry_uses_the_newest_submission_that_has_frozen_jobs(failed: Path, fake: FakeSlurm) -> None:  # noqa: F811
+def test_a_retry_uses_the_newest_submission_that_has_frozen_jobs(failed: Path, fake: FakeSlurm) -> None:
     """A crash can leave one without, as can a disk that was full while it was removed."""
     sweep = Sweep.load(failed)
     sweep.add(replace(sweep.submissions[0], token="99999999-000000-0000", time=9e9), [])
@@ -235,7 +235,7 @@ def test_a_retry_uses_the_newest_submission_that_has_frozen_jobs(failed: Path, f
 
 def test_every_submission_of_an_experiment_takes_the_same_lock(
     request_: SweepRequest,
-    fake: FakeSlurm,  # noqa: F811
+    fake: FakeSlurm,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -12,14 +12,14 @@ from pixelflow.sweeps import slurm
 from pixelflow.sweeps.claims import read_claim
 from pixelflow.sweeps.manifest import Sweep
 from pixelflow.sweeps.site import Site
-from tests.unit.sweeps.test_submission import FakeSlurm, entries, fake, give, sweep  # noqa: F401
+from tests.unit.sweeps.fake_slurm import FakeSlurm, entries, give
 
 QUEUE = slurm.queue
 
 
 def test_a_refresh_asks_squeue_once(
-    fake: FakeSlurm,  # noqa: F811
-    sweep: Sweep,  # noqa: F811
+    fake: FakeSlurm,
+    sweep: Sweep,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -40,7 +40,7 @@ def test_a_refresh_asks_squeue_once(
 
 
 def test_files_and_calls_grow_with_the_runs_only(
-    fake: FakeSlurm,  # noqa: F811
+    fake: FakeSlurm,
     tmp_path: Path,
 ) -> None:
     """A run has its config, claim and status, its frozen config and what submitit pickled; a sweep has nine files."""
@@ -54,8 +54,8 @@ def test_files_and_calls_grow_with_the_runs_only(
 
 
 def test_arrays_follow_each_other_so_that_no_more_jobs_run_at_once(
-    fake: FakeSlurm,  # noqa: F811
-    sweep: Sweep,  # noqa: F811
+    fake: FakeSlurm,
+    sweep: Sweep,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

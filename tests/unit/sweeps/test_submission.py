@@ -9,7 +9,6 @@ import pwd
 import re
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,102 +16,17 @@ from submitit.helpers import DelayedSubmission
 
 from pixelflow.errors import UserError, WorkFailed
 from pixelflow.runs.attempts import record
-from pixelflow.runs.snapshot import Snapshot
 from pixelflow.runs.status import write_status
-from pixelflow.sweeps import executors, slurm, supervisor
+from pixelflow.sweeps import executors, slurm
 from pixelflow.sweeps.batch import frozen_jobs
-from pixelflow.sweeps.cancellation import cancel_runs
 from pixelflow.sweeps.claims import read_claim
 from pixelflow.sweeps.final_job import FinalJob
 from pixelflow.sweeps.manifest import Sweep, SweepJob, find_sweep, sweep_digest
-from pixelflow.sweeps.plan import Planned, differing_values, plan
-from pixelflow.sweeps.program import Program
-from pixelflow.sweeps.show import print_submission
+from pixelflow.sweeps.plan import differing_values, plan
 from pixelflow.sweeps.site import Site
-from pixelflow.sweeps.slurm import QueueEntry
 from pixelflow.sweeps.states import sweep_states
-from pixelflow.sweeps.submission import submit
 from pixelflow.sweeps.supervisor import FrozenJob
-
-
-class FakeSlurm:
-    """Commands that number the jobs from 101 and keep their scripts and environments."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.states: dict[str, str] = {}
-        folder.mkdir()
-        self.put("srun", "true")
-        self.put("squeue", f"cat {folder}/queue 2>/dev/null; true")
-        self.put("scancel", f'echo "$@" >> {folder}/cancelled')
-        self.refuse(None)
-
-    def put(self, name: str, script: str) -> None:
-        (self.folder / name).write_text(f"#!/bin/sh\n{script}\n")
-        (self.folder / name).chmod(0o755)
-
-    def refuse(
-        self, number: int | None, how: str = "echo 'sbatch: error: invalid partition: nowhere' >&2; exit 1"
-    ) -> None:
-        """Lets the submission after `number` others fail."""
-        self.put("sbatch", f"""
-            cd {self.folder}; number=$(ls *.sh 2>/dev/null | wc -l)
-            if [ "$number" = "{number}" ]; then {how}; fi
-            number=$((101 + number)); cp "$1" $number.sh; env > $number.env; echo "$number|$1" >> queue
-            echo "Submitted batch job $number" """)  # fmt: skip
-
-    @property
-    def scripts(self) -> list[str]:
-        return [path.read_text() for path in sorted(self.folder.glob("*.sh"))]
-
-    @property
-    def dependencies(self) -> list[str | None]:
-        found = [re.search(r"^#SBATCH --dependency=(\S+)$", script, re.M) for script in self.scripts]
-        return [match and match[1] for match in found]
-
-    @property
-    def cancelled(self) -> list[str]:
-        path = self.folder / "cancelled"
-        return path.read_text().split() if path.exists() else []
-
-    def queue(self, users: object, ids: list[str]) -> dict[str, QueueEntry]:
-        return {job: QueueEntry(self.states.get(job, "PENDING"), "Priority") for job in ids}
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> FakeSlurm:
-    fake = FakeSlurm(tmp_path_factory.mktemp("slurm") / "bin")
-    monkeypatch.setenv("PATH", f"{fake.folder}:{os.environ['PATH']}")
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    monkeypatch.setattr(slurm, "queue", fake.queue)
-    monkeypatch.setattr(slurm, "array_limit", lambda: 1000)
-    return fake
-
-
-@pytest.fixture
-def sweep(tmp_path: Path) -> Sweep:
-    return Sweep(folder=tmp_path / "sweep", experiment="e", digest="d")
-
-
-PROGRAM = Program(entry="tests.entry", snapshot=Snapshot("/code", "abc", ""), user_paths=[], python="python", cwd="/")
-
-
-def entries(folder: Path, count: int, job: str = "train") -> list[tuple[SweepJob, dict[str, Any]]]:
-    return [
-        (
-            SweepJob(f"run-{n}", str(folder / f"run-{n}"), job, [f"seed={n}"], f"{n}", 9),
-            {"seed": n, "job": {"name": job}},
-        )
-        for n in range(count)
-    ]
-
-
-def give(sweep: Sweep, jobs: list[tuple[SweepJob, dict[str, Any]]], site: Site | None = None) -> list[Planned]:
-    site = site or Site()
-    planned = plan(jobs, site)
-    if any(entry.due for entry in planned):
-        submit(sweep, planned, site, PROGRAM, launcher="slurm")
-    return planned
+from tests.unit.sweeps.fake_slurm import FakeSlurm, entries, give
 
 
 def test_what_is_submitted_is_claimed_and_frozen(fake: FakeSlurm, sweep: Sweep, tmp_path: Path) -> None:
@@ -377,73 +291,3 @@ def test_submission_knows_nothing_of_torch() -> None:
     code = "import sys, pixelflow.cli, pixelflow.sweeps.live_table; pixelflow.cli.prepare_hydra()"
     check = f"{code}; sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
-
-
-def pipelines(folder: Path, *names: str) -> list[tuple[SweepJob, dict[str, Any]]]:
-    """Settings of one run that differ in their evaluation."""
-    run = folder / "run-0"
-    return [
-        (SweepJob("run-0", str(run), "pipeline", [], "x", 9, True, [name]), {"n": name, "job": {"name": "pipeline"}})
-        for name in names
-    ]
-
-
-def test_evaluations_of_a_run_that_another_sweep_trains_follow_its_jobs(
-    fake: FakeSlurm, sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    give(sweep, pipelines(tmp_path, "a"))
-    other = Sweep(tmp_path / "other", "e", "o")
-    fake.states["101"] = "RUNNING"
-    write_status(tmp_path / "run-0", "running", step=4)
-    (planned,) = give(other, [*pipelines(tmp_path, "a", "b")])
-    assert (planned.action, planned.after) == ("follow", ("101",))
-    assert fake.dependencies == [None, "afterany:101", "afterany:101", "afterany:103"]  # each sweep with its table
-    claim = read_claim(tmp_path / "run-0")
-    assert claim is not None and (claim.job, claim.after) == ("103", ["101"])
-    (first,), (second,) = sweep_states(sweep), sweep_states(other)
-    assert (first.state, first.slurm) == (second.state, second.slurm) == ("running", "101")
-    # The job of the first sweep is still its job, also when SLURM starts it again.
-    started: list[str] = []
-
-    def run(job: FrozenJob, *_: object) -> int:
-        started.append(job.batch)
-        return 1
-
-    monkeypatch.setattr(FrozenJob, "run", run)
-    monkeypatch.setattr(supervisor, "Task", lambda forwarded: SimpleNamespace(stopped=False))
-    (folder,) = (sweep.folder / "submissions").iterdir()
-    for name in ("77", "101"):
-        monkeypatch.setattr(supervisor, "JobEnvironment", lambda name=name: SimpleNamespace(job_id=name))
-        call = FrozenJob(str(folder / "batch_0.json"), 0)
-        if name == "77":
-            assert "belongs to another submission" in call()
-            continue
-        with pytest.raises(WorkFailed):
-            call()
-    assert len(started) == 1
-    # Once that job is over, the second sweep's is the one that counts.
-    fake.states["101"] = "COMPLETED"
-    write_status(tmp_path / "run-0", "finished", job="pipeline", evaluations=("a",))
-    assert [state.state for state in sweep_states(sweep)] == ["finished"]
-    assert [(state.state, state.slurm) for state in sweep_states(other)] == [("queued", "103")]
-    cancel_runs(other, "all")
-    assert fake.cancelled == ["103"]
-
-
-def test_a_sweep_whose_evaluations_another_one_makes_is_left_to_it(
-    fake: FakeSlurm, sweep: Sweep, tmp_path: Path
-) -> None:
-    give(sweep, pipelines(tmp_path, "a", "b"))
-    (planned,) = give(Sweep(tmp_path / "other", "e", "o"), pipelines(tmp_path, "b"))
-    assert planned.action == "skip" and len(fake.scripts) == 2
-
-
-def test_jobs_of_this_machine_cannot_follow_and_say_so(
-    fake: FakeSlurm, sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    give(sweep, pipelines(tmp_path, "a"))
-    planned = plan(pipelines(tmp_path, "b"), Site(), launcher="local")
-    assert [entry.action for entry in planned] == ["later"] and not planned[0].due
-    print_submission(Sweep(tmp_path / "other", "e", "o"), planned)
-    assert "1 not submitted" in (text := capsys.readouterr().out)
-    assert "run-0: queued as 101 for another command; repeat this command after it for the evaluations" in text

@@ -20,8 +20,8 @@ from pixelflow.sweeps.launch import launch
 from pixelflow.sweeps.manifest import SweepJob
 from pixelflow.sweeps.requests import SweepRequest
 from pixelflow.sweeps.slurm import NoAnswer
+from tests.unit.sweeps.fake_slurm import FakeSlurm
 from tests.unit.sweeps.test_launch import request_, tasks  # noqa: F401
-from tests.unit.sweeps.test_submission import FakeSlurm, fake  # noqa: F401
 
 AWAY = "echo 'slurm_load_jobs error: Unable to contact slurm controller (connect failure)' >&2; exit 1"
 
@@ -112,7 +112,7 @@ def test_a_trial_is_pruned_once_slurm_answers(
 
 def test_trials_are_submitted_when_slurm_answers_and_again_when_they_are_lost(
     request_: SweepRequest,  # noqa: F811
-    fake: FakeSlurm,  # noqa: F811
+    fake: FakeSlurm,
     polls: list[Callable[[], object]],
 ) -> None:
     """The controller is away when the trials are submitted; then a trial is killed together with its supervisor."""
@@ -133,7 +133,7 @@ def test_trials_are_submitted_when_slurm_answers_and_again_when_they_are_lost(
 
 def test_a_trial_that_is_lost_every_time_is_an_error(
     request_: SweepRequest,  # noqa: F811
-    fake: FakeSlurm,  # noqa: F811
+    fake: FakeSlurm,
 ) -> None:
     fake.states |= {str(number): "FAILED" for number in range(101, 120)}
     (found,) = launch(replace(request_, wait=True, search="study"), tasks(1))
