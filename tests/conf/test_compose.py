@@ -42,6 +42,7 @@ NEEDS = {
     ("objective", "pixelgen"): ["backbone.depth=9"],
     ("experiments", "inference_search"): [f"samples={ROOT}"],  # of a checkpoint, or of samples
     ("experiments", "eval_sweep"): [f"samples={ROOT}"],
+    ("experiments", "figure3_stages"): ["job=benchmark"],  # job=sample needs a checkpoint
 }
 """What an option needs beside it on the digits."""
 
@@ -90,13 +91,19 @@ def test_every_encoder_is_an_option_of_the_objective() -> None:
         assert all(str(ROOT / "nowhere") in line for line in encoder.missing(ROOT / "nowhere"))
 
 
-ARMS = sorted((p.parent.name, p.stem) for p in (ROOT / "experiments").glob("*/*.yaml") if p.parent.name != "results")
+ARMS = sorted(
+    (path.parent.name, path.stem)
+    for path in (ROOT / "experiments").glob("*/*.yaml")
+    if path.parent.name != "results" and path.stem != "mini"
+)
 
 
 @pytest.mark.parametrize(("recipe", "arm"), ARMS, ids=lambda value: value)
-def test_arm_of_a_recipe(recipe: str, arm: str) -> None:
-    arms = [f"experiments={recipe}", f"experiments/{recipe}@_global_={arm}"]
-    assert composed(*arms, *NEEDS.get(("experiments", recipe), []))["experiment"] == recipe
+def test_every_arm_of_a_recipe(recipe: str, arm: str) -> None:
+    name = f"{recipe}/mini" if arm.startswith("mini_") else recipe
+    arms = [f"experiments={name}", f"experiments/{recipe}@_global_={arm}"]
+    config = composed(*arms, *NEEDS.get(("experiments", recipe), []))
+    assert config["experiment"] == name.replace("/", "_") and config["arm"]
 
 
 def test_the_arms_of_pixelgen_losses_add_one_loss_each() -> None:
@@ -120,11 +127,10 @@ def test_the_arms_of_pixelgen_losses_add_one_loss_each() -> None:
 def test_the_arms_of_cascade_x_change_what_their_names_say() -> None:
     """Against the arm `x`: the sections that determine the weights, in order."""
     changed = {
-        "velocity": ["prediction"], "single_velocity": ["prediction", "cascade"], "single_x": ["cascade"],
-        "jit_velocity": ["backbone", "prediction"], "jit_x": ["backbone"], "x": [], "x_noise_clamp": ["cascade"],
-        "x_clean_loss": ["objective"], "x_capped": ["objective"], "x_mixture": ["objective"],
-        "x_logit_normal": ["timesteps"], "x_flow_logit_normal": ["timesteps"], "x_smooth_time": ["backbone"],
-        "velocity_smooth_time": ["backbone", "prediction"], "x_capped_logit_normal": ["timesteps", "objective"],
+        "velocity": ["prediction"], "x": [], "single_x": ["cascade"], "jit_x": ["backbone"],
+        "x_noise_clamp": ["cascade"], "x_clean_loss": ["objective"], "x_capped": ["objective"],
+        "x_mixture": ["objective"], "x_flow_logit_normal": ["timesteps"], "x_smooth_time": ["backbone"],
+        "velocity_smooth_time": ["backbone", "prediction"],
         "x_clean_loss_flow_logit_normal": ["timesteps", "objective"],
     }  # fmt: skip
     assert set(changed) == {arm for recipe, arm in ARMS if recipe == "cascade_x"}

@@ -188,7 +188,7 @@ def test_the_losses_and_the_gate_of_pixelgen_share_trainings() -> None:
     gate = {config["arm"]: config_hash(config) for config in settings_of("pixelgen_gate")}
     assert gate["t >= 0"] == losses["+ P-DINO"] and gate["t >= 0.3"] == losses["+ gate"]
     assert gate["as released"] == losses["as released"]
-    assert len(set(gate.values()) | set(losses.values())) == 8
+    assert len(set(gate.values()) | set(losses.values())) == 7
 
 
 def test_the_labels_of_arms_differ() -> None:

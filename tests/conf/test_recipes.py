@@ -19,7 +19,19 @@ from pixelflow.jobs.fetch_assets import FetchOptions, wanted
 from tests.conf.test_compose import NEEDS, ROOT, composed
 
 RECIPES = sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml"))
-IMAGENET = sorted(name for name in RECIPES if name.startswith(("pixelflow_xl", "pixelgen_", "jit_l", "cascade_perc")))
+OF_IMAGENET = (
+    "pixelflow_xl",
+    "pixelgen_",
+    "jit_l",
+    "cascade_perc",
+    "table1",
+    "table2",
+    "table3a",
+    "table3b",
+    "table3c",
+    "table4",
+)
+IMAGENET = sorted(name for name in RECIPES if name.startswith(OF_IMAGENET) and not name.endswith("_mini"))
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 VGG_AND_DINO = {"vgg16-397923af.pth", "vit_base_patch14_dinov2.safetensors"}
 
