@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from pixelflow.cli import prepare_hydra
+from pixelflow.config.scale import at_scale
 from tests import forked
 from tests.docs.commands import PAGES, ROOT, Command, commands
 
@@ -37,7 +38,7 @@ def test_a_command_composes(command: Command) -> None:
     name = "evaluate" if "evaluate.py" in command.words else "run"
     prepare_hydra()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        compose(name, [first_choice(override) for override in command.overrides])
+        compose(name, [first_choice(override) for override in at_scale(command.overrides, [ROOT])])
 
 
 def first_choice(override: str) -> str:

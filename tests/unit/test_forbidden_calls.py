@@ -17,7 +17,7 @@ ATTRIBUTES = {"system", "popen", "extractall", "extract", "unpack_archive", "uns
 
 ALLOWED = {
     "interop/pixelgen.py: import pickle": "torch.load(weights_only=True) raises pickle.UnpicklingError",
-    "config/launchers.py: import pickle": "copies a config in memory; the bytes come from the same process",
+    "config/composing.py: import pickle": "copies a config in memory; the bytes come from the same process",
     "terminal.py: print": "the one place that prints; it shows control characters as escapes",
     "assets.py: writes part in place": "a download that is continued after an interruption",
     "assets.py: renames": "the same; its checksum is compared first",

@@ -148,6 +148,7 @@ def command(checkpoint: Path, folder: Path, *more: str) -> subprocess.CompletedP
     return subprocess.run(run, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_the_same_command_repeats_no_evaluation(checkpoint: Path, tmp_path: Path) -> None:  # noqa: F811
     """Without the repetitions' files it is in the state of a search that was killed after its trials."""
     first = command(checkpoint, tmp_path)
