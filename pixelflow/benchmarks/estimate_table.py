@@ -26,7 +26,7 @@ from pixelflow.files import write_json
 from pixelflow.metrics.features import FrozenFeatures
 from pixelflow.metrics.suite import WITH_FEATURES
 from pixelflow.nn.flops import count_flops, drop_content
-from pixelflow.runs.identity import config_hash, evaluation_hash, training_overrides
+from pixelflow.runs.identity import config_hash, evaluation_hash, own_evaluation, training_overrides
 from pixelflow.sampling.counts import SamplingCounts, sampling_costs
 from pixelflow.terminal import say
 from pixelflow.training.fitting import without_memory
@@ -89,7 +89,8 @@ def estimate_table(settings: Sequence[tuple[list[str], Config]], options: Benchm
     for n, (_, config) in enumerate(settings):
         weights = config["checkpoint"] or config_hash(config)
         trainings.setdefault(weights, []).append(n)
-        evaluations.setdefault((weights, evaluation_hash(config)), []).append(n)
+        evaluation = evaluation_hash(config) if config["checkpoint"] else own_evaluation(config)
+        evaluations.setdefault((weights, evaluation), []).append(n)
     rows = []
     of_training = [(training_overrides(given), config) for given, config in settings]
     for members in trainings.values():
@@ -97,10 +98,10 @@ def estimate_table(settings: Sequence[tuple[list[str], Config]], options: Benchm
         if config["checkpoint"] is None:
             rows.append({"label": _label(of_training, members), **estimate(config, options, counted.training)})
     kinds: dict[str, list[list[int]]] = {}
-    for (_, digest), members in evaluations.items():
+    for members in evaluations.values():
         config = settings[members[0]][1]
         costs, measuring = counted.sampling(config, options)
-        kinds.setdefault(repr((digest, costs, measuring)), []).append(members)
+        kinds.setdefault(repr((evaluation_hash(config), costs, measuring)), []).append(members)
     seen = [_evaluation(settings, groups, counted, options) for groups in kinds.values()]
     hours = {
         "training": sum(row["device_hours"] for row in rows),

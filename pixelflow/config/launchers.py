@@ -86,8 +86,9 @@ class _SweepLauncher(BaseSubmititLauncher):
             requests.make(n, config, by_axes(list(job), axes))
             for n, (config, job) in enumerate(zip(composed, job_overrides, strict=True))
         ]
+        arms = list(dict.fromkeys(str(run.config["arm"]) for run in runs if run.config["arm"] is not None))
         request = sweep_request(
-            runs[0].config, swept=varied, launcher=self.name, entry=self.entry, wait=self._wait(),
+            runs[0].config, swept=varied, arms=arms, launcher=self.name, entry=self.entry, wait=self._wait(),
             search=self._search(),
         )  # fmt: skip
         results = launch(request, runs, self.trials)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +97,15 @@ class RunRequests:
             )
 
 
-def sweep_request(config: Config, *, swept: list[str], launcher: str, entry: str, **how: Any) -> SweepRequest:
+def sweep_request(
+    config: Config, *, swept: list[str], arms: Sequence[str], launcher: str, entry: str, **how: Any
+) -> SweepRequest:
     """Returns the request of a sweep.
 
     Args:
         config: The resolved config of its first run.
         swept: The config keys that the sweep varies.
+        arms: The arms of its runs, in their order.
         launcher: `"slurm"` or `"local"`.
         entry: The module that runs one frozen job.
         **how: `wait` and `search` of the request.
@@ -118,7 +122,7 @@ def sweep_request(config: Config, *, swept: list[str], launcher: str, entry: str
     return SweepRequest(
         experiment=run.experiment, runs_dir=run.runs_dir.absolute(),
         folder=Path(config["sweep"]).absolute() if config["sweep"] else None,
-        presentation=Presentation.of(config, swept=swept), site=site, launcher=launcher, entry=entry,
+        presentation=Presentation.of(config, swept=swept, arms=arms), site=site, launcher=launcher, entry=entry,
         dry_run=config["dry_run"],
         mlflow_uri=run.mlflow_uri if run.tracking.mlflow else None, runs_of=run.runs_of, **how,
     )  # fmt: skip

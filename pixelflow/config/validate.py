@@ -89,7 +89,9 @@ def _check_sections(config: Config) -> None:
             close = difflib.get_close_matches(key, [*known, *parts], n=1)
             raise UserError(f"unknown option {key}" + (f"; did you mean {close[0]}?" if close else ""))
     if isinstance(config["paper"], bool):
-        raise UserError("paper holds the published rows of a recipe; job=table job.paper=true writes a table for papers")
+        raise UserError(
+            "paper holds the published rows of a recipe; job=table job.paper=true writes a table for papers"
+        )
     read_record(TopLevel, top)
     for key, value in (config.get("chart") or {}).items():
         # The key may belong to some of a sweep's settings only, but its section exists in all.

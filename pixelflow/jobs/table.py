@@ -100,6 +100,8 @@ def _sources(settings: RunSettings, options: TableOptions) -> dict[str, list[Run
     """The runs of each experiment or sweep, by the name that the table shows. Raises UserError for an unknown one."""
     from pixelflow.reporting.folder_reader import read_run_folders
     from pixelflow.reporting.mlflow_reader import read_mlflow
+    from pixelflow.runs.sharing import FOLDER as SHARED
+    from pixelflow.sweeps.final_job import sweep_runs
     from pixelflow.sweeps.manifest import MANIFEST, Sweep
 
     names = options.experiments or [settings.experiment]
@@ -111,15 +113,14 @@ def _sources(settings: RunSettings, options: TableOptions) -> dict[str, list[Run
             )
         return {name: read_mlflow(settings.mlflow_uri, name) for name in names}
     # Other folders, such as MLflow's, lie there as well.
-    there = sorted({path.parts[-3] for path in settings.runs_dir.glob("[!.]*/*/config.yaml")})
+    files = (path for kind in ("*/config.yaml", f"{SHARED}/*.json") for path in settings.runs_dir.glob(f"[!.]*/{kind}"))
+    there = sorted({path.parts[-3] for path in files})
     found: dict[str, list[Run]] = {}
     for name in names:
         folder = settings.runs_dir / name
         sweep = next((path for path in (Path(name), folder) if (path / MANIFEST).is_file()), None)
         if sweep is not None:
-            jobs = [job.path for job in Sweep.load(sweep.absolute()).jobs.values()]
-            runs = [run for path in jobs if (path / "config.yaml").exists() for run in read_run_folders(path)]
-            found[f"{sweep.absolute().parent.name}/{sweep.name}"] = runs
+            found[f"{sweep.absolute().parent.name}/{sweep.name}"] = sweep_runs(Sweep.load(sweep.absolute()))
         elif name in there or not options.experiments:
             found[name] = read_run_folders(folder)
         else:

@@ -80,10 +80,10 @@ def group(runs: Sequence[Run], *, ignore: Iterable[str] = DEFAULT_IGNORE) -> tup
 def _by_arm(runs: Sequence[Run]) -> dict[str | None, list[Run]]:
     """Runs with equal configs by their arm. They have one, the newest, unless several arms have the same evaluation."""
     arms = [run.arm for run in runs if run.arm is not None]
-    shared = any(a.metrics == b.metrics and a.name == b.name and a.arm != b.arm for a in runs for b in runs)
-    if not shared:
+    evaluations = {(run.name, evaluation_time(run.record), run.arm) for run in runs}
+    if len({(name, time) for name, time, _ in evaluations}) == len(evaluations):
         return {arms[-1] if arms else None: list(runs)}
-    return {arm: [run for run in runs if run.arm == arm] for arm in dict.fromkeys(arms)}
+    return {arm: [run for run in runs if run.arm == arm] for arm in dict.fromkeys(run.arm for run in runs)}
 
 
 def _left_out(earlier: Run, later: Run) -> str:

@@ -46,9 +46,19 @@ def read_run_folders(root: Path) -> list[Run]:
     return runs
 
 
-def read_own_runs(folder: Path) -> list[Run]:
-    """Returns a run once for each evaluation of its own experiment; none if all belong to other experiments."""
-    return _read_folder(folder)
+def read_recipe_runs(experiment: Path, folders: Sequence[Path], *, borrows: bool) -> list[Run]:
+    """Returns runs once for each evaluation that belongs to an experiment.
+
+    Args:
+        experiment: The folder of the experiment.
+        folders: The run folders to read, in it or in that of its `runs_of`.
+        borrows: Whether the runs belong to another experiment.
+
+    Raises:
+        UserError: A record is damaged.
+    """
+    own = [] if borrows else [run for folder in folders for run in _read_folder(folder)]
+    return [*read_shared_runs(experiment, folders), *own]
 
 
 def read_shared_runs(experiment: Path, among: Sequence[Path] | None = None) -> list[Run]:
@@ -66,7 +76,11 @@ def read_shared_runs(experiment: Path, among: Sequence[Path] | None = None) -> l
     for entry in shared_evaluations(experiment):
         if wanted is None or entry.run.absolute() in wanted:
             names.setdefault((entry.run, entry.arm), []).append(entry.evaluation)
-    return [run.of_arm(arm) for (folder, arm), chosen in names.items() for run in _read_folder(folder, chosen)]
+    return [
+        run.of_recipe(experiment.name, arm)
+        for (folder, arm), chosen in names.items()
+        for run in _read_folder(folder, chosen)
+    ]
 
 
 def _run_folders(root: Path) -> Iterator[Path]:

@@ -59,9 +59,9 @@ class Run:
         arm = self.record.get("arm", self.config.get("arm"))
         return None if arm is None else spell(arm)
 
-    def of_arm(self, arm: str | None) -> Run:
-        """Returns the run as a result of another arm, or of none."""
-        return replace(self, record={**self.record, "arm": arm})
+    def of_recipe(self, experiment: str, arm: str | None) -> Run:
+        """Returns the run as a result of another experiment, and of an arm of it or of none."""
+        return replace(self, config=self.config | {"experiment": experiment}, record={**self.record, "arm": arm})
 
 
 @dataclass(frozen=True)

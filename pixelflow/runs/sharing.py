@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,10 +55,18 @@ def record_use(config: Mapping[str, Any], run: Path, name: str) -> None:
         run: The run folder, which need not exist yet.
         name: The evaluation, as a path in the run folder, which need not exist yet either.
     """
-    if not borrows(config) and name not in read_status(run).borrowed:
-        return
-    experiment = (Path(config["runs_dir"]) / config["experiment"]).absolute()
-    arm = config.get("arm")
+    if borrows(config) or name in read_status(run).borrowed:
+        _write(Path(config["runs_dir"]) / config["experiment"], run, name, config.get("arm"))
+
+
+def claim_borrowed(experiment: Path, run: Path, names: Sequence[str]) -> None:
+    """Records evaluations that another experiment has made of a run for the experiment to which the run belongs."""
+    for name in set(names) & set(read_status(run).borrowed):
+        _write(experiment, run, name, None)
+
+
+def _write(experiment: Path, run: Path, name: str, arm: str | None) -> None:
+    experiment = experiment.absolute()
     content = {"run": os.path.relpath(run.absolute(), experiment), "evaluation": name, "arm": arm}
     suffix = "" if arm is None else f"-{file_name(arm)}"
     path = experiment / FOLDER / f"{run.name}-{Path(name).stem}{suffix}.json"

@@ -7,10 +7,11 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pixelflow.reporting.folder_reader import read_own_runs, read_shared_runs
+from pixelflow.reporting.folder_reader import read_recipe_runs
 from pixelflow.reporting.formats import markdown
 from pixelflow.reporting.runs import Run, arms_of
 from pixelflow.reporting.table import Table, build_table
+from pixelflow.runs.sharing import claim_borrowed
 from pixelflow.sweeps.live_table import write
 from pixelflow.sweeps.lost_runs import end_lost_runs
 from pixelflow.sweeps.manifest import Sweep
@@ -48,19 +49,25 @@ class FinalJob:
             sys.exit(status)
 
 
+def sweep_runs(sweep: Sweep) -> list[Run]:
+    """Returns the runs of a sweep once for each of its experiment's evaluations."""
+    jobs = [job for job in sweep.jobs.values() if (job.path / "config.yaml").exists()]
+    for job in () if sweep.borrows else jobs:  # another experiment may have made an evaluation since the submission
+        claim_borrowed(sweep.recipe_folder, job.path, job.evaluations)
+    return read_recipe_runs(sweep.recipe_folder, [job.path for job in jobs], borrows=sweep.borrows)
+
+
 def sweep_table(sweep: Sweep) -> Table | None:
     """Writes `table.{md,csv,tex,png}` to the folder of the sweep.
 
     Returns:
         The table; None before a run is finished.
     """
-    folders = [job.path for job in sweep.jobs.values() if (job.path / "config.yaml").exists()]
-    runs: list[Run] = read_shared_runs(sweep.recipe_folder, folders)
-    if not sweep.borrows:
-        runs += [run for folder in folders for run in read_own_runs(folder)]
+    runs = sweep_runs(sweep)
     command = sweep.submissions[-1].command if sweep.submissions else ""
     try:
-        table = build_table(runs, replace(sweep.presentation, arms=arms_of(runs)), command=command)
+        arms = sweep.presentation.arms or arms_of(runs)
+        table = build_table(runs, replace(sweep.presentation, arms=arms), command=command)
     except ValueError as error:
         logger.info("no table yet: %s", error)
         return None

@@ -91,8 +91,8 @@ def _left_by(claim: Claim | None, job: SweepJob) -> bool:
     """Whether the sweep or command that is at work on a run leaves evaluations of it that do not exist yet."""
     try:
         other = Sweep.load(Path(claim.sweep)).jobs.get(job.name) if claim else None
-    except UserError:  # it was removed, or is being submitted for the first time
-        return False
+    except UserError:  # its folder was removed: what its jobs will make is not known, and a needless job ends at once
+        other = None
     planned = other.evaluations if other else []
     return not set(job.evaluations) <= {*planned, *read_status(job.path).evaluations}
 

@@ -206,8 +206,8 @@ def _measure(
         with shared_errors(world, wait=True):
             if world.rank == 0:
                 # Settings with other arms may share the training, whose config then names the first of them.
-                arm = {"arm": config["arm"]} if config.get("arm") is not None else {}
-                result = _finish(suite, parts, path, source.record(made) | arm, world.size)
+                record = source.record(made) | {"arm": config.get("arm")}
+                result = _finish(suite, parts, path, record, world.size)
         return world.broadcast(result) | {"path": path, "rank": world.rank}
 
 

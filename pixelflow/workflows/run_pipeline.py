@@ -18,7 +18,7 @@ from pixelflow.config.training_parts import checkpoint_store
 from pixelflow.errors import WorkFailed
 from pixelflow.processes import World, processes
 from pixelflow.reporting.figures import loss_curve
-from pixelflow.reporting.folder_reader import read_run_folders, read_shared_runs
+from pixelflow.reporting.folder_reader import read_recipe_runs
 from pixelflow.reporting.formats import markdown
 from pixelflow.reporting.table import build_table
 from pixelflow.runs.context import Run, catch_up, open_run
@@ -125,7 +125,7 @@ def report(config: Config, run: Run, folder: Path, result: dict[str, Any]) -> No
 def show(path: Path, config: Config) -> None:
     """Prints the table of this run and the paths of its results."""
     settings = RunSettings.of(config)
-    runs = read_shared_runs(settings.experiment_folder, [path]) if borrows(config) else read_run_folders(path)
+    runs = read_recipe_runs(settings.experiment_folder, [path], borrows=borrows(config))
     say(markdown(build_table(runs)))
     say(f"samples     {path / 'figures' / 'samples.png'}")
     say(f"run folder  {path}")

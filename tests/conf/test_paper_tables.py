@@ -15,6 +15,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from pixelflow.assets import ASSETS
 from pixelflow.benchmarks.estimate_table import estimate_table
 from pixelflow.benchmarks.options import BenchmarkOptions
 from pixelflow.cli import prepare_hydra
@@ -27,7 +28,7 @@ from pixelflow.jobs import find_job
 from pixelflow.jobs.fetch_assets import FetchOptions, wanted
 from pixelflow.reporting.table import paper_rows
 from pixelflow.runs.flat import flatten
-from pixelflow.runs.identity import config_hash
+from pixelflow.runs.identity import config_hash, own_evaluation
 from tests.conf.test_compose import ROOT
 
 MINIS = sorted({path.parent.name for path in (ROOT / "experiments").glob("*/mini.yaml")} - {"figure3_stages"})
@@ -54,6 +55,7 @@ class Row:
     seconds: float | None = None
 
 
+INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 STAGE_WISE = tuple(1 + 1.4 * share for share in (0, 1 / 6, 2 / 3, 1))
 TABLES = {
     "table1_kickoff": [
@@ -124,6 +126,9 @@ def settings_of(recipe: str) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize("recipe", TABLES)
 def test_every_row_of_the_paper_is_a_setting_with_its_values(recipe: str) -> None:
     configs = list(settings_of(recipe))
+    for config in configs:
+        check_metrics(config)
+        assert {INCEPTION, config["metrics"]["reference"]} <= set(wanted(config, FetchOptions())) <= set(ASSETS)
     for row in TABLES[recipe]:
         keys = ("fid", "inception_score") if recipe == "table3c_guidance" else QUALITY
         numbers = dict(zip(keys, row.numbers, strict=False))
@@ -230,6 +235,8 @@ def test_every_recipe_estimates_the_cost_of_its_table(recipe: str) -> None:
     settings = [([f"setting={n}"], config) for n, config in enumerate(settings_of(recipe))]
     result = estimate_table(settings, BenchmarkOptions(estimate=True, devices=8 if "mini" not in recipe else 1))
     weights = {config_hash(config) for _, config in settings}
+    evaluations = {(config_hash(config), own_evaluation(config)) for _, config in settings}
+    assert sum(row["evaluations"] for row in result["evaluations"]) == len(evaluations)
     assert len(result["trainings"]) == len(weights)
     assert result["sums"]["training_device_hours"] > 0 and result["sums"]["evaluation_device_hours"] > 0
 
