@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -158,3 +159,18 @@ def test_every_cell_of_a_table_of_numbers(make_run: Callable[..., Run]) -> None:
     assert cells_of(table, 3) == ["**99.6 ± 0.1**", "**99.6 ± 0.2**", "98.9 ± 0.0"]
     assert table.rows[0].cells["fd_digits"].std == pytest.approx(0.12 / 2**0.5)
     assert table.rows[1].cells["accuracy"].mean == pytest.approx(statistics.mean([0.9975, 0.9945]))
+
+
+@pytest.mark.parametrize("value", [1.0, math.nan])
+def test_arms_with_one_evaluation_are_rows_of_their_own(make_run: Callable[..., Run], value: float) -> None:
+    run = make_run({"k": 1, "experiment": "owner"}, 0, {"fid": value}, record=RECORD | {"time": 5.0})
+    other = make_run({"k": 2, "experiment": "recipe"}, 0, {"fid": 2.0}, record=RECORD | {"arm": "third", "time": 6.0})
+    table = build_table([run.of_recipe("recipe", "equal images"), run.of_recipe("recipe", "equal FLOPs"), other])
+    assert sorted(row.values[0] for row in table.rows) == ["equal FLOPs", "equal images", "third"]
+
+
+def test_a_result_of_a_recipe_without_arms_has_none(make_run: Callable[..., Run]) -> None:
+    """Although the training was that of another recipe's arm."""
+    run = make_run({"k": 1, "experiment": "owner", "arm": "owner's"}, 0, {"fid": 1.0}).of_recipe("recipe", None)
+    assert run.arm is None
+    assert cells_of(build_table([run]), 0) == ["recipe"]

@@ -6,7 +6,7 @@ import pytest
 
 from pixelflow.errors import UserError
 from pixelflow.runs.folder import find_run_folder
-from pixelflow.runs.sharing import SharedEvaluation, borrows, record_use, shared_evaluations
+from pixelflow.runs.sharing import SharedEvaluation, borrows, claim_borrowed, record_use, shared_evaluations
 from pixelflow.runs.status import write_status
 
 
@@ -45,3 +45,20 @@ def test_a_damaged_record_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "shared" / "x.json").write_text(text)
     with pytest.raises(UserError, match=r"x\.json is damaged; remove it"):
         shared_evaluations(tmp_path)
+
+
+def test_arms_with_one_evaluation_have_a_record_each(tmp_path: Path) -> None:
+    run = tmp_path / "b" / "x-1"
+    for arm in ("equal images", "equal FLOPs", "equal images"):
+        record_use(config(tmp_path, runs_of="b", arm=arm), run, "evaluation/step_1-h.json")
+    found = shared_evaluations(tmp_path / "a")
+    assert sorted(entry.arm or "" for entry in found) == ["equal FLOPs", "equal images"]
+    assert {(entry.run, entry.evaluation) for entry in found} == {(run, "evaluation/step_1-h.json")}
+
+
+def test_an_experiment_claims_what_another_has_made_of_its_run_meanwhile(tmp_path: Path) -> None:
+    run = tmp_path / "a" / "x-1"
+    run.mkdir(parents=True)
+    write_status(run, "finished", evaluations=("mine.json", "theirs.json"), borrowed=("theirs.json",))
+    claim_borrowed(tmp_path / "a", run, ["mine.json", "theirs.json", "missing.json"])
+    assert [entry.evaluation for entry in shared_evaluations(tmp_path / "a")] == ["theirs.json"]
