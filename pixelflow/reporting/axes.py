@@ -146,6 +146,12 @@ def followers(configs: Sequence[Mapping[str, Any]], leaders: Sequence[str] = ())
     return found
 
 
+def _with_classes(keys: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Replaces a group, such as `guidance`, by the class of its option, which is what a config holds of the choice."""
+    groups = {key for key in keys if any(f"{key}._target_" in config for config in configs)}
+    return [f"{key}._target_" if key in groups else key for key in keys]
+
+
 def choose_axes(
     configs: Sequence[Mapping[str, Any]], wanted: Sequence[str] = (), preferred: Sequence[str] = ()
 ) -> list[str]:
@@ -155,9 +161,10 @@ def choose_axes(
 
     Args:
         configs: Flat configs, no two of them equal.
-        wanted: Keys to use first, if they differ between the configs.
+        wanted: Keys to use first, if they differ between the configs; a group stands for the class of its option.
         preferred: Keys to prefer to others that distinguish as many configs.
     """
+    wanted, preferred = _with_classes(wanted, configs), _with_classes(preferred, configs)
     repeated = followers(configs, [*wanted, *preferred])
     differing = [key for key in differing_keys(configs) if key not in repeated]
     texts = {key: [_text([key in config, config.get(key)]) for config in configs] for key in differing}

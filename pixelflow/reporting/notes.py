@@ -99,11 +99,12 @@ def differences(
     owners = {key: owner for key in hidden if (owner := _owner(key, hidden, configs))}
     listed = [key for key in hidden if key not in owners]
     headers = axis_headers([*axes, *listed])[len(axes) :]
-    stated = [
-        f"{header} {span(axis_values([c for c in configs if key in c], key))}"
-        f"{'' if all(key in config for config in configs) else ' (not in every row)'}"
-        for header, key in zip(headers, listed, strict=True)
-    ]
+    stated = []
+    for header, key in zip(headers, listed, strict=True):
+        values = span(axis_values([config for config in configs if key in config], key))
+        everywhere = all(key in config for config in configs)
+        named = header if values == header else f"{header} {values}"  # a loss is named after its class
+        stated.append(named if everywhere else f"{named} (not in every row)")
     for key in _unlike(rows):
         if key.split(".")[0] not in compared and not all(_as_configured(row, key) for row in rows):
             stated.append(f"{key} {span([value for row in rows for value in row.facts.get(key, (UNKNOWN,))])}")

@@ -109,3 +109,14 @@ def test_natural_order() -> None:
     for order in (values[::-1], values[3:] + values[:3]):
         assert sorted(order, key=lambda value: natural([value])) == values
     assert natural([8, "b"]) < natural([16, "a"])
+
+
+def test_a_swept_group_is_a_column_of_its_options() -> None:
+    """Rather than a key that only one of its options has."""
+    constant = {"guidance._target_": "pixelflow.flow.ConstantGuidance"}
+    stage_wise = {"guidance._target_": "pixelflow.flow.StageWiseGuidance", "guidance.weights": None}
+    configs = [{**option, "guidance.scale": scale} for option in (constant, stage_wise) for scale in (1.5, 2.0)]
+    axes = choose_axes(configs, ["guidance", "guidance.scale"], ["guidance", "guidance.scale"])
+    assert axes == ["guidance._target_", "guidance.scale"]
+    assert axis_headers(axes) == ["guidance", "scale"]
+    assert axis_values(configs, axes[0]) == ["constant", "constant", "stage_wise", "stage_wise"]
