@@ -11,6 +11,7 @@ from pixelflow.processes import World
 from pixelflow.sampling.other_load import Stretch, Watch, other_load
 from pixelflow.sampling.produce import Made
 from pixelflow.sampling.shared import work_in_shares
+from pixelflow.signals import stop_on_signals
 
 
 def work_for_a_second(sample_ids: Sequence[int], *, on_batch: Callable[[int], None], stop: Callable[[], bool]) -> Made:
@@ -23,7 +24,8 @@ def test_a_busy_program_beside_the_job_is_load() -> None:
     busy = subprocess.Popen([sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE)
     try:
         assert busy.stdout is not None and busy.stdout.readline()
-        made = work_in_shares(World(), [0, 1], work_for_a_second).made
+        with stop_on_signals():  # forgets a signal of an earlier test
+            made = work_in_shares(World(), [0, 1], work_for_a_second).made
     finally:
         busy.kill()
         busy.wait()
