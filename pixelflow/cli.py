@@ -9,7 +9,7 @@ import select
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import hydra
@@ -35,6 +35,9 @@ from pixelflow.terminal import log_to_stderr, say
 
 DEBUG = "PIXELFLOW_TRACEBACK"
 """Environment variable that `--debug` sets. The traceback of a reported error is then shown as well."""
+
+MOST_NAMED = 20
+"""Number of options that a message lists."""
 
 READER_GONE = 128 + signal.SIGPIPE
 """Exit status of a command whose output is no longer read, as in shells."""
@@ -242,7 +245,7 @@ def explain(error: BaseException) -> str:
     if missing:
         group, _, option = missing.group(1).rpartition("/")
         options = sorted(option_files(group, config_folders())) if group != "job" else job_names()
-        return f"{group}={option} does not exist; one of: {', '.join(options)}"
+        return f"{group}={option} does not exist; one of: {_listed(options)}"
     return first_line(messages[0])
 
 
@@ -259,3 +262,9 @@ def _no_option() -> str:
         if options and value not in options:
             return f"{argument} is not an option of the group {group}; one of: {', '.join(options)}"
     return ""
+
+
+def _listed(options: Sequence[str]) -> str:
+    """The options as text; of many, the first ones."""
+    more = len(options) - MOST_NAMED
+    return ", ".join(options[:MOST_NAMED]) + (f" and {more} more (python run.py --help)" if more > 0 else "")

@@ -109,7 +109,7 @@ def differences(
         if key.split(".")[0] not in compared and not all(_as_configured(row, key) for row in rows):
             stated.append(f"{key} {span([value for row in rows for value in row.facts.get(key, (UNKNOWN,))])}")
     stated += [f"options of {axis_headers([owner])[0]}" for owner in dict.fromkeys(owners.values())]
-    return [f"The rows also differ in {'; '.join(stated)}."] if stated else []
+    return [f"The rows also differ in {'; '.join(dict.fromkeys(stated))}."] if stated else []
 
 
 def _owner(key: str, hidden: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> str | None:

