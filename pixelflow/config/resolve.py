@@ -218,7 +218,9 @@ def _with_checkpoint(config: DictConfig, overrides: list[str], job: Job) -> Dict
         key = override.key_or_group.split("@")[0].strip("/").replace("/", ".")
         section = key.split(".")[0]
         if section == "experiments" and not job.makes_run_folder:
-            continue  # a recipe of a job that reads a checkpoint, such as a search, trains nothing
+            # A recipe of a job that reads a checkpoint trains nothing. That of a search sets what it varies itself.
+            changed += ["solver", "guidance", "sampler"] if job.name == "sample" else []
+            continue
         if section == "data" and sizes and key.removeprefix("data.") not in sizes:
             continue  # the data of the command were taken
         if section in FIXED_BY_TRAINING and key not in (*MACHINE_KEYS, *EVALUATION_KEYS):

@@ -80,3 +80,11 @@ def test_sizes_of_a_saved_model_that_the_data_do_not_have(tmp_path: Path) -> Non
         composed(*call, *folder, "data.num_classes=10")
     config = composed(*call, *folder)
     assert (config["data"]["image_size"], config["data"]["num_classes"]) == (32, 100)
+
+
+def test_a_recipe_of_samples_sets_the_sampler_and_the_checkpoint_the_rest(tmp_path: Path) -> None:
+    checkpoint = checkpoint_of(tmp_path)
+    config = composed("experiments=figure3_stages/mini", f"checkpoint={checkpoint}", "sampler.seed=5")
+    assert (config["sampler"]["trajectories"], config["sampler"]["num_samples"]) == (10, 10)
+    assert config["sampler"]["seed"] == 5 and config["backbone"]["depth"] == 2
+    assert config["guidance"]["num_stages"] == config["cascade"]["num_stages"] == 2
