@@ -180,7 +180,7 @@ def test_settings_of_guidance_and_solver_are_one_training_and_a_second_sweep_fol
     rows = [line.split("|")[1:3] for line in table.read_text().splitlines() if line.startswith("|")]
     assert [cell.strip() for cell in rows[0]] == ["scale", "solver"]
     assert [[cell.strip() for cell in row] for row in rows[2:]] == [
-        [scale, solver] for scale in ("1", "1.5", "2") for solver in ("Euler", "Heun")
+        [scale, solver] for scale in ("1", "1.5", "2") for solver in ("euler", "heun")
     ]
     scales = [line.split("|")[1].strip() for line in borrowed.read_text().splitlines() if line.startswith("|")]
     assert scales[0] == "scale" and scales[2:] == ["1", "3"]
