@@ -114,8 +114,24 @@ class Cluster:
         self.run("slurmctld", "-c")
         for number in range(1, self.nodes + 1):
             self.start_node(f"n{number}")
-        wait_for(lambda: len(self.run("sinfo", "-h", "-N", "-t", "idle", "-p", "main").splitlines()) == self.nodes, 60)
+        wait_for(self.is_idle, 60)
         return self
+
+    def is_idle(self) -> bool:
+        return len(self.run("sinfo", "-h", "-N", "-t", "idle", "-p", "main").splitlines()) == self.nodes
+
+    def repair(self) -> None:
+        """Ends what a test left running, and takes nodes back that SLURM gave up, so that the next test has all."""
+        self.run("scancel", "-u", "root", check=False)
+        if wait_for(self.is_idle, 30, fail=False):
+            return
+        print("mended:", self.run("sinfo", "-N", "-o", "%N %T %E"))
+        for number in range(1, self.nodes + 1):
+            pid = self.folder / f"slurmd-n{number}.pid"
+            if not pid.exists() or not Path(f"/proc/{pid.read_text().strip()}").exists():
+                self.start_node(f"n{number}")
+            self.run("scontrol", "update", f"nodename=n{number}", "state=resume", check=False)
+        wait_for(self.is_idle, 90)
 
     def start_controller(self) -> None:
         """The controller returns and knows the jobs that it knew."""

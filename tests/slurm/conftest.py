@@ -23,6 +23,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         os.environ["SLURM_CONF"] = before
 
 
+@pytest.fixture(autouse=True)
+def all_nodes(request: pytest.FixtureRequest) -> None:
+    if "cluster" in request.fixturenames:
+        request.getfixturevalue("cluster").repair()
+
+
 @pytest.fixture(scope="session")
 def database() -> Iterator[str]:
     """PostgreSQL for MLflow's server."""

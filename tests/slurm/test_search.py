@@ -109,10 +109,11 @@ def test_a_search_survives_an_outage_of_slurm_and_of_mlflow_and_two_kills(cluste
         if state.state == "finished":
             expected = [(step, loss(rate(state), step)) for step in range(1, STEPS + 1)]
             assert history(state.job.path / "metrics.jsonl")["loss"] == expected
-    # The first was queued again under its job id by its supervisor, the second submitted again by the search.
+    # The first was queued again under its job id by its supervisor. The second was submitted again by the search, or
+    # queued again by SLURM, which does so when a job is missing from its node as the controller returns.
     starts = {state.job.name: (state.job.path / "attempts.jsonl").read_text().count('"start"') for state in ends}
     assert {name for name, count in starts.items() if count > 1} == {alone.job.name, together.job.name}
-    assert read_attempts(alone.job.path).restarts == 1 and read_attempts(together.job.path).restarts == 0
+    assert read_attempts(alone.job.path).restarts == 1 and read_attempts(together.job.path).restarts <= 1
     (results,) = tmp_path.glob("**/optimization_results.yaml")
     assert "optimizer.lr: 0.001\n" in results.read_text()
     output = (tmp_path / "output").read_text()
