@@ -165,6 +165,13 @@ def _check(config: dict[str, Any], row: Row) -> None:
     rate = config["optimizer"]
     assert (rate["lr"], rate["weight_decay"], config["trainer"]["warmup_steps"]) == (1e-4, 0.0, 0)
     assert sum(p.numel() for p in build_on_meta(config).parameters()) > 670e6, "all models are XL"
+    assert (config["ema"]["decay"], config["ema"]["ramp"]) == (0.9999, False)
+    if config["backbone"]["_target_"].endswith("JiT"):  # as in PixelGen's release
+        preprocess = config["data"]["preprocess"]
+        assert (preprocess["crop"], preprocess["flip"], config["trainer"]["grad_clip"]) == ("center", False, None)
+        assert (solver["shift"], config["trainer"]["batch_size"]) == (2.0, 256)
+        if row.guidance == (2.25,):
+            assert [guidance.scale(0, tau) for tau in (0.1, 0.11, 0.9, 0.91)] == [1.0, 2.25, 2.25, 1.0]
     if solver["_target_"].endswith("AdaptiveRungeKutta"):
         assert (solver["method"], solver["atol"]) == ("dopri5", 1e-6)
 
