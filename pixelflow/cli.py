@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from pixelflow.conf_dir import conf_folder, option_files
+from pixelflow.config.composing import group_choices
 from pixelflow.config.foreign import guard
 from pixelflow.config.job import register_jobs
 from pixelflow.config.launchers import register
@@ -97,6 +98,7 @@ def dispatch(config: DictConfig) -> Any:
             from pixelflow.processes import choose_slice, world_of
 
         choose_slice(os.environ, world_of(os.environ).local_rank)
+        config.choices = group_choices(HydraConfig.get())
         resolved = resolve(config, overrides, job)
         check_data(resolved, job)
         return job.start(resolved, overrides)

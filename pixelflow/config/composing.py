@@ -12,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from pixelflow.config.accepted import Accepted
 from pixelflow.config.job import Config, Job
@@ -47,11 +47,23 @@ class Composer:
             base = self.loader.load_sweep_config(self.master, list(groups))
             HydraConfig.instance().set_config(base)
             with open_dict(base):
+                base.choices = group_choices(base.hydra)
                 del base["hydra"]
             self._bases[groups] = pickle.dumps(base)
         config: DictConfig = pickle.loads(self._bases[groups])  # a copy, in a third of the time of deepcopy
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
         return config
+
+
+def group_choices(hydra: DictConfig) -> dict[str, str]:
+    """Returns the option of each config group, without those of Hydra itself.
+
+    Args:
+        hydra: The section `hydra` of a composed config.
+    """
+    choices = OmegaConf.to_container(hydra.runtime.choices)
+    assert isinstance(choices, dict)
+    return {str(group): option for group, option in choices.items() if option and not str(group).startswith("hydra/")}
 
 
 def sweep_settings(config: Config, overrides: list[str], job: Job) -> list[tuple[list[str], Config]]:

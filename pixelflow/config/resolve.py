@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 FIXED_BY_TRAINING = ("experiments", *(name for name in TRAINING_SECTIONS if name not in ("trainer", "init_from")))
 """Sections that are read from the checkpoint."""
-OF_THE_CALL = tuple(section for section in CALL_SECTIONS if section not in ("experiment", "paper"))
+OF_THE_CALL = tuple(section for section in CALL_SECTIONS if section not in ("experiment", "paper", "choices"))
 """Sections that are never read from a checkpoint."""
 
 
@@ -70,7 +70,7 @@ def resolve(
     accepted = accepted or Accepted()
     if not accepted.again({**plain, "seed": type(plain.get("seed"))}):  # any whole number is a seed
         validate(without_gpu(plain) if elsewhere else plain, job, accepted)
-    return plain
+    return plain | {"overrides": list(overrides)}
 
 
 def _typed_trust(config: DictConfig, overrides: list[str]) -> list[str]:
@@ -220,12 +220,21 @@ def _with_checkpoint(config: DictConfig, overrides: list[str], job: Job) -> Dict
         if section == "experiments" and not job.makes_run_folder:
             # A recipe of a job that reads a checkpoint trains nothing. That of a search sets what it varies itself.
             changed += ["solver", "guidance", "sampler"] if job.name == "sample" else []
+            changed.append("experiment")
             continue
         if section == "data" and sizes and key.removeprefix("data.") not in sizes:
             continue  # the data of the command were taken
         if section in FIXED_BY_TRAINING and key not in (*MACHINE_KEYS, *EVALUATION_KEYS):
             raise UserError(f"{override.input_line}: {section} is fixed by the checkpoint; leave this override out")
         changed.append(key)
+    merged.choices = _choices(stored, config, changed)
     for key in changed:
         OmegaConf.update(merged, key, _raw(OmegaConf.select(config, key)), merge=False, force_add=True)
     return merged
+
+
+def _choices(stored: Mapping[str, Any], config: DictConfig, changed: Sequence[str]) -> dict[str, str]:
+    """The option of each group: that of the training, or that of the command for a group that it chose anew."""
+    trained = stored.get("choices")
+    known = {str(group): str(option) for group, option in trained.items()} if isinstance(trained, Mapping) else {}
+    return known | {key: config.choices[key] for key in changed if key in config.choices}

@@ -147,8 +147,12 @@ def followers(configs: Sequence[Mapping[str, Any]], leaders: Sequence[str] = ())
 
 
 def _with_classes(keys: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Replaces a group, such as `guidance`, by the class of its option, which is what a config holds of the choice."""
-    groups = {key for key in keys if any(f"{key}._target_" in config for config in configs)}
+    """Replaces a group, such as `guidance`, by the class of its option where the configs do not hold its choice."""
+    groups = {
+        key
+        for key in keys
+        if any(f"{key}._target_" in config for config in configs) and not all(key in config for config in configs)
+    }
     return [f"{key}._target_" if key in groups else key for key in keys]
 
 
@@ -196,7 +200,7 @@ def axis_headers(axes: Sequence[str]) -> list[str]:
         >>> axis_headers(["arm", "cascade.kickoff", "prediction._target_"])
         ['setting', 'kickoff', 'prediction']
     """
-    parts = [["setting"] if key == ARM else key.removesuffix("._target_").split(".") for key in axes]
+    parts = [["setting"] if key == ARM else _words(key) for key in axes]
     lengths = [1] * len(axes)
     while True:
         headers = [".".join(p[-n:]) for p, n in zip(parts, lengths, strict=True)]
@@ -205,6 +209,12 @@ def axis_headers(axes: Sequence[str]) -> list[str]:
             return headers
         for i in clashing:
             lengths[i] += 1
+
+
+def _words(key: str) -> list[str]:
+    """The parts of a key, from which its header is made. A group of arms, `experiments/NAME@_global_`, has its name."""
+    group, at, _ = key.partition("@")
+    return group.split("/")[-1:] if at else key.removesuffix("._target_").split(".")
 
 
 def axis_values(configs: Sequence[Mapping[str, Any]], key: str) -> list[str]:

@@ -28,8 +28,9 @@ def read_run_folders(root: Path) -> list[Run]:
     """Returns every run at or below a folder, in the order of the paths.
 
     A run folder is one that holds a config.yaml. A run that the pipeline evaluated with several settings is returned
-    once for each of them. Unfinished, failed and broken runs are included, with their state and reason, and so are the
-    evaluations of other experiments' runs that the records of this one name (see `pixelflow.runs.sharing`).
+    once for each of them, and so is one that `evaluate.py` measured by itself, for its own experiment. Unfinished,
+    failed and broken runs are included, with their state and reason, and so are the evaluations of other experiments'
+    runs that the records of this one name (see `pixelflow.runs.sharing`).
 
     Args:
         root: A run folder or a folder of run folders.
@@ -38,7 +39,7 @@ def read_run_folders(root: Path) -> list[Run]:
         UserError: There is no run, or a record is damaged.
     """
     root = Path(root)
-    runs = [run for folder in sorted(_run_folders(root)) for run in _read_folder(folder)]
+    runs = [run for folder in sorted(_run_folders(root)) for run in _read_folder(folder, by_hand=True)]
     runs += read_shared_runs(root)
     if not runs:
         problem = "holds no runs (folders with a config.yaml)" if root.is_dir() else "is not a folder"
@@ -91,8 +92,11 @@ def _run_folders(root: Path) -> Iterator[Path]:
         children[:] = [child for child in children if not child.startswith(".")]
 
 
-def _read_folder(folder: Path, chosen: Sequence[str] | None = None) -> list[Run]:
-    """The run once for each of the chosen evaluations; by default for those of its own experiment."""
+def _read_folder(folder: Path, chosen: Sequence[str] | None = None, *, by_hand: bool = False) -> list[Run]:
+    """The run once for each of the chosen evaluations; by default for those of its own experiment.
+
+    With `by_hand`, also for those of its experiment that job=evaluate has made, which belong to no sweep.
+    """
     config: dict[str, Any] = {}
     try:
         config = flatten(read_mapping(folder / "config.yaml"))
@@ -101,25 +105,34 @@ def _read_folder(folder: Path, chosen: Sequence[str] | None = None) -> list[Run]
         state, reason = _state_of(status)
         run = Run(folder.name, config, seed, {}, {}, state, folder, reason)
         made, borrowed = (status.evaluations, status.borrowed) if status else ((), ())
-        if chosen is None and not made:
-            # The newest evaluation stands for a run whose status names none.
-            return evaluated_runs(run, read_evaluations(folder / "evaluation")[-1:], final=False)
+        others = _others(folder, made) if by_hand else []
+        newest = read_evaluations(folder / "evaluation")[-1:] if chosen is None and not made else []
     except (ValueError, OSError) as error:
         return [broken_run(folder.name, config, error, folder)]
-    # Evaluations that were made by hand, of any checkpoint, do not change the table of a sweep.
     names = [name for name in made if (name not in borrowed if chosen is None else name in chosen)]
     found: list[Evaluation] = []
     broken: list[Run] = []
-    for name in names:
+    for name in [*names, *others]:
         try:
-            found.append(read_evaluation(folder / name))
+            evaluation = read_evaluation(folder / name)
         except ValueError as error:
             broken.append(broken_run(folder.name, config, error, folder))
+            continue
+        if name in made or evaluation.record.get("experiment", "") == config.get("experiment"):
+            found.append(evaluation)
+    if chosen is None and not made and not found:
+        return evaluated_runs(run, newest, final=False)  # it stands for a run whose status names none
     if chosen is not None:  # the run's state may be that of another experiment's work; it tells of what is missing here
         left = [run] if set(chosen) - set(made) else []
         run = replace(run, state="finished", reason="")
         return [*(evaluated_runs(run, found, final=True) if found else ()), *broken, *left]
     return [*(evaluated_runs(run, found, final=True) if found else ()), *broken]
+
+
+def _others(folder: Path, made: Sequence[str]) -> list[str]:
+    """The evaluations of a run that no pipeline has made: those of job=evaluate and the trials of searches."""
+    there = sorted(path.name for path in (folder / "evaluation").glob("*.json") if not path.name.startswith("."))
+    return [f"evaluation/{name}" for name in there if f"evaluation/{name}" not in made]
 
 
 def _read_status(folder: Path) -> RunStatus | None:

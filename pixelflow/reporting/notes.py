@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pixelflow.metrics.catalogue import MetricInfo
+from pixelflow.metrics.catalogue import MetricInfo, main_metric
 from pixelflow.reporting.axes import axis_headers, axis_values, differing_keys, followers
 from pixelflow.reporting.option_names import option_name
 from pixelflow.reporting.paper_rows import PaperRow
@@ -36,6 +36,9 @@ CONFIGURED = {"step": "trainer.max_steps"}
 FEW_OPTIONS = 3
 """The number of a backbone's options that are listed; more of them are called its options."""
 SHOWN_VALUES = 4
+FAR = 2
+"""Rows with more than this many times the least distance have no value in bold: their other metrics, such as recall, say
+little."""
 
 
 def evaluation_facts(runs: Iterable[Run]) -> dict[str, tuple[str, ...]]:
@@ -54,15 +57,41 @@ def _fact(key: str, value: Any) -> str:
     return option_name(key, spell(value)) if key.endswith("_target_") else spell(value)
 
 
-def statistics(rows: Sequence[Row]) -> list[str]:
-    """Returns notes on the meaning of ± and of bold numbers."""
+def statistics(rows: Sequence[Row], compared: Sequence[str] = ()) -> list[str]:
+    """Returns notes on the meaning of ± and of bold numbers.
+
+    Args:
+        rows: The rows of the table.
+        compared: Keys of the records that must be equal for two rows to be compared.
+    """
     bold = "Bold marks the best mean; the difference from the others is not necessarily significant."
+    if far := far_rows(rows, compared):
+        names = span([rows[index].label for index in sorted(far)])
+        bold += f" Rows with more than {FAR} times the least distance are never marked: {names}."
     if all(len(row.runs) == 1 for row in rows):
         spread = "Every row has one seed, so no standard deviation is given."
     else:
         spread = "Values are the mean ± the sample standard deviation (n-1) over seeds"
         spread += "; a row with one seed has no standard deviation." if any(len(row.runs) == 1 for row in rows) else "."
     return [spread, bold] if len(rows) > 1 else [spread]
+
+
+def far_rows(rows: Sequence[Row], compared: Sequence[str]) -> set[int]:
+    """Returns the indices of rows whose main distance is more than `FAR` times the least one of comparable rows.
+
+    Args:
+        rows: The rows of the table.
+        compared: Keys of the records that must be equal for two rows to be compared.
+    """
+    groups: dict[Any, dict[int, float]] = {}
+    for index, row in enumerate(rows):
+        if main := main_metric(row.cells):
+            groups.setdefault((main.key, row.alike(compared)), {})[index] = row.cells[main.key].mean
+    far = set()
+    for distances in groups.values():
+        least = min((value for value in distances.values() if math.isfinite(value)), default=0.0)
+        far |= {index for index, value in distances.items() if not value <= FAR * max(least, 0.0)}
+    return far
 
 
 def shared(rows: Sequence[Row]) -> list[str]:
@@ -95,7 +124,11 @@ def differences(
     """
     configs = [row.setting.config for row in rows]
     repeated = followers(configs, [*axes, *preferred])
-    hidden = [key for key in differing_keys(configs) if key not in {*axes, *repeated, ARM}]
+    hidden = [
+        key
+        for key in differing_keys(configs)
+        if key not in {*axes, *repeated, ARM} and not _by_choice(key, axes, configs)
+    ]
     owners = {key: owner for key in hidden if (owner := _owner(key, hidden, configs))}
     listed = [key for key in hidden if key not in owners]
     headers = axis_headers([*axes, *listed])[len(axes) :]
@@ -110,6 +143,15 @@ def differences(
             stated.append(f"{key} {span([value for row in rows for value in row.facts.get(key, (UNKNOWN,))])}")
     stated += [f"options of {axis_headers([owner])[0]}" for owner in dict.fromkeys(owners.values())]
     return [f"The rows also differ in {'; '.join(dict.fromkeys(stated))}."] if stated else []
+
+
+def _by_choice(key: str, axes: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a key is an option of a group that is a column and has one value for each choice of it."""
+    group = key.partition(".")[0]
+    if group == key or group not in axes:
+        return False
+    pairs = {(spell(config[group]), spell(config.get(key))) for config in configs}
+    return len(pairs) == len({choice for choice, _ in pairs})
 
 
 def _owner(key: str, hidden: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> str | None:

@@ -63,6 +63,14 @@ class Row:
         """The values of the axes as one text."""
         return " | ".join(self.values)
 
+    def alike(self, compared: Iterable[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Returns the facts that two rows must share to be compared.
+
+        Args:
+            compared: Keys of the evaluation records.
+        """
+        return tuple(sorted(fact for fact in self.facts.items() if fact[0].split(".")[0] in compared))
+
     @property
     def other_loads(self) -> list[float | None]:
         """The mean number of cores that other processes kept busy while each run drew its samples; None if unknown."""

@@ -37,6 +37,7 @@ class Run:
             cannot be read.
         folder: The run folder; None for a run that was read from MLflow.
         reason: Why the run is in this state, if known.
+        evaluation: The file of the evaluation, as a path in the run folder; empty if it is not known.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Run:
     state: str
     folder: Path | None
     reason: str = ""
+    evaluation: str = ""
 
     @property
     def complete(self) -> bool:
@@ -72,10 +74,12 @@ class Evaluation:
         metrics: Values by the keys of `pixelflow.metrics.catalogue`.
         record: How the samples were made and measured; `settings` holds the config values that determine the
             evaluation.
+        name: Its file, as a path in the run folder.
     """
 
     metrics: dict[str, float]
     record: dict[str, Any]
+    name: str = ""
 
     @property
     def settings(self) -> Mapping[str, Any] | None:
@@ -120,7 +124,7 @@ def read_evaluation(path: Path) -> Evaluation:
             raise UserError(f"{shown}: metrics.{key}={value!r} is not a number")
     if not isinstance(record, dict):
         raise UserError(f"{shown}: `record` is not a mapping")
-    return Evaluation({key: float(value) for key, value in metrics.items()}, record)
+    return Evaluation({key: float(value) for key, value in metrics.items()}, record, shown)
 
 
 def read_evaluations(folder: Path) -> list[Evaluation]:
@@ -193,7 +197,13 @@ def evaluated_runs(run: Run, evaluations: Sequence[Evaluation], *, final: bool) 
             table. The unfinished run is then returned as well.
     """
     runs = [
-        replace(run, config=with_settings(run.config, found), metrics=found.metrics, record=found.record)
+        replace(
+            run,
+            config=with_settings(run.config, found),
+            metrics=found.metrics,
+            record=found.record,
+            evaluation=found.name,
+        )  # fmt: skip
         for found in evaluations
     ]
     if final and runs and run.state != "finished":

@@ -7,6 +7,7 @@ the numbers: the number of samples, the runs that are missing, and the source of
 from __future__ import annotations
 
 import datetime
+import difflib
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from typing import Any
 from pixelflow.errors import UserError
 from pixelflow.metrics.catalogue import FULL_SAMPLE_COUNT, MetricInfo, described
 from pixelflow.reporting import notes
+from pixelflow.reporting.asked import asked_keys, choices_of
 from pixelflow.reporting.axes import (
     DEFAULT_IGNORE,
     Setting,
@@ -67,14 +69,17 @@ def build_table(
     settings, repeats = group(complete, ignore=ignore)
     has_arms = any(setting.config.get(ARM) is not None for setting in settings)
     wanted = [] if EXPERIMENT in ignore else [EXPERIMENT]
-    wanted += [ARM, *presentation.axes] if has_arms else presentation.axes or presentation.swept
-    keys = choose_axes([setting.config for setting in settings], wanted, presentation.swept)
+    asked_for = asked_keys(complete)
+    wanted += [ARM, *presentation.axes] if has_arms else presentation.axes or presentation.swept or asked_for
+    settings = _with_choices(settings, wanted)
+    _require_known(presentation.axes, settings)
+    keys = choose_axes([setting.config for setting in settings], wanted, [*presentation.swept, *asked_for])
     rows = _rows(settings, keys, presentation.arms)
     columns = _columns(rows, quoted)
     placed = tuple((row, _beneath(row, rows)) for row in quoted)
     headers = tuple(axis_headers(keys)) or ("setting",)
     remarks = (
-        *notes.statistics(rows),
+        *notes.statistics(rows, QUALITY_FACTS),
         *notes.shared(rows),
         *notes.differences(rows, keys, QUALITY_FACTS, presentation.swept),
         *notes.unlike_quality(rows, headers, QUALITY_FACTS),
@@ -89,6 +94,26 @@ def build_table(
         tuple(keys), headers, columns, rows, placed, _best(rows, columns), remarks, command, date,
         presentation.question, presentation.chart,
     )  # fmt: skip
+
+
+def _with_choices(settings: Sequence[Setting], wanted: Sequence[str]) -> list[Setting]:
+    """The settings with the options of those wanted groups whose choice is recorded for all of them."""
+    choices = [choices_of(setting.runs[-1]) for setting in settings]
+    groups = [key for key in wanted if all(key in chosen for chosen in choices)]
+    return [
+        replace(setting, config=setting.config | {group: chosen[group] for group in groups})
+        for setting, chosen in zip(settings, choices, strict=True)
+    ]
+
+
+def _require_known(axes: Sequence[str], settings: Sequence[Setting]) -> None:
+    """Raises UserError for a key of `axes` that no setting has."""
+    known = sorted({key for setting in settings for key in setting.config})
+    sections = {key.rpartition(".")[0] for key in known}
+    for key in axes:
+        if key not in known and key not in sections:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise UserError(f"axes: no run has the key {key}" + (f"; did you mean {near[0]}?" if near else ""))
 
 
 def _rows(settings: Sequence[Setting], keys: Sequence[str], arms: Sequence[str]) -> tuple[Row, ...]:
@@ -140,8 +165,12 @@ def short_count(count: int) -> str:
 
 
 def _best(rows: Sequence[Row], columns: Sequence[MetricInfo]) -> frozenset[tuple[int, str]]:
-    """The best means among rows that were evaluated in the same way. Values that are shown as equal are tied."""
+    """The best means among rows that were evaluated in the same way. Values that are shown as equal are tied.
+
+    A row whose distance is far from the best has no best value: images that are not alike can be diverse.
+    """
     best = set()
+    far = notes.far_rows(rows, QUALITY_FACTS)
     for column in columns:
         if column.higher_is_better is None:
             continue
@@ -151,12 +180,14 @@ def _best(rows: Sequence[Row], columns: Sequence[MetricInfo]) -> frozenset[tuple
             cell = row.cells.get(column.key)
             timed = column.key == SECONDS
             if cell and math.isfinite(cell.mean) and (row.clean or not timed):
-                alike = tuple(sorted(fact for fact in row.facts.items() if fact[0].split(".")[0] in compared))
-                peers.setdefault(alike, []).append((round(cell.mean * column.scale, column.decimals), index))
+                peers.setdefault(row.alike(compared), []).append(
+                    (round(cell.mean * column.scale, column.decimals), index)
+                )
         for entries in peers.values():
-            if len(entries) > 1:
-                top = (max if column.higher_is_better else min)(value for value, _ in entries)
-                best |= {(index, column.key) for value, index in entries if value == top}
+            near = [(value, index) for value, index in entries if index not in far]
+            if len(entries) > 1 and near:
+                top = (max if column.higher_is_better else min)(value for value, _ in near)
+                best |= {(index, column.key) for value, index in near if value == top}
     return frozenset(best)
 
 

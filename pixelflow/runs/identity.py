@@ -59,6 +59,8 @@ CALL_SECTIONS = (
     "watch",
     "seeds",
     "settings",
+    "overrides",
+    "choices",
 )
 """Sections that describe the command, its place and its report, but neither the weights nor their evaluation."""
 

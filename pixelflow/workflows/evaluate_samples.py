@@ -51,6 +51,10 @@ UINT8 = "clamp(x / 2 + 1 / 2, 0, 1) * 255, rounded to the nearest"
 """The conversion of `pixelflow.sampling.to_uint8`."""
 
 
+REQUEST_KEYS = ("experiment", "arm", "overrides", "choices")
+"""Keys of the config that state what the command asked for; an evaluation records them."""
+
+
 class Outcome(tuple[float, float]):
     """The two numbers that a search minimises: distance to the reference, and TFLOP per image (nan if unknown).
 
@@ -205,8 +209,8 @@ def _measure(
         result = None
         with shared_errors(world, wait=True):
             if world.rank == 0:
-                # Settings with other arms may share the training, whose config then names the first of them.
-                record = source.record(made) | {"arm": config.get("arm")}
+                # Other commands may share the training, whose config then states what the first of them asked for.
+                record = source.record(made) | {key: config.get(key) for key in REQUEST_KEYS}
                 result = _finish(suite, parts, path, record, world.size)
         return world.broadcast(result) | {"path": path, "rank": world.rank}
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pixelflow.errors import UserError
-from pixelflow.reporting.folder_reader import read_run_folders
+from pixelflow.reporting.folder_reader import read_recipe_runs, read_run_folders
 from pixelflow.reporting.formats import csv_text
 from pixelflow.reporting.table import build_table
 from pixelflow.runs.flat import flatten
@@ -74,7 +75,7 @@ def test_evaluations_of_one_run_with_other_settings_are_rows_of_one_table(
     """Runs that differ only in their guidance share a folder, whose config.yaml has the first one's."""
     for seed in (0, 1):
         folder = write_evaluated_run(seed, (1.0, 2.0))
-        # An evaluation that was made by hand is no row.
+        # An evaluation that does not state its experiment is no row.
         by_hand = {"metrics": {"fid": 1.0}, "record": {"settings": {"guidance": {"scale": 3.0}}}}
         (folder / "evaluation" / "by-hand.json").write_text(json.dumps(by_hand))
     runs = read_run_folders(tmp_path)
@@ -87,6 +88,24 @@ def test_evaluations_of_one_run_with_other_settings_are_rows_of_one_table(
     assert [row.cells["fid"].mean for row in table.rows] == [10.5, 20.5]
     # A sweep lists the folder once for each setting that it evaluates there.
     assert build_table([*runs, *runs], date=table.date) == table
+
+
+def test_an_evaluation_by_hand_is_a_row_of_its_experiment_and_of_no_sweep(
+    write_evaluated_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = write_evaluated_run(0, (1.0,))
+    config = yaml.safe_load((folder / "config.yaml").read_text()) | {"experiment": "mine"}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    for name, experiment in (("by-hand", "mine"), ("trial", "inference_search")):
+        record = {"settings": {"guidance": {"scale": 3.0}}, "experiment": experiment, "overrides": ["guidance.scale=3"]}
+        text = json.dumps({"metrics": {"fid": 1.0}, "record": record})
+        (folder / "evaluation" / f"{name}.json").write_text(text)
+    (folder / "evaluation" / "damaged.json").write_text("{")
+    runs = read_run_folders(tmp_path)
+    assert [run.metrics.get("fid") for run in runs] == [10.0, 1.0, None]
+    assert runs[1].evaluation == "evaluation/by-hand.json" and runs[1].state == "finished"
+    assert build_table(runs).axes == ("guidance.scale",)
+    assert len(read_recipe_runs(tmp_path, [folder], borrows=False)) == 1
 
 
 def test_records_name_the_evaluations_of_another_experiments_run(
