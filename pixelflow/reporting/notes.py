@@ -37,8 +37,7 @@ FEW_OPTIONS = 3
 """The number of a backbone's options that are listed; more of them are called its options."""
 SHOWN_VALUES = 4
 FAR = 2
-"""Rows with more than this many times the least distance have no value in bold: their other metrics, such as recall, say
-little."""
+"""Rows with more than this many times the least distance have no value in bold: their other metrics say little."""
 
 
 def evaluation_facts(runs: Iterable[Run]) -> dict[str, tuple[str, ...]]:
