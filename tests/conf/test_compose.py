@@ -131,7 +131,6 @@ def test_the_arms_of_cascade_x_change_what_their_names_say() -> None:
         "x_noise_clamp": ["cascade"], "x_clean_loss": ["objective"], "x_capped": ["objective"],
         "x_mixture": ["objective"], "x_flow_logit_normal": ["timesteps"], "x_smooth_time": ["backbone"],
         "velocity_smooth_time": ["backbone", "prediction"],
-        "x_clean_loss_flow_logit_normal": ["timesteps", "objective"],
         "velocity_flow_logit_normal": ["prediction", "timesteps"],
     }  # fmt: skip
     assert set(changed) == {arm for recipe, arm in ARMS if recipe == "cascade_x"}
