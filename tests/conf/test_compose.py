@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
 
 import pixelflow
@@ -141,6 +142,17 @@ def test_the_arms_of_cascade_x_change_what_their_names_say() -> None:
         differing = [name for name in TRAINING_SECTIONS if config.get(name) != configs["x"].get(name)]
         assert differing == changed[arm]
         assert config["guidance"]["scale"] == 2.0 and config["guidance"]["_target_"].endswith("ConstantGuidance")
+
+
+def test_every_arm_of_cascade_x_belongs_to_a_sweep() -> None:
+    """The controls are compared with `velocity` and `x`, and measured beside them."""
+    key = "experiments/cascade_x@_global_"
+    swept = {}
+    for name in ("cascade_x", "cascade_x_controls"):
+        recipe = yaml.safe_load((ROOT / "experiments" / f"{name}.yaml").read_text())
+        swept[name] = set(recipe["hydra"]["sweeper"]["params"][key].split(","))
+    assert set.union(*swept.values()) == {arm for recipe, arm in ARMS if recipe == "cascade_x"}
+    assert set.intersection(*swept.values()) == {"velocity", "x"}
 
 
 def test_evaluate_is_run_with_another_job(tmp_path: Path) -> None:
