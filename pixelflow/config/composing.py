@@ -55,7 +55,7 @@ class Composer:
         return config
 
 
-def group_choices(hydra: DictConfig) -> dict[str, str]:
+def group_choices(hydra: Any) -> dict[str, str]:
     """Returns the option of each config group, without those of Hydra itself.
 
     Args:

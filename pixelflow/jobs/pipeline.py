@@ -7,11 +7,11 @@ from typing import Any
 from pixelflow.config.job import Config, Job
 
 
-def run(config: Config, options: Any, overrides: list[str]) -> None:
-    """Runs training, sampling and evaluation in one run folder."""
+def run(config: Config, options: Any, overrides: list[str]) -> Any:
+    """Runs training, sampling and evaluation in one run folder; returns what the table of a sweep needs to find it."""
     from pixelflow.workflows.run_pipeline import run_pipeline  # torch: seconds
 
-    run_pipeline(config, overrides)
+    return run_pipeline(config, overrides)
 
 
 JOB = Job(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,19 +47,29 @@ def read_run_folders(root: Path) -> list[Run]:
     return runs
 
 
-def read_recipe_runs(experiment: Path, folders: Sequence[Path], *, borrows: bool) -> list[Run]:
+def read_recipe_runs(
+    experiment: Path, folders: Sequence[Path], *, borrows: bool, evaluations: Collection[tuple[Path, str]] = ()
+) -> list[Run]:
     """Returns runs once for each evaluation that belongs to an experiment.
 
     Args:
         experiment: The folder of the experiment.
         folders: The run folders to read, in it or in that of its `runs_of`.
         borrows: Whether the runs belong to another experiment.
+        evaluations: The evaluations to return, as run folders and paths in them; empty for all. Runs without an
+            evaluation are returned in any case.
 
     Raises:
         UserError: A record is damaged.
     """
     own = [] if borrows else [run for folder in folders for run in _read_folder(folder)]
-    return [*read_shared_runs(experiment, folders), *own]
+    wanted = {(folder.absolute(), name) for folder, name in evaluations}
+    runs = [*read_shared_runs(experiment, folders), *own]
+    return [
+        run
+        for run in runs
+        if not wanted or not run.evaluation or run.folder is None or (run.folder.absolute(), run.evaluation) in wanted
+    ]
 
 
 def read_shared_runs(experiment: Path, among: Sequence[Path] | None = None) -> list[Run]:

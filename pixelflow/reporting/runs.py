@@ -196,19 +196,14 @@ def evaluated_runs(run: Run, evaluations: Sequence[Evaluation], *, final: bool) 
             later evaluation of the same weights that is at work or has failed does not remove the earlier ones from a
             table. The unfinished run is then returned as well.
     """
-    runs = [
-        replace(
-            run,
-            config=with_settings(run.config, found),
-            metrics=found.metrics,
-            record=found.record,
-            evaluation=found.name,
-        )  # fmt: skip
-        for found in evaluations
-    ]
+    runs = [replace(_measured(run, found), config=with_settings(run.config, found)) for found in evaluations]
     if final and runs and run.state != "finished":
         return [*(replace(entry, state="finished", reason="") for entry in runs), run]
     return runs or [run]
+
+
+def _measured(run: Run, found: Evaluation) -> Run:
+    return replace(run, metrics=found.metrics, record=found.record, evaluation=found.name)
 
 
 def with_settings(config: dict[str, Any], evaluation: Evaluation) -> dict[str, Any]:

@@ -189,20 +189,31 @@ def training_overrides(overrides: Iterable[str]) -> list[str]:
 def slug(overrides: Iterable[str], *, length: int = 60) -> str:
     """Returns the user's changes as a readable part of a folder's name: "num_stages-2_seed-1", or "default".
 
+    Words are never cut: changes that do not fit are left out, and the seed is always there. The characters need no
+    quoting in a shell or in an override.
+
     Args:
         overrides: Overrides as the user typed them.
         length: Maximum number of characters.
     """
-    parts = []
+    parts, seed = [], ""
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         if key in MACHINE_KEYS or key.split(".")[0] in MACHINE_KEYS or key == "experiments":
             continue
         word = re.sub(r"[^A-Za-z0-9._]+", "-", value).strip("-")
         name = re.sub(r"[^A-Za-z0-9_]+", "-", re.split("[./]", key.split("@")[0])[-1]).lstrip("-")
-        parts.append(f"{name}-{word}")
-    text = "_".join(parts).lstrip("-.")
-    return text[:length].rstrip("-_.") or "default"
+        if key == "seed":
+            seed = f"seed-{word}"[:length]
+        else:
+            parts.append(f"{name}-{word}")
+    left, kept = length - len(seed), []
+    for part in parts:
+        if len(part) < left:
+            kept.append(part)
+            left -= len(part) + 1
+    text = "_".join([*kept, seed] if seed else kept).lstrip("-.")
+    return text.rstrip("-_.") or ("changed" if parts else "default")
 
 
 def file_name(name: str, *, length: int = 100) -> str:

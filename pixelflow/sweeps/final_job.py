@@ -54,7 +54,10 @@ def sweep_runs(sweep: Sweep) -> list[Run]:
     jobs = [job for job in sweep.jobs.values() if (job.path / "config.yaml").exists()]
     for job in () if sweep.borrows else jobs:  # another experiment may have made an evaluation since the submission
         claim_borrowed(sweep.recipe_folder, job.path, job.evaluations)
-    return read_recipe_runs(sweep.recipe_folder, [job.path for job in jobs], borrows=sweep.borrows)
+    return read_recipe_runs(
+        sweep.recipe_folder, [job.path for job in jobs], borrows=sweep.borrows,
+        evaluations=[(job.path, name) for job in jobs for name in job.evaluations],
+    )  # fmt: skip
 
 
 def sweep_table(sweep: Sweep) -> Table | None:

@@ -35,8 +35,12 @@ from pixelflow.workflows.train_run import find_run, record_data, train
 logger = logging.getLogger(__name__)
 
 
-def run_pipeline(config: Config, overrides: list[str]) -> None:
-    """Runs job=pipeline and prints the table of the run."""
+def run_pipeline(config: Config, overrides: list[str]) -> tuple[Path, str]:
+    """Runs job=pipeline and prints the table of the run.
+
+    Returns:
+        The run folder, and the evaluation as a path in it.
+    """
     settings = RunSettings.of(config)
     with processes(pick_device(trainer_settings(config).device)) as (world, device):
         path, data = find_run(config, overrides, world)
@@ -51,8 +55,9 @@ def run_pipeline(config: Config, overrides: list[str]) -> None:
                     record_use(config, path, own_evaluation(config))
                 work(config, run, world, device)
             logger.info("finished in %.0f s", time.monotonic() - start)
+    result = path, own_evaluation(config)
     if world.rank:
-        return
+        return result
     record_use(config, path, own_evaluation(config))
     if there:
         say(f"This finished run is already there: {path}  (rerun=true starts a new one)\n")
@@ -60,6 +65,7 @@ def run_pipeline(config: Config, overrides: list[str]) -> None:
             catch_up(path)
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN:  # a sweep shows one table of all its runs
         show(path, config)
+    return result
 
 
 def finished(config: Config, path: Path) -> bool:

@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from pixelflow.errors import UserError
 from pixelflow.jobs.table import JOB, TableOptions
+from pixelflow.runs.identity import config_hash, evaluation_config, own_evaluation
 from pixelflow.sweeps.live_table import recipe_presentation
 from pixelflow.sweeps.manifest import Submission, Sweep, SweepJob
 from tests.conf.test_compose import composed
@@ -50,6 +51,10 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]
         return path.read_text()
 
     return make
+
+
+def measured(text: str) -> list[str]:
+    return [line for line in lines_of(text)[2:] if "*paper" not in line]
 
 
 def lines_of(text: str) -> list[str]:
@@ -166,5 +171,65 @@ def test_the_arms_of_a_sweep_have_its_order(tmp_path: Path, monkeypatch: pytest.
     params: Any = {"params": {"experiments/mine@_global_": "b, none,empty,unknown,a", "seed": "0,1"}}
     shown = recipe_presentation({"settings": []}, params)
     assert shown.arms == ("jit x", "jit") and shown.swept == ("experiments/mine@_global_", "seed")
+    assert recipe_presentation({"settings": [{"k": 1}]}, params, ["a.b", "seed"]).swept == (*shown.swept, "k", "a.b")
     listed: Any = {"params": None}
     assert recipe_presentation({"settings": [{"arm": "z"}, {"k": 1}, {"arm": "a"}]}, listed).arms == ("z", "a")
+
+
+def recipe_run(folder: Path, overrides: list[str], **evaluated: Any) -> Path:
+    """Writes a run of digits_kickoff as its sweep makes it, or with another config."""
+    config = composed("experiments=digits_kickoff", *overrides)
+    run = folder / "runs" / "digits_kickoff" / f"x-{config_hash(config)}"
+    name = own_evaluation(config)
+    (run / "evaluation").mkdir(parents=True, exist_ok=True)
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "provenance.json").write_text(json.dumps({"commit": "c0ffee" * 6, "diff": ""}))
+    status = {"state": "finished", "job": "pipeline", "evaluations": [name]}
+    (run / "status.json").write_text(json.dumps(status))
+    record = RECORD | {"settings": evaluation_config(config), "arm": config["arm"]} | evaluated
+    (run / name).write_text(json.dumps({"metrics": {"recall": float(config["seed"])}, "record": record}))
+    return run
+
+
+@pytest.fixture
+def recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of the recipe's nine settings stand for all of them, since composing takes half a second each."""
+    settings = [([f"seed={seed}"], composed("experiments=digits_kickoff", "cascade.kickoff=8", f"seed={seed}"))
+                for seed in (0, 1)]  # fmt: skip
+    monkeypatch.setattr("pixelflow.config.composing.sweep_settings", lambda *_: settings)
+
+
+@pytest.mark.usefixtures("recipe")
+def test_only_the_runs_of_the_recipe_are_published(table: Callable[..., str], tmp_path: Path) -> None:
+    recipe_run(tmp_path, ["cascade.kickoff=8", "seed=0"])
+    recipe_run(tmp_path, ["cascade.kickoff=8", "seed=0", "trainer.max_steps=7"])  # somebody played with it
+    assert len(measured(table("experiments=digits_kickoff"))) == 2
+    text = table("experiments=digits_kickoff", "job.publish=true", "job.file=digits_kickoff")
+    assert len(measured(text)) == 1
+    assert "- Not measured: seed=1." in text and "- The runs were made with c0ffeec0ffee." in text
+    with pytest.raises(UserError, match=r"publishes a recipe as it stands: leave out solver.num_steps"):
+        table("experiments=digits_kickoff", "job.publish=true", "solver.num_steps=3")
+
+
+@pytest.mark.usefixtures("recipe")
+def test_without_a_run_of_the_recipe_nothing_is_published(table: Callable[..., str], tmp_path: Path) -> None:
+    recipe_run(tmp_path, ["cascade.kickoff=8", "seed=0", "trainer.max_steps=7"])
+    with pytest.raises(UserError, match=r"none of 1 runs is one of the recipe's 2 settings"):
+        table("experiments=digits_kickoff", "job.publish=true")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_is_written_to_the_folder_of_its_experiment(
+    write_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And published results are those that somebody publishes."""
+    monkeypatch.setattr(HydraConfig, "get", lambda: SimpleNamespace(sweeper={"params": None}))
+    monkeypatch.chdir(tmp_path)
+    write_run("quickstart", "one", 0.5)
+    JOB.start(composed("job=table"), ["job=table"])
+    assert (tmp_path / "runs" / "quickstart" / "table.md").exists()
+    JOB.start(composed("job=table", "job.experiments=[quickstart]"), ["job=table"])
+    assert (tmp_path / "runs" / "tables" / "quickstart.md").exists()
+    assert not (tmp_path / "experiments").exists()
+    with pytest.raises(UserError, match=r"publish=true writes the results of one recipe"):
+        JOB.read({"name": "table", "publish": True, "experiments": ["a"]})

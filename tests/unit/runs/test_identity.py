@@ -131,7 +131,14 @@ def test_slug() -> None:
     assert slug(["cascade.num_stages=2", "+seed=1"]) == "num_stages-2_seed-1"
     assert slug(["experiments/digits_pixelgen@_global_=jit_x", "seed=1"]) == "digits_pixelgen-jit_x_seed-1"
     assert slug(["solver.num_steps=[1, 2]", "guidance=none"]) == "num_steps-1-2_guidance-none"
-    assert len(slug([f"a.key{i}=value" for i in range(50)])) <= 60
+    assert slug(["cascade.num_stages=2", "seed=1", "optimizer.lr=1e-4"]) == "num_stages-2_lr-1e-4_seed-1"
+
+
+def test_the_name_of_a_run_keeps_whole_words_and_the_seed() -> None:
+    text = slug([*(f"a.key{i}=value" for i in range(50)), "seed=12"])
+    assert len(text) <= 60 and text.endswith("_seed-12")
+    assert text.removesuffix("_seed-12").split("_") == [f"key{i}-value" for i in range(4)]
+    assert slug([f"a.key={'x' * 100}"]) == "changed" and slug([f"a.key={'x' * 100}", "seed=1"]) == "seed-1"
 
 
 def test_a_run_folder_is_not_named_after_settings_of_its_evaluations() -> None:
