@@ -224,8 +224,10 @@ def axis_values(configs: Sequence[Mapping[str, Any]], key: str) -> list[str]:
     """
     values = [spell(config[key]) if key in config else MISSING for config in configs]
     if key.endswith("_target_"):
-        for short in ([option_name(key, value) for value in values], [value.rpartition(".")[2] for value in values]):
-            if len(set(short)) == len(set(values)):
+        methods = [str(config.get(f"{key.removesuffix('_target_')}method", "")) for config in configs]
+        named = [option_name(key, value, method) for value, method in zip(values, methods, strict=True)]
+        for short in (named, [value.rpartition(".")[2] for value in values]):
+            if len(set(zip(values, short, strict=True))) == len(set(short)):
                 return short
     return values
 

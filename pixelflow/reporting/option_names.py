@@ -13,16 +13,17 @@ import yaml
 from pixelflow.conf_dir import conf_folder, option_files
 
 
-def option_name(key: str, target: str) -> str:
+def option_name(key: str, target: str, method: str = "") -> str:
     """Returns how a class is named in tables.
 
-    That is the option of the group whose file names the class. The common beginning of several such options stands for
-    them, `jit` for `jit_tiny` and `jit_xl`. A class without an option, or whose options have no common beginning,
-    appears under its own name.
+    That is the option of the group whose file names the class; of several such options the one with the name of the
+    method, as `dopri5`. Without it their common beginning stands for them, `jit` for `jit_tiny` and `jit_xl`. A class
+    without an option, or whose options have no common beginning, appears under its own name.
 
     Args:
         key: The config key of the class, such as "backbone._target_".
         target: The class, as `_target_` names it.
+        method: The method that the class is told to use, if it is.
 
     Examples:
         >>> option_name("backbone._target_", "pixelflow.backbones.JiT"), option_name("solver._target_", "mine.Solver")
@@ -31,6 +32,8 @@ def option_name(key: str, target: str) -> str:
     groups = _options_by_target().get(target, {})
     own = key.removesuffix("._target_").replace(".", "/")
     options = groups.get(own, []) if own in groups or len(groups) != 1 else next(iter(groups.values()))
+    if method in options:
+        return method
     return _common_beginning(options) or target.rpartition(".")[2]
 
 

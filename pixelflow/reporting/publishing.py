@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pixelflow.errors import UserError
+from pixelflow.reporting.asked import settings_of
 from pixelflow.reporting.notes import span
 from pixelflow.reporting.runs import Run, spell
 from pixelflow.runs.identity import config_hash, own_evaluation
@@ -40,10 +41,8 @@ class RecipeSetting:
     def of(overrides: Sequence[str], config: Mapping[str, Any]) -> RecipeSetting:
         """Returns the setting that overrides of a recipe's sweep make."""
         arm = config.get("arm")
-        shown = " ".join(overrides)
-        return RecipeSetting(
-            shown, config_hash(config), own_evaluation(config), None if arm is None else spell(arm)
-        )  # fmt: skip
+        name = " ".join(f"{key}={value}" for key, value in {**settings_of(overrides), "seed": config["seed"]}.items())
+        return RecipeSetting(name, config_hash(config), own_evaluation(config), None if arm is None else spell(arm))
 
     def is_of(self, run: Run) -> bool:
         """Returns whether a run with one of its evaluations is this setting as the recipe states it."""
@@ -74,7 +73,7 @@ def recipe_results(runs: Sequence[Run], settings: Sequence[RecipeSetting]) -> tu
 
 def _some(names: Sequence[str]) -> str:
     more = len(names) - SHOWN
-    return "; ".join(name or "the recipe itself" for name in names[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
+    return "; ".join(names[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _code(runs: Sequence[Run]) -> list[str]:

@@ -1,5 +1,6 @@
 import pytest
 
+from pixelflow.reporting.axes import axis_values
 from pixelflow.reporting.option_names import option_name
 
 
@@ -20,3 +21,12 @@ from pixelflow.reporting.option_names import option_name
 )
 def test_a_class_is_named_by_its_options(key: str, target: str, name: str) -> None:
     assert option_name(key, target) == name
+
+
+def test_a_class_with_a_method_is_named_after_it() -> None:
+    adaptive = "pixelflow.solvers.AdaptiveRungeKutta"
+    assert option_name("solver._target_", adaptive, "dopri5") == "dopri5"
+    assert option_name("solver._target_", adaptive, "rk23") == option_name("solver._target_", adaptive)
+    configs = [{"solver._target_": adaptive, "solver.method": name} for name in ("bosh3", "dopri5")]
+    configs.append({"solver._target_": "pixelflow.solvers.Euler"})
+    assert axis_values(configs, "solver._target_") == ["bosh3", "dopri5", "euler"]
