@@ -33,7 +33,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class TrainingCounts:
-    """What one step of a training takes, without its length and the rate of the devices.
+    """The cost of one step of a training, without its length and the rate of the devices.
 
     Args:
         backbone: Operations of the backbone.

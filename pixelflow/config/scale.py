@@ -1,4 +1,4 @@
-"""`scale=mini`: the miniature of a recipe, which is a recipe of its own in experiments/NAME/mini.yaml."""
+"""`scale=mini`: the miniature of a recipe, which is the separate recipe experiments/NAME/mini.yaml."""
 
 from __future__ import annotations
 

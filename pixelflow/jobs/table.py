@@ -98,7 +98,7 @@ def run(config: Config, options: TableOptions, overrides: list[str]) -> None:
 
 
 def _presentation(config: Config, options: TableOptions, overrides: Sequence[str]) -> Presentation:
-    """What the recipe states about the table. Several experiments have no common recipe unless the user names one."""
+    """Returns the recipe's presentation. Several experiments have no common recipe unless the user names one."""
     from hydra.core.hydra_config import HydraConfig
 
     from pixelflow.reporting.presentation import Presentation
@@ -156,7 +156,7 @@ def _sources(settings: RunSettings, options: TableOptions) -> dict[str, tuple[Pa
                 f"experiment={settings.experiment}: use job.source=folders"
             )
         return {name: (settings.runs_dir / name, read_mlflow(settings.mlflow_uri, name)) for name in names}
-    # Other folders, such as MLflow's, lie there as well.
+    # The folder also contains others, such as MLflow's.
     files = (path for kind in ("*/config.yaml", f"{SHARED}/*.json") for path in settings.runs_dir.glob(f"[!.]*/{kind}"))
     there = sorted({path.parts[-3] for path in files})
     found: dict[str, tuple[Path, list[Run]]] = {}

@@ -1,4 +1,4 @@
-"""What the command of a run asked for: the overrides and the options of config groups that its records hold."""
+"""Reads the overrides and the options of config groups from the records of a run."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def _run_folders(root: Path) -> Iterator[Path]:
 
 
 def _read_folder(folder: Path, chosen: Sequence[str] | None = None, *, by_hand: bool = False) -> list[Run]:
-    """The run once for each of the chosen evaluations; by default for those of its own experiment.
+    """Returns the run once for each of the chosen evaluations; by default for those of the run's experiment.
 
     With `by_hand`, also for those of its experiment that job=evaluate has made, which belong to no sweep.
     """

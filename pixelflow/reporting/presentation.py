@@ -1,4 +1,4 @@
-"""What a recipe states about the table and the chart of its runs: columns, quoted rows, question and axes."""
+"""The columns, quoted rows, question and chart that a recipe states for the table of its runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Presentation:
-    """What a recipe states about its table and its chart.
+    """The presentation of a table and its chart, as a recipe states it.
 
     Args:
         axes: The config keys that the recipe names as columns.

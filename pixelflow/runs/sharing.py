@@ -41,7 +41,7 @@ class SharedEvaluation:
 
 
 def borrows(config: Mapping[str, Any]) -> bool:
-    """Whether the runs of a config lie in the folder of another experiment."""
+    """Returns whether the runs of a config lie in the folder of another experiment."""
     return config.get("runs_of") not in (None, config["experiment"])
 
 

@@ -12,7 +12,7 @@ import psutil
 
 @dataclass(frozen=True)
 class Stretch:
-    """What a machine and one process of the job did during an interval.
+    """The work of a machine and of one process of the job during an interval.
 
     Args:
         host: The name of the machine.

@@ -37,7 +37,7 @@ def freeze(
     steps = steps_of(due[0].job.job, site, split)
     free = [entry for entry in due if not entry.after]
     groups = [free[start : start + size] for start in range(0, len(free), size)]
-    groups += [[entry] for entry in due if entry.after]  # each waits for jobs of its own
+    groups += [[entry] for entry in due if entry.after]  # they wait for different jobs
     parts: list[list[Path]] = []
     for group in groups:
         parts.append([])

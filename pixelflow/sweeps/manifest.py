@@ -180,7 +180,7 @@ class Sweep:
 
     @property
     def borrows(self) -> bool:
-        """Whether the runs belong to another experiment (`runs_of`)."""
+        """True if the runs belong to another experiment (`runs_of`)."""
         return bool(self.experiment_folder) and Path(self.experiment_folder).name != self.experiment
 
     @property

@@ -60,7 +60,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Trial:
-    """One evaluation of a setting.
+    """An evaluation of one setting.
 
     Args:
         setting: The overrides that differ between trials.
@@ -214,7 +214,7 @@ class SearchResult:
 
     @property
     def verdict(self) -> str:
-        """What the choice was made from, and the choice."""
+        """Returns a text that states the candidates and the choice."""
         counts = sorted({trial.num_samples for trial in self.trials})
         unlike = " Distances of different numbers of images are not comparable." if counts != [self.num_samples] else ""
         images, seeds = " or ".join(map(str, counts)), ", ".join(map(str, self.seeds))

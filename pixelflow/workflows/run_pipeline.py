@@ -75,7 +75,7 @@ def finished(config: Config, path: Path) -> bool:
 
 
 def is_evaluated(config: Config, path: Path) -> bool:
-    """Whether a pipeline has made the evaluation of this config, in whatever state it left the run."""
+    """Returns whether a pipeline has made the evaluation of this config, in whatever state it left the run."""
     name = own_evaluation(config)
     return name in read_status(path).evaluations and (path / name).exists()
 
