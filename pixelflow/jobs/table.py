@@ -113,10 +113,10 @@ def _presentation(config: Config, options: TableOptions, overrides: Sequence[str
 def _recipe_settings(config: Config, overrides: Sequence[str]) -> list[RecipeSetting]:
     """The settings of the recipe. Raises UserError if the command changes it."""
     from pixelflow.config.composing import sweep_settings
-    from pixelflow.reporting.asked import settings_of
     from pixelflow.reporting.publishing import RecipeSetting
+    from pixelflow.runs.identity import setting_overrides
 
-    if changed := settings_of(overrides):
+    if changed := setting_overrides(overrides):
         raise UserError(f"job.publish=true publishes a recipe as it stands: leave out {', '.join(changed)}")
     return [RecipeSetting.of(given, resolved) for given, resolved in sweep_settings(config, list(overrides), JOB)]
 

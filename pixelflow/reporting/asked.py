@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from pixelflow.reporting.runs import Run
-from pixelflow.runs.identity import MACHINE_KEYS, training_overrides
-
-NOT_SHOWN = ("seed", "experiments", *MACHINE_KEYS)
-"""Keys, with all keys below them, that are not what a setting is about."""
+from pixelflow.runs.identity import setting_overrides, training_overrides
 
 
 def asked(run: Run) -> dict[str, str]:
@@ -19,22 +16,7 @@ def asked(run: Run) -> dict[str, str]:
     """
     trained = training_overrides(str(override) for override in run.config.get("overrides") or ())
     evaluated = [str(override) for override in run.record.get("overrides") or ()]
-    return settings_of([*trained, *evaluated])
-
-
-def settings_of(overrides: Iterable[str]) -> dict[str, str]:
-    """Returns overrides as keys and values, without those that do not define a setting.
-
-    Examples:
-        >>> settings_of(["guidance=none", "+cascade.num_stages=2", "seed=1", "experiments=quickstart", "tracking=none"])
-        {'guidance': 'none', 'cascade.num_stages': '2'}
-    """
-    found = {}
-    for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        if not any(key == hidden or key.startswith((f"{hidden}.", "hydra/")) for hidden in NOT_SHOWN):
-            found[key] = value
-    return found
+    return setting_overrides([*trained, *evaluated])
 
 
 def asked_keys(runs: Sequence[Run]) -> list[str]:

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pixelflow.errors import UserError
-from pixelflow.reporting.asked import settings_of
 from pixelflow.reporting.notes import span
 from pixelflow.reporting.runs import Run, spell
-from pixelflow.runs.identity import config_hash, own_evaluation
+from pixelflow.runs.identity import config_hash, own_evaluation, setting_overrides
 
 RESULTS = "experiments/results"
 """The folder of published results."""
@@ -41,7 +40,8 @@ class RecipeSetting:
     def of(overrides: Sequence[str], config: Mapping[str, Any]) -> RecipeSetting:
         """Returns the setting that overrides of a recipe's sweep make."""
         arm = config.get("arm")
-        name = " ".join(f"{key}={value}" for key, value in {**settings_of(overrides), "seed": config["seed"]}.items())
+        shown = setting_overrides(overrides) | {"seed": config["seed"]}
+        name = " ".join(f"{key}={value}" for key, value in shown.items())
         return RecipeSetting(name, config_hash(config), own_evaluation(config), None if arm is None else spell(arm))
 
     def is_of(self, run: Run) -> bool:

@@ -15,6 +15,7 @@ from pixelflow.runs.flat import flatten
 from pixelflow.runs.folder import RunFolder, find_run_folder
 from pixelflow.runs.identity import slug, training_overrides
 from pixelflow.runs.settings import RunSettings
+from pixelflow.runs.tags import run_tags
 from pixelflow.signals import stop_on_signals
 from pixelflow.tracking import MLflowMirror, Tracker, sync
 from pixelflow.tracking.mlflow.position import count_unsent
@@ -124,6 +125,7 @@ def _opened(path: Path, config: Config) -> Iterator[Run]:
         tracker = Tracker(folder=path, mirror=mirror)
         try:
             tracker.params(flatten(folder.config))  # those of the first call, since parameters in MLflow are final
+            tracker.tags(run_tags(path, config))
             tracker.artifact(path / "config.yaml")
             yield Run(folder, tracker)
         except BaseException as error:

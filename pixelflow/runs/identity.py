@@ -186,6 +186,24 @@ def training_overrides(overrides: Iterable[str]) -> list[str]:
     return [override for override in overrides if not _of_evaluation(_key(override))]
 
 
+def setting_overrides(overrides: Iterable[str]) -> dict[str, str]:
+    """Returns overrides as keys and values, without those that do not define a setting.
+
+    The seed, the recipe, and keys that state where and how fast the work is done are left out.
+
+    Examples:
+        >>> setting_overrides(["guidance=none", "+cascade.num_stages=2", "seed=1", "experiments=x", "tracking=none"])
+        {'guidance': 'none', 'cascade.num_stages': '2'}
+    """
+    found = {}
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        hidden = ("seed", "experiments", *MACHINE_KEYS)
+        if not any(key == other or key.startswith((f"{other}.", "hydra/")) for other in hidden):
+            found[key] = value
+    return found
+
+
 def slug(overrides: Iterable[str], *, length: int = 60) -> str:
     """Returns the user's changes as a readable part of a folder's name: "num_stages-2_seed-1", or "default".
 

@@ -121,6 +121,7 @@ def test_mlflow_mirrors_the_run(finished: Finished) -> None:
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED" and run.info.run_name == finished.folder.name
     assert run.data.params["backbone.depth"] == "1"
+    assert run.data.tags["mlflow.source.name"] == "run.py" and run.data.tags["trainer.max_steps"] == "6"
     lines = [json.loads(line) for line in (finished.folder / "metrics.jsonl").read_text().splitlines()]
     ours = [(line["step"], line["metrics"]["loss"]) for line in lines if "loss" in line.get("metrics", {})]
     theirs = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "loss")]

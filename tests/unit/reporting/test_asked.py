@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from pixelflow.errors import UserError
-from pixelflow.reporting.asked import asked, asked_keys, settings_of
+from pixelflow.reporting.asked import asked, asked_keys
 from pixelflow.reporting.presentation import Presentation
 from pixelflow.reporting.runs import Run
 from pixelflow.reporting.table import build_table
+from pixelflow.runs.identity import setting_overrides
 
 RECORD = {"num_samples": 100, "reference": "train", "features": "digits"}
 
@@ -34,8 +35,8 @@ def run(make_run: Callable[..., Run]) -> Callable[..., Run]:
 def test_places_machines_and_the_seed_define_no_setting() -> None:
     overrides = ["seed=1", "experiments=x", "hydra/launcher=submitit_slurm", "site=mine", "site.partition=gpu",
                  "trainer.device=cpu", "data.root=/there", "tracking=none", "job.output=x"]  # fmt: skip
-    assert settings_of(overrides) == {}
-    assert settings_of(["+a.b=1", "guidance=none", "experiments/arms@_global_=x"]) == {
+    assert setting_overrides(overrides) == {}
+    assert setting_overrides(["+a.b=1", "guidance=none", "experiments/arms@_global_=x"]) == {
         "a.b": "1", "guidance": "none", "experiments/arms@_global_": "x",
     }  # fmt: skip
 
