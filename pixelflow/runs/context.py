@@ -17,8 +17,9 @@ from pixelflow.runs.identity import slug, training_overrides
 from pixelflow.runs.settings import RunSettings
 from pixelflow.runs.tags import run_tags
 from pixelflow.signals import stop_on_signals
-from pixelflow.tracking import MLflowMirror, Tracker, sync
-from pixelflow.tracking.mlflow.position import count_unsent
+from pixelflow.tracking import MetricsLog, MLflowMirror, Tracker, read_records, sync
+from pixelflow.tracking.jsonl import FILE_NAME
+from pixelflow.tracking.mlflow.position import STATE_NAME, MirrorState, count_unsent
 
 logger = logging.getLogger(__name__)
 
@@ -85,11 +86,32 @@ def run_path(config: Config, overrides: list[str]) -> Path:
 
 def catch_up(path: Path) -> None:
     """Sends to MLflow the records of a finished run that it has not received."""
-    if (path / "mlflow.json").exists() and count_unsent(path):
+    if (path / STATE_NAME).exists() and count_unsent(path):
         report = sync(path)
         logger.info("sent %d records to MLflow that were missing there", report.sent)
         if report.error:
             logger.warning("%d records are still not in MLflow: %s", report.unsent, report.error)
+
+
+def mirror_evaluation(path: Path, evaluation: Path, experiment: str) -> None:
+    """Sends an evaluation that job=evaluate has made of a run to the run's place in MLflow, if it has one.
+
+    Evaluations for another experiment, such as the trials of a search, are not sent.
+
+    Args:
+        path: The run folder.
+        evaluation: The file of the evaluation, in the run folder.
+        experiment: The experiment of the command.
+    """
+    if not (path / STATE_NAME).exists() or MirrorState.load(path).experiment != experiment:
+        return
+    name = evaluation.relative_to(path).as_posix()
+    if any(record.get("artifact") == name for record, _ in read_records(path / FILE_NAME, warn=False)):
+        return
+    log = MetricsLog(path)
+    log.artifact(evaluation)
+    log.close()
+    catch_up(path)
 
 
 @contextmanager

@@ -35,7 +35,9 @@ from pixelflow.metrics.accumulate import Accumulator, Parts, accumulate, open_pa
 from pixelflow.metrics.catalogue import main_distance
 from pixelflow.metrics.suite import Suite
 from pixelflow.processes import World, processes, shared_errors, world_of
+from pixelflow.runs.context import mirror_evaluation
 from pixelflow.runs.identity import evaluation_config, evaluation_file, evaluation_hash
+from pixelflow.runs.places import home_of
 from pixelflow.runs.provenance import versions
 from pixelflow.sampling.produce import Made
 from pixelflow.sampling.shared import Work, drawing
@@ -85,6 +87,8 @@ def run_evaluation(config: Config, *, images: bool) -> Outcome:
         result = evaluate(config, folder, results_of(config, config["checkpoint"]) / name)
     else:
         result = evaluate_checkpoint(config, config["checkpoint"])
+    if result["rank"] == 0 and config["checkpoint"] is not None and config["tracking"]["mlflow"]:
+        mirror_evaluation(home_of(config["checkpoint"], config["runs_dir"]), result["path"], config["experiment"])
     if result["rank"] == 0:
         say("\n".join(f"{name:24} {value:.6g}" for name, value in result["metrics"].items()))
         say(f"record: {result['path']}")
