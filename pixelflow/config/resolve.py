@@ -17,6 +17,7 @@ from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser
 
 from pixelflow.conf_dir import option_files
 from pixelflow.config.accepted import Accepted
+from pixelflow.config.data_sizes import find_sizes
 from pixelflow.config.job import Job
 from pixelflow.config.schema import build, option_names, trusted
 from pixelflow.config.search_path import config_folders
@@ -45,7 +46,8 @@ def resolve(
 ) -> dict[str, Any]:
     """Returns the resolved, valid config of a command.
 
-    With checkpoint=PATH it is the config that the checkpoint was trained with, changed by the overrides.
+    With checkpoint=PATH it is the config that the checkpoint was trained with, changed by the overrides. What it leaves
+    open about its data (see `pixelflow.config.data_sizes`) is looked for, and replaced in `config`.
 
     Args:
         config: The config as Hydra composed it.
@@ -64,10 +66,11 @@ def resolve(
         check_path(str(config.checkpoint), "checkpoint")
         config = _with_checkpoint(config, overrides, job)
     _refuse_resolvers(config)
+    accepted = accepted or Accepted()
+    find_sizes(config, accepted)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     check_targets(plain, trust=trust)
     _drop_leftovers(plain, typed={override.key_or_group for override in parse(overrides)})
-    accepted = accepted or Accepted()
     if not accepted.again({**plain, "seed": type(plain.get("seed"))}):  # any whole number is a seed
         validate(without_gpu(plain) if elsewhere else plain, job, accepted)
     return plain
