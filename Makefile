@@ -16,6 +16,7 @@ help:
 	@echo "make mistakes    every bad command of tests/mistakes, and how many were refused well"
 	@echo "make lint        ruff, import-linter (the layers of the design), mypy"
 	@echo "make docs        the documentation with its API reference, into build/site"
+	@echo "make wheels      check that wheels of all dependencies exist for Python 3.11, 3.12 and 3.13 (downloads metadata only)"
 	@echo "make constraints resolve constraints.txt anew from pyproject.toml"
 	@echo "make clean       remove .venv and caches (runs/ stays)"
 
@@ -66,7 +67,16 @@ docs: install
 .PHONY: constraints
 constraints: install
 	printf 'torch\ntorchvision\nuv\n' | PATH="$$PATH:$(CURDIR)/$(BIN)" uv pip compile pyproject.toml - \
-	  --extra dev --extra text --extra demo --python-version 3.11 --no-header --no-annotate --quiet --output-file constraints.txt
+	  --extra dev --python-version 3.11 --no-header --no-annotate --quiet --output-file constraints.txt
+
+# hydra-core needs antlr4-python3-runtime 4.9, of which there is no wheel on PyPI, and flash-attn is built where it is used.
+.PHONY: wheels
+wheels: install
+	@mkdir -p build
+	for version in 3.11 3.12 3.13; do \
+	  PATH="$$PATH:$(CURDIR)/$(BIN)" uv pip compile pyproject.toml --extra dev --python-version $$version --constraint constraints.txt \
+	    --only-binary :all: --no-binary antlr4-python3-runtime --quiet --output-file build/wheels-$$version.txt || exit 1; \
+	done
 
 .PHONY: clean
 clean:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,8 +17,8 @@ from pixelflow.errors import UserError
 from pixelflow.model import SECTIONS, Model, Recipe
 from pixelflow.parts import instantiate
 from pixelflow.sampling.settings import Precision, SamplerSettings
-from pixelflow.training.checkpoint import CheckpointStore
 from pixelflow.training.fitting import of_stored_config
+from pixelflow.training.locate import checkpoints_at
 from pixelflow.training.reader import CheckpointError, read_state, show
 from pixelflow.training.weights import load_backbone
 from pixelflow.types import Guidance, Prediction, Solver
@@ -105,7 +104,7 @@ def load(
     built from it.
 
     Args:
-        path: A run folder, of which the newest undamaged checkpoint is read, or a checkpoint folder.
+        path: A run folder, of which the newest undamaged checkpoint is read, a checkpoint folder, or a file in one.
         solver: Default of `Model.sample` instead of the recipe's.
         num_steps: Default of `Model.sample` instead of the recipe's.
         guidance: Default of `Model.sample` instead of the recipe's.
@@ -122,10 +121,11 @@ def load(
         UserError: There is no checkpoint, it is damaged, or it holds a part that is not allowed.
         ValueError: An argument does not fit the model.
     """
-    found = _checkpoint_folders(path)
+    found = checkpoints_at(path)
     for number, folder in enumerate(found):
         try:
             model = _read(folder, weights, tuple(trust), precision)
+            logger.info("loaded %s, step %d", folder, model.recipe.step)
             break
         except CheckpointError as error:
             if number + 1 == len(found):
@@ -162,23 +162,6 @@ def _recipe_settings(config: Mapping[str, Any]) -> SamplerSettings:
     if (precision := config.get("trainer", {}).get("precision")) is not None:
         chosen["precision"] = precision
     return SamplerSettings(**chosen)
-
-
-def _checkpoint_folders(path: str | Path) -> list[Path]:
-    """The folder itself, or the checkpoints of a run folder, the newest first."""
-    if "://" in str(path):
-        raise UserError(f"{path}: addresses such as hf:// cannot be loaded yet; use a run or checkpoint folder")
-    folder = Path(path).expanduser()
-    if os.path.lexists(folder / "state.json"):  # of any kind: `read_state` says what is wrong with it
-        return [folder]
-    store = CheckpointStore(folder / "checkpoints")
-    if steps := store.steps():
-        return [store.path(step) for step in reversed(steps)]
-    if not folder.exists():
-        raise UserError(f"{path} does not exist; load reads a run folder or a checkpoint folder")
-    if folder.is_dir() and (folder / "checkpoints").is_dir():
-        raise UserError(f"{path} is a run without a finished checkpoint")
-    raise UserError(f"{path} is not a run folder (it has no checkpoints/) and not a checkpoint (it has no state.json)")
 
 
 def _read(folder: Path, weights: str, trust: tuple[str, ...], precision: Precision | None) -> Model:

@@ -11,7 +11,7 @@ class Accepted:
 
     def __init__(self) -> None:
         self._marks: set[str] = set()
-        self._made: tuple[str, Any] = "", None
+        self._made: dict[str, tuple[str, Any]] = {}
 
     def again(self, *nodes: Any) -> bool:
         """Returns whether the same values were given before.
@@ -24,9 +24,9 @@ class Accepted:
         self._marks.add(mark)
         return known
 
-    def made(self, make: Callable[[], Any], *nodes: Any) -> Any:
-        """Returns `make()`, or its last result if it was made of the same values; see `again`."""
+    def made(self, name: str, make: Callable[[], Any], *nodes: Any) -> Any:
+        """Returns `make()`, or the last result of this name if it was made of the same values; see `again`."""
         mark = repr(nodes)
-        if mark != self._made[0]:
-            self._made = mark, make()
-        return self._made[1]
+        if name not in self._made or mark != self._made[name][0]:
+            self._made[name] = mark, make()
+        return self._made[name][1]

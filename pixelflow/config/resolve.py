@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser
 
 from pixelflow.conf_dir import option_files
 from pixelflow.config.accepted import Accepted
+from pixelflow.config.data_sizes import find_sizes
 from pixelflow.config.job import Job
 from pixelflow.config.schema import build, option_names, trusted
 from pixelflow.config.search_path import config_folders
@@ -26,7 +28,10 @@ from pixelflow.flow.cascade import stages_from_kickoff
 from pixelflow.parts import check_targets
 from pixelflow.runs.identity import CALL_SECTIONS, EVALUATION_KEYS, MACHINE_KEYS, STEP_KEY, TRAINING_SECTIONS
 from pixelflow.runs.places import check_path
-from pixelflow.training.reader import CheckpointError, read_state
+from pixelflow.training.locate import find_checkpoint
+from pixelflow.training.reader import CheckpointError
+
+logger = logging.getLogger(__name__)
 
 RESOLVERS = ("stages_from_kickoff",)
 """The functions that a config may call, as `${name:...}`."""
@@ -45,7 +50,8 @@ def resolve(
 ) -> dict[str, Any]:
     """Returns the resolved, valid config of a command.
 
-    With checkpoint=PATH it is the config that the checkpoint was trained with, changed by the overrides.
+    With checkpoint=PATH it is the config that the checkpoint was trained with, changed by the overrides. What it leaves
+    open about its data (see `pixelflow.config.data_sizes`) is looked for, and replaced in `config`.
 
     Args:
         config: The config as Hydra composed it.
@@ -59,15 +65,17 @@ def resolve(
     """
     trust = _typed_trust(config, overrides)
     if config.checkpoint is not None and not isinstance(config.checkpoint, str):
-        raise UserError(f"checkpoint={config.checkpoint} must be the path of a folder")
+        raise UserError(f"checkpoint={config.checkpoint} must be the path of a run or of a checkpoint")
     if config.checkpoint is not None:
-        check_path(str(config.checkpoint), "checkpoint")
         config = _with_checkpoint(config, overrides, job)
+    elif job.makes_run_folder and isinstance(config.init_from, str):
+        _find_start(config, "init_from")
     _refuse_resolvers(config)
+    accepted = accepted or Accepted()
+    find_sizes(config, accepted)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     check_targets(plain, trust=trust)
     _drop_leftovers(plain, typed={override.key_or_group for override in parse(overrides)})
-    accepted = accepted or Accepted()
     if not accepted.again({**plain, "seed": type(plain.get("seed"))}):  # any whole number is a seed
         validate(without_gpu(plain) if elsewhere else plain, job, accepted)
     return plain | {"overrides": list(overrides)}
@@ -161,21 +169,25 @@ def _keys_of(file: Path) -> tuple[str, ...]:
     return tuple(yaml.safe_load(file.read_text(encoding="utf-8")) or ())
 
 
-def checkpoint_config(path: str) -> dict[str, Any]:
-    """Returns the config stored in a checkpoint.
+def _find_start(config: DictConfig, key: str) -> dict[str, Any]:
+    """Replaces a path that names a checkpoint by the checkpoint's folder, and returns the config stored in it.
+
+    A path that is that folder already stays as it was typed, since `init_from` is part of a run's identity.
 
     Raises:
-        CheckpointError: The folder is missing, or is not a checkpoint, or its state.json is damaged.
+        UserError: There is no checkpoint, or its state.json is damaged.
     """
-    if not Path(path).exists():
-        parent = Path(path).parent
-        near = sorted(p.name for p in parent.glob("step_*")) if parent.is_dir() else []
-        there = f"; {parent} holds {', '.join(near)}" if near else ""
-        raise CheckpointError(f"checkpoint={path} does not exist{there}")
+    typed = str(config[key])
+    check_path(typed, key)
     try:
-        return read_state(path).config
+        found = find_checkpoint(typed)
+        stored = found.config if key == "checkpoint" else {}
     except CheckpointError as error:
-        raise CheckpointError(f"checkpoint={error}") from None
+        raise CheckpointError(f"{key}={error}") from None
+    if found.path != Path(typed):
+        OmegaConf.update(config, key, str(found.path))
+    logger.info("%s=%s: step %d", key, found.path, found.step)
+    return stored
 
 
 def _complete(stored: DictConfig, config: DictConfig) -> dict[str, Any]:
@@ -203,7 +215,8 @@ def _raw(node: Any) -> Any:
 
 
 def _with_checkpoint(config: DictConfig, overrides: list[str], job: Job) -> DictConfig:
-    stored = {key: node for key, node in checkpoint_config(config.checkpoint).items() if key not in OF_THE_CALL}
+    found = _find_start(config, "checkpoint")
+    stored = {key: node for key, node in found.items() if key not in OF_THE_CALL}
     for key, text in _texts(stored, ""):
         if "${" in text:
             raise CheckpointError(f"checkpoint={config.checkpoint}: {key}={text} in its config is not plain data")

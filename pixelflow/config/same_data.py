@@ -7,15 +7,19 @@ from other data.
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from pixelflow.config.build import Config, trainer_settings
 from pixelflow.config.schema import build, with_key
 from pixelflow.config.training_parts import checkpoint_store
+from pixelflow.data.decode import jpeg_decoder
 from pixelflow.data.fingerprint import difference, fingerprint
 from pixelflow.errors import UserError
 from pixelflow.runs.status import read_status
+
+logger = logging.getLogger(__name__)
 
 FILE = "data.json"
 
@@ -38,7 +42,7 @@ def examine_data(config: Config, path: Path) -> dict[str, Any] | None:
         check_same_data(config, path)
         return None
     found = _fingerprint(config)
-    return None if _root(config) is None else {"root": _root(config), **found}
+    return None if _root(config) is None else {"root": _root(config), "decoder": jpeg_decoder(), **found}
 
 
 def check_same_data(config: Config, path: Path, known: dict[str, dict[str, Any]] | None = None) -> None:
@@ -60,6 +64,11 @@ def check_same_data(config: Config, path: Path, known: dict[str, dict[str, Any]]
         before = None
     if not isinstance(before, dict) or "images" not in before:
         raise UserError(f"{path / FILE} is damaged; remove it to train on with these data")
+    if (decoder := before.get("decoder", jpeg_decoder())) != jpeg_decoder():
+        logger.warning(
+            "%s was trained on JPEGs decoded by %s; here %s decodes them, and the pixels differ slightly",
+            path.name, decoder, jpeg_decoder(),
+        )  # fmt: skip
     if differs := difference(before, _fingerprint(config, known)):
         raise UserError(
             f"data.root={_root(config)} holds other data than the run {path.name} was trained on: {differs}; "

@@ -131,7 +131,7 @@ def _check_parts(config: Config, accepted: Accepted) -> Any:
     cascade, solver, objective = parts["cascade"], parts["solver"], parts["objective"]
     check_optimizer(config)
     if config["checkpoint"] is None:
-        backbone: Any = accepted.made(lambda: build_on_meta(config), config["backbone"], trusted(config))
+        backbone: Any = accepted.made("backbone", lambda: build_on_meta(config), config["backbone"], trusted(config))
     else:  # its config may describe a backbone of any size
         weights = config["sampler"]["weights"]
         backbone = bare_backbone(lambda: build(config, "backbone"), config["checkpoint"], weights)
@@ -199,7 +199,7 @@ def check_data(config: Config, job: Job) -> None:
 def _check_inputs(config: Config, job: Job) -> None:
     checkpoint, samples = config["checkpoint"], config["samples"]
     if "checkpoint" in job.needs and checkpoint is None:
-        raise UserError(f"job={job.name} needs checkpoint=PATH, a folder like RUN/checkpoints/step_00002000")
+        raise UserError(f"job={job.name} needs checkpoint=PATH, a run folder or a checkpoint in one")
     if "checkpoint-or-samples" in job.needs and (checkpoint is None) == (samples is None):
         raise UserError(f"job={job.name} needs one of checkpoint=PATH and samples=FOLDER_OR_NPZ")
     if job.makes_run_folder and (checkpoint or samples):

@@ -1,8 +1,9 @@
 """Decodes image files to upright RGB pixels.
 
 JPEGs are decoded by libjpeg-turbo (simplejpeg), at a reduced size where the crop needs at most half of it. All other
-cases (CMYK, 16 bits, palettes, transparency, rotation by EXIF, other formats) are decoded by Pillow. The size is read
-from the header and checked before any pixel is decoded.
+cases (CMYK, 16 bits, palettes, transparency, rotation by EXIF, other formats) are decoded by Pillow, and so are all
+JPEGs where simplejpeg is not installed, since it has no wheel for some platforms. The size is read from the header and
+checked before any pixel is decoded.
 """
 
 from __future__ import annotations
@@ -10,12 +11,18 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-import simplejpeg
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from pixelflow.data.records import BadSample
+
+try:
+    import simplejpeg
+except ImportError:  # no wheel for this platform
+    simplejpeg = None
 
 JPEG = b"\xff\xd8\xff"
 EXIF_WITHIN = 4096
@@ -46,22 +53,40 @@ def decode(data: bytes, *, max_pixels: int, shortest: int | None = None) -> np.n
     """
     if not data:
         raise BadSample("empty file")
-    if data.startswith(JPEG):
+    if data.startswith(JPEG) and simplejpeg is not None:
         pixels = _decode_jpeg(data, max_pixels, shortest)
         if pixels is not None:
             return pixels
-    return np.array(_open(data, max_pixels))  # a copy, because torch needs writable memory
+    return np.array(_open(data, max_pixels, shortest))  # a copy, because torch needs writable memory
+
+
+def jpeg_decoder() -> str:
+    """Returns the name of the package that decodes ordinary JPEGs here: "simplejpeg" or "pillow".
+
+    Decoded in full, both give the same pixels within a grey level. At a reduced size they differ by a few, because
+    Pillow reduces to an eighth, a quarter or a half only. Pillow accepts some damaged files; the missing part is grey.
+    """
+    return "pillow" if simplejpeg is None else "simplejpeg"
 
 
 def size_of(data: bytes, *, max_pixels: int) -> tuple[int, int]:
     """Returns the stored (height, width) from the header; raises BadSample if the file is not an image."""
     try:
-        if data.startswith(JPEG):
+        if data.startswith(JPEG) and simplejpeg is not None:
             return simplejpeg.decode_jpeg_header(data, strict=False)[:2]
     except (ValueError, KeyError):
         pass
-    with _image(data, max_pixels) as image:
+    with _image(io.BytesIO(data), max_pixels) as image:
         return image.height, image.width
+
+
+def size_of_file(path: Path, *, max_pixels: int) -> tuple[int, int]:
+    """Returns the stored (height, width) of a file, of which the header alone is read; raises BadSample."""
+    try:
+        with open(path, "rb") as stream, _image(stream, max_pixels) as image:
+            return image.height, image.width
+    except OSError as error:
+        raise BadSample("unreadable file", str(error.strerror)) from None
 
 
 def _decode_jpeg(data: bytes, max_pixels: int, shortest: int | None) -> np.ndarray | None:
@@ -95,12 +120,12 @@ def _bound(height: int, width: int, max_pixels: int) -> None:
         raise BadSample("too many pixels", f"{width} x {height}, at most {max_pixels:,}")
 
 
-def _image(data: bytes, max_pixels: int) -> Image.Image:
+def _image(stream: BinaryIO, max_pixels: int) -> Image.Image:
     """Opens an image without decoding it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large images and damaged EXIF
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = Image.open(stream, formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise BadSample("too many pixels", str(error)) from None
     except Exception as error:  # plugins raise SyntaxError, struct.error and others
@@ -110,8 +135,10 @@ def _image(data: bytes, max_pixels: int) -> Image.Image:
     return image
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
-    image = _image(data, max_pixels)
+def _open(data: bytes, max_pixels: int, shortest: int | None) -> Image.Image:
+    image = _image(io.BytesIO(data), max_pixels)
+    if simplejpeg is None and shortest:
+        image.draft(None, (shortest, shortest))  # of a JPEG alone, to no less than this size
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

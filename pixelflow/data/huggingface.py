@@ -10,11 +10,16 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from pixelflow.data.decode import size_of
 from pixelflow.data.imagefolder import read_file
-from pixelflow.data.images import ImageData, checked_weights
+from pixelflow.data.images import ImageData, checked_weights, folder_name
 from pixelflow.data.records import BadSample, Record, Split
+from pixelflow.data.sizes import LOOKED_AT, common_size
 from pixelflow.data.spec import ImageOptions
 from pixelflow.errors import UserError, WorkFailed
+
+FILES = 10
+"""Number of parquet files whose first images are looked at for their size."""
 
 
 class HuggingFace(ImageData):
@@ -68,6 +73,46 @@ class HuggingFace(ImageData):
         if self.root is not None:
             self._files("train")
 
+    def find_num_classes(self) -> int:
+        """Returns the number of classes that parquet files name; 1 without labels. A repository must be told."""
+        if not self.labelled:
+            return 1
+        self.check()
+        if self.root is None:
+            raise UserError("num_classes is not given, and a repository is not downloaded to count its classes")
+        import datasets
+        import pyarrow.parquet as pq
+
+        file = self._files("train")[0]
+        try:
+            features = datasets.Features.from_arrow_schema(pq.read_schema(file))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{file} cannot be read: {error}") from None
+        if names := getattr(features.get(self.label_column), "names", None):
+            return len(names)
+        raise UserError(f"num_classes is not given, and the column {self.label_column} of {self.root} names no classes")
+
+    def find_image_size(self) -> int:
+        """Returns the common size of the first images of up to 10 parquet files. A repository must be told."""
+        self.check()
+        if self.root is None:
+            raise UserError("image_size is not given, and a repository is not downloaded to look at its images")
+        sizes, looked_at = [], 0
+        files = self._files("train")
+        for number in np.linspace(0, len(files), min(len(files), FILES), endpoint=False).astype(int):
+            for image in _first_images(files[number], self.image_column, LOOKED_AT // FILES):
+                looked_at += 1
+                try:
+                    content = (image.get("bytes") if isinstance(image, dict) else image) or b""
+                    sizes.append(size_of(content, max_pixels=self.spec.preprocess.max_pixels))
+                except BadSample:
+                    continue
+        return common_size(sizes, looked_at)
+
+    def own_name(self) -> str:
+        """Returns the name of the repository, or of the folder of the parquet files."""
+        return folder_name(self.root or self.repository, self.spec.name)
+
     def class_names(self) -> Sequence[str]:
         """Returns the names of the classes, if the data have them."""
         return self._rows("train").names
@@ -116,6 +161,22 @@ class HuggingFace(ImageData):
         if not files or (split == "held_out" and not named):
             raise UserError(f"root={self.root} has no parquet files for the split {self.split_names[split]}")
         return named or files
+
+
+def _first_images(file: str, column: str, count: int) -> list[dict[str, Any] | None]:
+    """Returns the first entries of the column of images of a parquet file."""
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(file) as rows:
+            if column not in rows.schema_arrow.names:
+                raise UserError(f"no column {column}; there are {', '.join(rows.schema_arrow.names)}")
+            batch = next(rows.iter_batches(count, columns=[column]), None)
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{file} cannot be read: {error}") from None
+    return [] if batch is None else batch.column(0).to_pylist()
 
 
 class RowSource:

@@ -9,8 +9,9 @@ from typing import Unpack
 import numpy as np
 
 from pixelflow.data.imagefolder import FileSource, image_paths
-from pixelflow.data.images import ImageData, checked_weights
+from pixelflow.data.images import ImageData, checked_weights, folder_name
 from pixelflow.data.records import BadSample, Record, Source, Split
+from pixelflow.data.sizes import size_of_files
 from pixelflow.data.spec import ImageOptions
 from pixelflow.data.webdataset import CACHE, ShardSet
 from pixelflow.errors import UserError
@@ -70,6 +71,21 @@ class ImageText(ImageData):
             raise UserError(f"root={self.shards.root} holds neither .tar files nor images")
         elif self.embeddings:
             raise UserError("embeddings=true needs shards that were prepared with a text encoder")
+
+    def find_num_classes(self) -> int:
+        """Returns 1."""
+        return 1
+
+    def find_image_size(self) -> int:
+        """Returns the common size of the image files, or the size for which the shards were prepared."""
+        folder = self._pairs("train")
+        if folder is None:
+            return self.shards.find_image_size()
+        return size_of_files(folder, sorted(image_paths(folder)), max_pixels=self.spec.preprocess.max_pixels)
+
+    def own_name(self) -> str:
+        """Returns the name of the folder of the images or shards."""
+        return folder_name(self.shards.root, self.spec.name)
 
     def open(self, split: Split) -> Source:
         """Lists the images or the samples of the shards of a split."""

@@ -10,8 +10,9 @@ from typing import Unpack
 import numpy as np
 
 from pixelflow.data.fingerprint import digest
-from pixelflow.data.images import ImageData, require_root
+from pixelflow.data.images import ImageData, folder_name, require_root
 from pixelflow.data.records import BadSample, Record, Split
+from pixelflow.data.sizes import size_of_files
 from pixelflow.data.spec import ImageOptions
 from pixelflow.errors import UserError
 
@@ -51,9 +52,32 @@ class ImageFolder(ImageData):
         """Returns the names of the class folders."""
         return _classes(self._folder("train"))
 
+    def find_num_classes(self) -> int:
+        """Returns the number of class folders."""
+        folder = self._folder("train")
+        if not (classes := _classes(folder)):
+            raise UserError(
+                f"num_classes is not given, and {folder} has no class folders: images must lie in one folder for each "
+                "class"
+            )
+        return len(classes)
+
+    def find_image_size(self) -> int:
+        """Returns the common size of the training images, of which up to 1,000 are looked at."""
+        listed = self._listed("train")
+        names = [listed.name(index) for index in range(sum(listed.group_sizes))]
+        return size_of_files(listed.folder, names, max_pixels=self.spec.preprocess.max_pixels)
+
+    def own_name(self) -> str:
+        """Returns the name of the folder."""
+        return folder_name(self.root, self.spec.name)
+
     def open(self, split: Split) -> FileSource:
         """Lists the files of a split; raises UserError if there are none."""
         self.check()
+        return self._listed(split)
+
+    def _listed(self, split: Split) -> FileSource:
         folder, classes = self._folder(split), _classes(self._folder("train"))
         files: list[str] = []
         labels: list[int] = []

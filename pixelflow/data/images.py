@@ -13,9 +13,10 @@ Writing a data source takes a subclass of `ImageData` with two methods:
 - `open(split)` returns a `Source`: `group_sizes`, `read(index) -> Record` and `where(index) -> str`. A record holds the
   bytes of an image file, which are cropped here, or finished pixels (R, R, C).
 
-`check()` and `class_names()` may be overridden, and the class attributes `labelled`, `captions`, `embeddings` and
-`shuffle_shards` may be set. `DataSource` lists what the rest of the package uses; a class that fits it needs no base.
-Order, random crops, workers, resuming and the handling of bad samples come with the base class.
+`check()`, `class_names()`, `find_num_classes()`, `find_image_size()` and `own_name()` may be overridden, and the class
+attributes `labelled`, `captions`, `embeddings` and `shuffle_shards` may be set. `DataSource` lists what the rest of the
+package uses; a class that fits it needs no base. Order, random crops, workers, resuming and the handling of bad samples
+come with the base class.
 
 Examples:
     >>> from typing import Unpack
@@ -36,6 +37,7 @@ Examples:
 from __future__ import annotations
 
 import logging
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -134,6 +136,26 @@ class ImageData(ABC):
         """Returns the names of the classes in the order of the labels, or an empty sequence."""
         return ()
 
+    def find_num_classes(self) -> int:
+        """Counts the classes of data whose user has not given their number. It is cheap: no image is read.
+
+        Raises:
+            UserError: The number cannot be found; the message begins with `num_classes`.
+        """
+        raise UserError("num_classes is not given: give the number of classes")
+
+    def find_image_size(self) -> int:
+        """Returns the common size of images that are square and of one size; see `pixelflow.data.sizes`.
+
+        Raises:
+            UserError: There is no such size, or it cannot be found; the message begins with `image_size`.
+        """
+        raise UserError("image_size is not given: give the height and width of the images in pixels")
+
+    def own_name(self) -> str:
+        """Returns the name of data that the user has not named."""
+        return self.spec.name
+
     def source(self, split: Split) -> Source:
         """Returns the result of `open`, which is called once for each split."""
         if split not in self._sources:
@@ -213,6 +235,20 @@ def require_root(root: str | None, wanted: str) -> str:
     if not root:
         raise UserError(f"root is missing: give {wanted}")
     return root
+
+
+def folder_name(root: str | None, default: str) -> str:
+    """Returns the name of the folder that a path, a pattern of files or a URL leads to, or `default` without one.
+
+    Examples:
+        >>> folder_name("/data/birds/", "x"), folder_name("s3://bucket/birds/train-{000..146}.tar", "x")
+        ('birds', 'birds')
+    """
+    place, _, path = (root or "").rpartition("://")
+    if re.search(r"[*{]|[.](tar|parquet)$", path):
+        path = path.rpartition("/")[0] or "."
+    found = Path(path) if place else Path(path).expanduser().resolve()
+    return (root and found.name) or default
 
 
 def checked_weights(captions: Mapping[str, float] | None) -> dict[str, float]:

@@ -18,6 +18,7 @@ import numpy as np
 import webdataset
 from torch import Tensor
 
+from pixelflow.data.decode import jpeg_decoder
 from pixelflow.data.dirty import DirtyReport, Found
 from pixelflow.data.encoding import Encoded, Encoder, PrepareSettings, encode_in_order
 from pixelflow.data.fingerprint import content_hash
@@ -93,6 +94,8 @@ def prepare(
             "samples": sum(line["samples"] for line in lines),
             "shards": [{key: line[key] for key in ("name", "samples", "bytes", "sha256")} for line in lines],
             "classes": list(encoder.classes),
+            "image_size": data.spec.image_size,
+            "decoder": jpeg_decoder(),
             "bad": dict(report.reasons),
             "prepare": identity,
         }

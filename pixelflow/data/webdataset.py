@@ -12,7 +12,7 @@ from typing import Unpack
 import fsspec
 from webdataset.shardlists import expand_urls
 
-from pixelflow.data.images import ImageData, checked_weights, require_root
+from pixelflow.data.images import ImageData, checked_weights, folder_name, require_root
 from pixelflow.data.records import Split
 from pixelflow.data.shards import ShardSource, ShardStore, retried
 from pixelflow.data.spec import ImageOptions
@@ -85,6 +85,8 @@ def _parsed(content: bytes, path: object) -> dict:
         index = json.loads(content)
         for shard in index["shards"]:
             _require_shard(shard["name"], shard["samples"], shard["bytes"])
+        if not isinstance(index["classes"], list):
+            raise TypeError(f"classes is {index['classes']!r} and not a list")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error!r}); copy it again, or prepare the shards again") from None
     return index
@@ -177,6 +179,20 @@ class ShardSet:
         if embeddings and not index["prepare"]["text_encoder"]:
             raise UserError(f"embeddings=true, but {root} was prepared without a text encoder")
 
+    def find_num_classes(self) -> int:
+        """Returns the number of classes in the index of the training shards; raises UserError without one."""
+        if classes := self.class_names():
+            return len(classes)
+        raise UserError(f"num_classes is not given, and {self.root} has no {INDEX} that names the classes")
+
+    def find_image_size(self) -> int:
+        """Returns the size for which job=prepare has written the training shards; raises UserError without an index."""
+        index = list_shards(self.path("train"), self.retries).index or {}
+        size = index.get("image_size")
+        if type(size) is int and size > 0:
+            return size
+        raise UserError(f"image_size is not given, and {self.root} has no {INDEX} that states it")
+
     def class_names(self) -> Sequence[str]:
         """Returns the names of the classes from the index of the training shards, if there is one."""
         index = list_shards(self.path("train"), self.retries).index
@@ -238,6 +254,18 @@ class WebDataset(ImageData):
     def check(self) -> None:
         """Raises UserError unless local shards are complete and fit the options."""
         self.shards.check(num_classes=self.spec.num_classes, embeddings=self.embeddings)
+
+    def find_num_classes(self) -> int:
+        """Returns the number of classes, if the shards have an index."""
+        return self.shards.find_num_classes()
+
+    def find_image_size(self) -> int:
+        """Returns the size for which the shards were prepared, if they have an index."""
+        return self.shards.find_image_size()
+
+    def own_name(self) -> str:
+        """Returns the name of the folder of the shards."""
+        return folder_name(self.shards.root, self.spec.name)
 
     def class_names(self) -> Sequence[str]:
         """Returns the names of the classes, if the shards have an index."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pixelflow.config.job import Config, Job, at_least
 from pixelflow.config.schema import build
 from pixelflow.terminal import say
+
+LIST = "bad_samples.jsonl"
+"""File that lists the samples that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -33,21 +37,39 @@ class DataOptions:
 
 def run(config: Config, options: DataOptions, overrides: list[str]) -> None:
     """Prints and stores the facts about the data."""
-    from pixelflow.data.inspection import describe_samples, measure_loader  # torch: seconds
-    from pixelflow.files import write_json
+    from pixelflow.data.inspection import describe_samples, measure_loader, remedy  # torch: seconds
+    from pixelflow.files import write_json, write_text
     from pixelflow.reporting.contact_sheet import IMAGES, contact_sheet
 
     data = build(config, "data")
     folder = Path(options.output) / data.spec.name
-    facts = describe_samples(data, options.samples)
-    measured, first = measure_loader(
-        data, seed=config["seed"], batch_size=options.batch_size, batches=options.batches, report=folder, kept=IMAGES
-    )
-    facts |= measured
-    sheet = contact_sheet(first, data.class_names(), folder / "contact_sheet.png")
+    facts, bad = describe_samples(data, options.samples)
+    first = []
+    if 2 * len(bad) > facts["looked at"]:
+        facts["images per second"] = "not measured, because most samples cannot be used"
+    else:
+        measured, first = measure_loader(
+            _accepting_all(config), seed=config["seed"], batch_size=options.batch_size, batches=options.batches,
+            kept=IMAGES,
+        )  # fmt: skip
+        facts |= measured
     write_json(folder / "data.json", facts)
+    (folder / LIST).unlink(missing_ok=True)  # of an earlier call
+    if bad:
+        write_text(folder / LIST, "".join(f"{json.dumps(asdict(one))}\n" for one in bad))
     say("\n".join(f"{key:24} {_text(value)}" for key, value in facts.items()))
-    say(f"contact sheet: {sheet}\nrecord: {folder / 'data.json'}")
+    if first:
+        say(f"contact sheet: {contact_sheet(first, data.class_names(), folder / 'contact_sheet.png')}")
+    say(f"record: {folder / 'data.json'}")
+    if bad:
+        say(remedy(data, bad, looked_at=facts["looked at"], listed=folder / LIST))
+
+
+def _accepting_all(config: Config) -> Any:
+    """Builds the data so that samples that cannot be used do not end the measurement."""
+    node = config["data"]
+    reading = {"reading": {**node["reading"], "max_bad_share": 1.0}} if "reading" in node else {}
+    return build({**config, "data": {**node, **reading}}, "data")
 
 
 def _text(value: Any) -> str:

@@ -17,7 +17,10 @@ from typing import Any
 from pixelflow.runs.snapshot import snapshot_record
 
 DISTRIBUTION = "pixelflow"
-PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "mlflow", "torch-fidelity", "scikit-learn", "safetensors")
+PACKAGES = (
+    "torch", "torchvision", "numpy", "hydra-core", "mlflow", "torch-fidelity", "scikit-learn", "safetensors", "pillow",
+    "simplejpeg",
+)  # fmt: skip
 
 
 def versions() -> dict[str, str]:

@@ -34,8 +34,11 @@ OPTIONS = sorted(
 JOBS = job_names()
 
 
+FOUND = ("imagefolder", "webdataset", "huggingface")
+"""Data whose sizes are found where they are not given."""
 NEEDS = {
-    ("data", "image_text"): ["job=data"],  # nothing is trained on captions yet
+    ("data", "image_text"): ["job=data", "data.image_size=64"],  # nothing is trained on captions yet
+    **{("data", kind): ["data.image_size=64", "data.num_classes=10"] for kind in FOUND},
     ("backbone", "jit_b"): ["cascade=single", "data.image_size=16"],
     ("backbone", "jit_l"): ["cascade=single"],
     ("backbone", "jit_xl"): ["cascade=single"],

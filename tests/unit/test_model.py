@@ -210,7 +210,7 @@ def test_paths_that_are_neither_run_nor_checkpoint(model: Model, tmp_path: Path)
     stored(model, tmp_path / "no_config", 1, backbone=None)
     for path, message in {
         tmp_path / "run": "a run without a finished checkpoint",
-        tmp_path / "bare": "is not a run folder",
+        tmp_path / "bare": "no state.json, and no checkpoints/ as a run has; .*bare holds nothing",
         tmp_path / "nothing": "does not exist",
         tmp_path / "no_config": "holds no config of a model",
     }.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -44,6 +45,12 @@ def test_no_two_files_have_the_same_name() -> None:
 def test_no_file_is_longer_than_400_lines() -> None:
     lines = {str(path.relative_to(PACKAGE)): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
+
+
+def test_locks_are_taken_in_one_file() -> None:
+    """`pixelflow.files` has the only lock helper."""
+    takers = [path.name for path in FILES if re.search(r"import (fcntl|filelock)|from filelock", path.read_text())]
+    assert takers == ["files.py"]
 
 
 def test_no_constructor_takes_more_than_12_arguments() -> None:

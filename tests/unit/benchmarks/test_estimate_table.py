@@ -176,7 +176,8 @@ def estimated(*overrides: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_one_command_counts_the_sweep_of_a_recipe(tmp_path: Path) -> None:
-    data = ["data=imagefolder", f"data.root={tmp_path}/missing", "data.image_size=16", "data.channels=1"]
+    data = ["data=imagefolder", f"data.root={tmp_path}/missing", "data.image_size=16", "data.channels=1",
+            "data.num_classes=10"]  # fmt: skip
     done = estimated("experiments=digits_kickoff", "job.devices=2", f"job.output={tmp_path}", *data)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "estimate_digits_kickoff.json").read_text())

@@ -25,6 +25,7 @@ TINY = [
     *("job=train", "tracking=none", "trainer.device=cpu", "trainer.batch_size=4", "trainer.max_steps=2"),
     *("trainer.grid_every=0", "backbone.depth=1", "backbone.num_heads=1", "backbone.head_dim=8"),
     *("data.image_size=16", "data.num_classes=2", "data.reading.workers=0", "objective=flow_matching"),
+    "data.name=mine",
 ]
 """Two steps of training on a folder or on shards."""
 

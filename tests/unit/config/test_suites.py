@@ -49,8 +49,8 @@ def test_the_shapes_classifier_measures_shapes_in_colour() -> None:
 
 def test_digits_under_another_roof_are_named_so(tmp_path: Path) -> None:
     sizes = ["data.image_size=16", "data.channels=1", "data.num_classes=10"]
-    folder = ["data=imagefolder", f"data.root={tmp_path}", *sizes]
-    with pytest.raises(UserError, match=r"does not fit data\.name=imagenet, data\.image_size=16"):
+    folder = ["data=imagefolder", f"data.root={tmp_path}/birds", *sizes]
+    with pytest.raises(UserError, match=r"does not fit data\.name=birds, data\.image_size=16"):
         check_metrics(composed(*folder))
     check_metrics(composed(*folder, "data.name=digits"))
     with pytest.raises(UserError, match=r"data\.image_size=128: .* 8 to 64 pixels .*; use metrics=imagenet$"):

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixelflow.data.decode import decode, size_of
+from pixelflow.data import Preprocess
+from pixelflow.data import decode as decoding
+from pixelflow.data.decode import decode, jpeg_decoder, size_of
 from pixelflow.data.records import BadSample
 from tests.unit.data.files import encoded, picture
 
@@ -141,3 +143,34 @@ def test_postscript_starts_no_program(monkeypatch: pytest.MonkeyPatch) -> None:
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
     with pytest.raises(BadSample, match="not an image"):
         decode(script, max_pixels=1000)
+
+
+@pytest.fixture
+def without_simplejpeg(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a platform for which simplejpeg has no wheel."""
+    monkeypatch.setattr(decoding, "simplejpeg", None)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("subsampling", [0, 2])
+def test_pillow_decodes_the_same_pixels(mode: str, subsampling: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("simplejpeg")
+    assert jpeg_decoder() == "simplejpeg"
+    data = encoded(picture(7, 203, 305).convert(mode), quality=90, subsampling=subsampling)
+    ours, crop = got(data), Preprocess().training_crop(data, 64, np.array([0.3, 0.6]))
+    monkeypatch.setattr(decoding, "simplejpeg", None)
+    assert jpeg_decoder() == "pillow"
+    assert np.abs(got(data).astype(int) - ours).max() <= 1
+    reduced = Preprocess().training_crop(data, 64, np.array([0.3, 0.6]))
+    assert np.abs(reduced.astype(int) - crop).mean() < 5, "another factor of reduction, and then Lanczos to one size"
+    assert (size_of(data, max_pixels=LIMIT), got(data, shortest=50).shape) == ((203, 305), (51, 77, 3))
+
+
+@pytest.mark.parametrize("name", sorted({*BROKEN} - {"a JPEG with a hole"}))  # whose missing part Pillow draws grey
+def test_broken_without_simplejpeg(name: str, without_simplejpeg: None) -> None:
+    test_broken(name)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_exif_rotation_without_simplejpeg(orientation: int, without_simplejpeg: None) -> None:
+    test_exif_rotation(orientation)

@@ -99,3 +99,29 @@ def test_a_row_names_files_of_the_data_only(tmp_path: Path) -> None:
     for row in (1, 2, 3):
         with pytest.raises(BadSample, match="file outside the data"):
             source.read(row)
+
+
+def test_sizes_are_found(root: Path, tmp_path: Path) -> None:
+    """The classes by the features in the schema, as `datasets` writes them; sizes by the first images of each file."""
+    with pytest.raises(ValueError, match=r"column label of .* names no classes"):
+        data(root, tmp_path).find_num_classes()
+    with pytest.raises(ValueError, match=r"image_size is not given, and .* 12 images 12 of 24 x 20 pixels"):
+        data(root, tmp_path).find_image_size()
+    assert data(root, tmp_path, label_column=None).find_num_classes() == 1
+    import datasets
+
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b", "c"])})
+    images = [{"bytes": encoded(Image.new("RGB", (20, 20)), "PNG"), "path": None}, None]
+    rows = datasets.Dataset.from_dict({"image": images, "label": [0, 2]}, features=features)
+    rows.to_parquet(tmp_path / "birds" / "train.parquet")
+    named = data(tmp_path / "birds", tmp_path)
+    assert (named.find_num_classes(), named.find_image_size(), named.own_name()) == (3, 20, "birds")
+    (tmp_path / "birds" / "train.parquet").write_text("PAR1")
+    for find in (named.find_num_classes, named.find_image_size):
+        with pytest.raises(ValueError, match=r"train\.parquet cannot be read"):
+            find()
+    asked = HuggingFace(repository="owner/birds")
+    for find in (asked.find_num_classes, asked.find_image_size):
+        with pytest.raises(ValueError, match="a repository is not downloaded"):
+            find()
+    assert asked.own_name() == "birds"

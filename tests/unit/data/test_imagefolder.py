@@ -64,3 +64,14 @@ def test_check(settings: dict[str, str], message: str, tmp_path: Path) -> None:
 def test_reading(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Reading(**settings)
+
+
+def test_sizes_are_found(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "birds", count=6, classes=3)
+    (root / "train" / "c0" / "broken.png").write_bytes(b"no image")
+    data = ImageFolder(root=str(root))
+    assert (data.find_num_classes(), data.find_image_size(), data.own_name()) == (3, 40, "birds")
+    for file in (root / "train").rglob("*.jpg"):
+        file.unlink()
+    with pytest.raises(ValueError, match="none of the 1 images looked at can be read"):
+        ImageFolder(root=str(root)).find_image_size()

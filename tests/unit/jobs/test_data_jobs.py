@@ -25,15 +25,16 @@ def test_prepare_then_look(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "40 samples in 1 shards" in told
     assert f"train with: data=webdataset data.num_classes=2 data.root={shards}" in told
     given = [f"data.root={shards}", f"job.output={tmp_path / 'out'}", f"data.cache_dir={tmp_path / 'cache'}"]
-    config = composed("job=data", "data=webdataset", "job.batches=1", "job.batch_size=16", *given, *common)
+    config = composed("job=data", "data=webdataset", "job.batches=1", "job.batch_size=16", *given, common[-1])
+    assert (config["data"]["image_size"], config["data"]["num_classes"]) == (32, 2), "as index.json says"
     check_data(config, data.JOB)
     data.JOB.start(config, [])
-    record = json.loads((tmp_path / "out" / "webdataset" / "data.json").read_text())
+    record = json.loads((tmp_path / "out" / "shards" / "data.json").read_text())
     assert record["training samples"] == 40
     assert record["short side"] == "36 to 36, median 36"  # 1.125 x 32
     assert record["formats"] == {"JPEG RGB": 40}
     assert record["cannot be used"] == "none"
-    sheet = Image.open(tmp_path / "out" / "webdataset" / "contact_sheet.png")
+    sheet = Image.open(tmp_path / "out" / "shards" / "contact_sheet.png")
     assert sheet.height == 2 * 33 - 1
 
 
@@ -54,9 +55,11 @@ def test_captions_stand_beside_their_images(tmp_path: Path) -> None:
     ],
 )
 def test_missing_data_are_reported_before_anything_is_written(overrides: str, message: str) -> None:
-    config = composed(*overrides.split())
-    with pytest.raises(ValueError, match=message):
-        check_data(config, find_job(config["job"]["name"]))
+    """Whether the sizes are looked for or given."""
+    for sizes in ([], ["data.image_size=16", *([] if "image_text" in overrides else ["data.num_classes=10"])]):
+        with pytest.raises(ValueError, match=message):
+            config = composed(*overrides.split(), *sizes)
+            check_data(config, find_job(config["job"]["name"]))
 
 
 @pytest.mark.parametrize(
@@ -80,10 +83,11 @@ def test_mistakes(overrides: str, message: str) -> None:
 def test_paths_are_no_part_of_a_run() -> None:
     from pixelflow.runs.identity import config_hash
 
-    here = composed("data=webdataset", "data.root=/here", "data.reading.workers=1")
-    there = composed("data=webdataset", "data.root=/there", "data.reading.workers=8", "data.cache_dir=/tmp")
+    given = ["data=webdataset", "data.image_size=16", "data.num_classes=10", "data.name=mine"]
+    here = composed(*given, "data.root=/here", "data.reading.workers=1")
+    there = composed(*given, "data.root=/there", "data.reading.workers=8", "data.cache_dir=/tmp")
     assert config_hash(here) == config_hash(there)
-    assert config_hash(here) != config_hash(composed("data=webdataset", "data.preprocess.flip=false"))
+    assert config_hash(here) != config_hash(composed(*given, "data.preprocess.flip=false"))
 
 
 @pytest.mark.slow

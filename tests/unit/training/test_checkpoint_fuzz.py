@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pixelflow
-from pixelflow.config.resolve import checkpoint_config
 from pixelflow.errors import UserError
 from pixelflow.training.checkpoint import sha256
+from pixelflow.training.locate import find_checkpoint
 from pixelflow.training.reader import checksum, load_checkpoint
 from pixelflow.training.weights import init_from, read_weights
 from tests.tiny import tiny_pixelflow
@@ -152,7 +152,7 @@ def ways(copy: Path, path: Path, fresh: Path) -> dict[str, Any]:
         "average": lambda: read_weights(path, "ema"),
         "rebuilt average": lambda: read_weights(path, "posthoc_0.1"),
         "initial weights": lambda: init_from(tiny_pixelflow(depth=1), path),
-        "config": lambda: checkpoint_config(str(path)),
+        "config": lambda: find_checkpoint(path).config,
         "resume": resume,
     }
 
