@@ -23,6 +23,7 @@ from yaml import YAMLError
 
 from pixelflow.conf_dir import conf_folder, option_files
 from pixelflow.config.foreign import guard
+from pixelflow.config.help_text import register_help
 from pixelflow.config.job import register_jobs
 from pixelflow.config.launchers import register
 from pixelflow.config.scale import at_scale
@@ -124,8 +125,7 @@ def prepare_hydra() -> None:
     register(find_job, entry="pixelflow.frozen_job")
     guard()
     register_jobs(jobs)
-    lines = "\n  ".join(f"{job.name:20} {job.help}" for job in jobs)
-    OmegaConf.register_new_resolver("help_of_jobs", lambda: lines, replace=True)
+    register_help(jobs)
 
 
 def explained(work: Callable[[], Any], *, outermost: bool = True) -> Any:
