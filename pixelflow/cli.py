@@ -32,7 +32,7 @@ from pixelflow.errors import Interrupted, UserError, WorkFailed
 from pixelflow.jobs import find_job, job_names
 from pixelflow.runs.folder import recorded_in
 from pixelflow.signals import BY_HAND, CONTINUE, ending_at_once, stop_signal
-from pixelflow.terminal import log_to_stderr, say
+from pixelflow.terminal import log_to_terminal, say, transcript, uncopied
 
 DEBUG = "PIXELFLOW_TRACEBACK"
 """Environment variable that `--debug` sets. The traceback of a reported error is then shown as well."""
@@ -60,7 +60,7 @@ def main(config_name: str) -> None:
     check_switches()
     sys.argv[1:] = explained(lambda: at_scale(sys.argv[1:], config_folders(sys.argv[1:])))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
-    log_to_stderr()
+    log_to_terminal()
     with ending_at_once():
         prepare_hydra()
     names = {f"hydra/launcher={name}" for name in ("submitit_slurm", "submitit_local", "slurm", "local")}
@@ -105,6 +105,8 @@ def dispatch(config: DictConfig) -> Any:
     if HydraConfig.get().mode == RunMode.RUN:
         explained(lambda: check_single(overrides), outermost=False)
         return explained(work, outermost=False)
+    if (output := transcript()) is not None:
+        output.restart()
     say(f"\n[{HydraConfig.get().job.num}] {' '.join(overrides)}", stream=sys.stderr)
     return work()
 
@@ -154,7 +156,7 @@ def explained(work: Callable[[], Any], *, outermost: bool = True) -> Any:
             if not outermost:
                 raise
             log = recorded_in(error)
-            say(traceback.format_exc(), stream=sys.stderr, end="")
+            say(traceback.format_exc(), stream=uncopied(sys.stderr) if log else sys.stderr, end="")
             say(f"\n{BUG}" + (f" It is also in {log}" if log else ""), stream=sys.stderr)
             sys.exit(1)
         if os.environ.get(DEBUG):
