@@ -17,6 +17,7 @@ from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser
 
 from pixelflow.conf_dir import option_files
 from pixelflow.config.accepted import Accepted
+from pixelflow.config.debug import debugged, refuse_debug
 from pixelflow.config.job import Job
 from pixelflow.config.schema import build, option_names, trusted
 from pixelflow.config.search_path import config_folders
@@ -63,6 +64,7 @@ def resolve(
     if config.checkpoint is not None:
         check_path(str(config.checkpoint), "checkpoint")
         config = _with_checkpoint(config, overrides, job)
+    config = debugged(config)
     _refuse_resolvers(config)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     check_targets(plain, trust=trust)
@@ -203,7 +205,9 @@ def _raw(node: Any) -> Any:
 
 
 def _with_checkpoint(config: DictConfig, overrides: list[str], job: Job) -> DictConfig:
-    stored = {key: node for key, node in checkpoint_config(config.checkpoint).items() if key not in OF_THE_CALL}
+    content = checkpoint_config(config.checkpoint)
+    refuse_debug(config, content, "checkpoint")
+    stored = {key: node for key, node in content.items() if key not in OF_THE_CALL}
     for key, text in _texts(stored, ""):
         if "${" in text:
             raise CheckpointError(f"checkpoint={config.checkpoint}: {key}={text} in its config is not plain data")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from pixelflow.config.schema import read_record
 from pixelflow.errors import UserError, WorkFailed
 from pixelflow.reporting.pareto import letters
+from pixelflow.runs.places import output_folder
 from pixelflow.sweeps.search import (
     Confirm,
     Repeated,
@@ -93,7 +95,7 @@ class SamplerSearch(Sweeper):
                 self.config.experiment, f"{command} checkpoint=...", trials, repeated, seeds,
                 self.confirm.num_samples, self.failed,
             ),
-            self.report,
+            replace(self.report, output=str(output_folder(self.config, self.report.output))),
         )  # fmt: skip
 
     def _launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:

@@ -61,6 +61,8 @@ def run(config: Config, options: TableOptions, overrides: list[str]) -> None:
 
     settings = RunSettings.of(config)
     sources = _sources(settings, options)
+    if not config["debug"] and any(run.config.get("debug") for source in sources.values() for run in source):
+        raise UserError("these runs were made with debug=true, and are no results; debug=true shows their table")
     several = bool(options.experiments)
     runs = [
         replace(run, config=run.config | {EXPERIMENT: name}) if several else run

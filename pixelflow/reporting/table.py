@@ -74,6 +74,7 @@ def build_table(
     placed = tuple((row, _beneath(row, rows)) for row in quoted)
     headers = tuple(axis_headers(keys)) or ("setting",)
     remarks = (
+        *notes.of_debug(runs),
         *notes.statistics(rows),
         *notes.shared(rows),
         *notes.differences(rows, keys, QUALITY_FACTS, presentation.swept),
