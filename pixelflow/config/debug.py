@@ -51,13 +51,14 @@ def debugged(config: DictConfig, arguments: Sequence[str] | None = None) -> Dict
         UserError: The runs would lie among others, or the results of a job elsewhere.
     """
     aside = Path(str(config.runs_dir)).name == DEBUG_FOLDER
-    if bool(config.debug) != aside:
+    debug = bool(config.get("debug"))
+    if debug != aside:
         raise UserError(
             f"runs_dir={config.runs_dir} holds runs of debug=true only; choose another folder, or add debug=true"
             if aside
             else "debug=true counts on the command line only, and not for a part of a sweep"
         )
-    if not config.debug:
+    if not debug:
         return config
     config = deepcopy(config)
     typed = {argument.lstrip("+~").partition("=")[0] for argument in (sys.argv[1:] if arguments is None else arguments)}
@@ -70,7 +71,7 @@ def debugged(config: DictConfig, arguments: Sequence[str] | None = None) -> Dict
     OmegaConf.update(config, "tracking", {"mlflow": False, "uri": None}, merge=False)
     output = config.job.get("output")
     if "job.output" not in typed and output is not None:
-        config.job.output = str(output_folder({"debug": True, "runs_dir": config.runs_dir}, output))
+        config.job.output = str(output_folder(output, debug=True, runs_dir=config.runs_dir))
     elif output is not None and not Path(output).absolute().is_relative_to(Path(config.runs_dir).absolute()):
         raise UserError(f"job.output={output}: debug=true writes into runs_dir={config.runs_dir} only; leave it out")
     return config
@@ -78,5 +79,5 @@ def debugged(config: DictConfig, arguments: Sequence[str] | None = None) -> Dict
 
 def refuse_debug(config: Any, stored: Any, key: str) -> None:
     """Raises UserError if a checkpoint at `key` was made with debug=true and the command is without it."""
-    if stored.get("debug") and not config["debug"]:
+    if stored.get("debug") and not config.get("debug"):
         raise UserError(f"{key}={config[key]} was made with debug=true; it can be used with debug=true only")

@@ -90,12 +90,13 @@ class SamplerSearch(Sweeper):
         typed = [*self.config.hydra.overrides.hydra, *self.config.hydra.overrides.task]
         shown = [override for override in typed if not override.startswith(OF_THE_MACHINE)]
         command = f"python run.py -m {shlex.join([f'experiments={self.config.experiment}', *_others(shown)])}"
+        folder = output_folder(self.report.output, debug=self.config.debug, runs_dir=self.config.runs_dir)
         write_report(
             SearchResult(
                 self.config.experiment, f"{command} checkpoint=...", trials, repeated, seeds,
                 self.confirm.num_samples, self.failed,
             ),
-            replace(self.report, output=str(output_folder(self.config, self.report.output))),
+            replace(self.report, output=str(folder)),
         )  # fmt: skip
 
     def _launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:

@@ -6,9 +6,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pixelflow.errors import UserError
 from pixelflow.runs.identity import file_name
@@ -50,9 +48,9 @@ def check_experiment(name: str, key: str) -> None:
         raise UserError(f"{key}={name} is the folder of debug=true; choose another name")
 
 
-def output_folder(config: Mapping[str, Any], output: str) -> Path:
+def output_folder(output: str, *, debug: bool, runs_dir: str | Path) -> Path:
     """Returns the folder `output` for the results of a job; with debug=true the folder of that name in `runs_dir`."""
-    return Path(config["runs_dir"]) / Path(output).name if config["debug"] else Path(output)
+    return Path(runs_dir) / Path(output).name if debug else Path(output)
 
 
 def check_path(path: str, key: str) -> None:

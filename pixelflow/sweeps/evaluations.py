@@ -59,7 +59,8 @@ class EvaluationSweep(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Writes the table and the curve."""
-        folder, name = output_folder(config, self.output), config.experiment
+        folder = output_folder(self.output, debug=config.debug, runs_dir=config.runs_dir)
+        name = config.experiment
         try:
             table = build_table(
                 self.runs,
