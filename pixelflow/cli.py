@@ -23,19 +23,22 @@ from yaml import YAMLError
 
 from pixelflow.conf_dir import conf_folder, option_files
 from pixelflow.config.composing import group_choices
+from pixelflow.config.debug import in_debug, set_aside
 from pixelflow.config.foreign import guard
+from pixelflow.config.help_text import register_help
 from pixelflow.config.job import register_jobs
 from pixelflow.config.launchers import register
 from pixelflow.config.scale import at_scale
 from pixelflow.config.search_path import config_folders, known_keys, options_with
+from pixelflow.config.sections import check_types
 from pixelflow.errors import Interrupted, UserError, WorkFailed
 from pixelflow.jobs import find_job, job_names
 from pixelflow.runs.folder import recorded_in
 from pixelflow.signals import BY_HAND, CONTINUE, ending_at_once, stop_signal
-from pixelflow.terminal import log_to_stderr, say
+from pixelflow.terminal import log_to_terminal, say, transcript, uncopied
 
 DEBUG = "PIXELFLOW_TRACEBACK"
-"""Environment variable that `--debug` sets. The traceback of a reported error is then shown as well."""
+"""Environment variable that `--debug` and debug=true set. The traceback of a reported error is then shown as well."""
 
 MOST_NAMED = 20
 """Number of options that a message lists."""
@@ -58,9 +61,11 @@ def main(config_name: str) -> None:
     if any(argument.startswith("--experimental-rerun") for argument in sys.argv):
         fail("--experimental-rerun runs a pickle, which may hold any code: give the command itself again", status=2)
     check_switches()
-    sys.argv[1:] = explained(lambda: at_scale(sys.argv[1:], config_folders(sys.argv[1:])))
+    sys.argv[1:] = explained(lambda: set_aside(at_scale(sys.argv[1:], config_folders(sys.argv[1:]))))
+    if in_debug(sys.argv[1:]):
+        os.environ[DEBUG] = "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
-    log_to_stderr()
+    log_to_terminal()
     with ending_at_once():
         prepare_hydra()
     names = {f"hydra/launcher={name}" for name in ("submitit_slurm", "submitit_local", "slurm", "local")}
@@ -92,6 +97,7 @@ def dispatch(config: DictConfig) -> Any:
         if "sweep" in job.needs:  # such a job reads no group, and starts without importing torch
             plain = {key: value for key, value in config.items() if key == "job" or not OmegaConf.is_config(value)}
             return job.start(OmegaConf.to_container(OmegaConf.create(plain), resolve=True), overrides)  # type: ignore
+        check_types(OmegaConf.to_container(config, resolve=False), job.options)  # type: ignore[arg-type]
         with ending_at_once():
             from pixelflow.config.resolve import resolve  # torch: seconds
             from pixelflow.config.validate import check_data
@@ -106,6 +112,8 @@ def dispatch(config: DictConfig) -> Any:
     if HydraConfig.get().mode == RunMode.RUN:
         explained(lambda: check_single(overrides), outermost=False)
         return explained(work, outermost=False)
+    if (output := transcript()) is not None:
+        output.restart()
     say(f"\n[{HydraConfig.get().job.num}] {' '.join(overrides)}", stream=sys.stderr)
     return work()
 
@@ -126,8 +134,7 @@ def prepare_hydra() -> None:
     register(find_job, entry="pixelflow.frozen_job")
     guard()
     register_jobs(jobs)
-    lines = "\n  ".join(f"{job.name:20} {job.help}" for job in jobs)
-    OmegaConf.register_new_resolver("help_of_jobs", lambda: lines, replace=True)
+    register_help(jobs)
 
 
 def explained(work: Callable[[], Any], *, outermost: bool = True) -> Any:
@@ -156,7 +163,7 @@ def explained(work: Callable[[], Any], *, outermost: bool = True) -> Any:
             if not outermost:
                 raise
             log = recorded_in(error)
-            say(traceback.format_exc(), stream=sys.stderr, end="")
+            say(traceback.format_exc(), stream=uncopied(sys.stderr) if log else sys.stderr, end="")
             say(f"\n{BUG}" + (f" It is also in {log}" if log else ""), stream=sys.stderr)
             sys.exit(1)
         if os.environ.get(DEBUG):

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 
 from pixelflow.errors import Interrupted
 from pixelflow.files import InUse, patient, write_json
+from pixelflow.runs.folder import recorded_in
 from pixelflow.runs.status import LOCK_PATIENCE, read_status, write_status
 from pixelflow.signals import BY_HAND, CONTINUE, stop_on_signals, stop_signal
 from pixelflow.sweeps.batch import RESULT, FrozenConfigs
-from pixelflow.terminal import log_to_stderr, say
+from pixelflow.terminal import log_to_terminal, say, uncopied
 
 if TYPE_CHECKING:
     from pixelflow.processes import World
@@ -40,7 +41,7 @@ def start(job: FrozenConfigs) -> None:
 
     from pixelflow.processes import choose_slice, world_of  # imports torch
 
-    log_to_stderr()
+    log_to_terminal()
     if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
     world = world_of(os.environ)
@@ -57,7 +58,7 @@ def start(job: FrozenConfigs) -> None:
         record_end(job, first, "interrupted", "stopped at once by Ctrl-C")
         sys.exit(BY_HAND)
     except Exception as error:
-        say(traceback.format_exc(), stream=sys.stderr, end="")
+        say(traceback.format_exc(), stream=uncopied(sys.stderr) if recorded_in(error) else sys.stderr, end="")
         record_end(job, first, "failed", (str(error) or type(error).__name__).splitlines()[0])
         sys.exit(1)
 

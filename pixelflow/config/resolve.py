@@ -19,6 +19,7 @@ from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser
 from pixelflow.conf_dir import option_files
 from pixelflow.config.accepted import Accepted
 from pixelflow.config.data_sizes import find_sizes
+from pixelflow.config.debug import debugged, refuse_debug
 from pixelflow.config.job import Job
 from pixelflow.config.schema import build, option_names, trusted
 from pixelflow.config.search_path import config_folders
@@ -70,6 +71,7 @@ def resolve(
         config = _with_checkpoint(config, overrides, job)
     elif job.makes_run_folder and isinstance(config.init_from, str):
         _find_start(config, "init_from")
+    config = debugged(config)
     _refuse_resolvers(config)
     accepted = accepted or Accepted()
     find_sizes(config, accepted)
@@ -216,6 +218,7 @@ def _raw(node: Any) -> Any:
 
 def _with_checkpoint(config: DictConfig, overrides: list[str], job: Job) -> DictConfig:
     found = _find_start(config, "checkpoint")
+    refuse_debug(config, found, "checkpoint")
     stored = {key: node for key, node in found.items() if key not in OF_THE_CALL}
     for key, text in _texts(stored, ""):
         if "${" in text:

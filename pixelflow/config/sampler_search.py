@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from pixelflow.config.schema import read_record
 from pixelflow.errors import UserError, WorkFailed
 from pixelflow.reporting.pareto import letters
+from pixelflow.runs.places import output_folder
 from pixelflow.sweeps.search import (
     Confirm,
     Repeated,
@@ -88,12 +90,13 @@ class SamplerSearch(Sweeper):
         typed = [*self.config.hydra.overrides.hydra, *self.config.hydra.overrides.task]
         shown = [override for override in typed if not override.startswith(OF_THE_MACHINE)]
         command = f"python run.py -m {shlex.join([f'experiments={self.config.experiment}', *_others(shown)])}"
+        folder = output_folder(self.report.output, debug=self.config.debug, runs_dir=self.config.runs_dir)
         write_report(
             SearchResult(
                 self.config.experiment, f"{command} checkpoint=...", trials, repeated, seeds,
                 self.confirm.num_samples, self.failed,
             ),
-            self.report,
+            replace(self.report, output=str(folder)),
         )  # fmt: skip
 
     def _launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:

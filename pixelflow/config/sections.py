@@ -1,20 +1,25 @@
-"""The sections of a config without `_target_` as records: names, types and ranges. conf/ holds their defaults."""
+"""The sections of a config without `_target_` as records: names, types and ranges. conf/ holds their defaults.
+
+torch is imported where a value needs it: types of values are checked before that, see `check_types`.
+"""
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pixelflow.config.schema import read_record
+from pixelflow.config.schema import check_type, read_record
 from pixelflow.reporting.paper_rows import paper_rows
 from pixelflow.reporting.presentation import chart_of
-from pixelflow.runs.places import check_name, check_path
+from pixelflow.runs.places import check_experiment, check_path
 from pixelflow.runs.settings import TrackingSettings
-from pixelflow.sampling.produce import parse_classes
-from pixelflow.sampling.settings import Precision, SamplerSettings, SampleSet
-from pixelflow.training.weights import check_name as check_weights
+from pixelflow.training.settings import TrainerSettings
+
+if TYPE_CHECKING:
+    from pixelflow.sampling.settings import Precision, SamplerSettings, SampleSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +52,13 @@ class TopLevel:
     chart: dict[str, Any] | None = None
     overrides: list[str] = field(default_factory=list)
     choices: dict[str, Any] = field(default_factory=dict)
+    debug: bool = False
+    runs: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        check_name(self.experiment, "experiment")
+        check_experiment(self.experiment, "experiment")
         if self.runs_of is not None:
-            check_name(self.runs_of, "runs_of")
+            check_experiment(self.runs_of, "runs_of")
         for key in ("runs_dir", "checkpoint", "init_from", "samples", "sweep", "run_folder"):
             if (path := getattr(self, key)) is not None:
                 check_path(path, key)
@@ -88,6 +95,8 @@ class SamplerSection:
     trajectories: int
 
     def __post_init__(self) -> None:
+        from pixelflow.training.weights import check_name as check_weights
+
         check_weights(self.weights)
         for key, least in {"num_samples": 1, "per_shard": 1, "trajectories": 0}.items():
             if getattr(self, key) < least:
@@ -98,6 +107,8 @@ class SamplerSection:
 
     def settings(self, precision: Precision = "fp32") -> SamplerSettings:
         """Returns how images are computed."""
+        from pixelflow.sampling.settings import SamplerSettings
+
         return SamplerSettings(
             batch_size=self.batch_size,
             fixed_batch=self.fixed_batch,
@@ -110,6 +121,9 @@ class SamplerSection:
 
     def images(self, num_classes: int) -> SampleSet:
         """Returns the images that are asked for."""
+        from pixelflow.sampling.produce import parse_classes
+        from pixelflow.sampling.settings import SampleSet
+
         return SampleSet(self.num_samples, parse_classes(self.classes, num_classes), self.seed)
 
 
@@ -165,3 +179,22 @@ def read_sampler(config: Mapping[str, Any]) -> SamplerSection:
 def read_assets(config: Mapping[str, Any]) -> AssetsSection:
     """Returns the section `assets` of a resolved config."""
     return read_record(AssetsSection, config["assets"], "assets")
+
+
+def check_types(config: Mapping[str, Any], options: type) -> None:
+    """Checks types of values in sections without importing torch, so that a mistake is reported at once.
+
+    A key that is not known here, and a value that refers to another key, are left to `validate`.
+
+    Args:
+        config: A config as plain data, not resolved.
+        options: The record of the job's options.
+
+    Raises:
+        UserError: A value has another type than its key; the message names both.
+    """
+    for name, record in {"trainer": TrainerSettings, "job": options, **SECTIONS}.items():
+        hints, node = typing.get_type_hints(record), config.get(name)
+        for key, value in node.items() if isinstance(node, Mapping) else ():
+            if key in hints and "${" not in str(value):
+                check_type(value, hints[key], f"{name}.{key}")

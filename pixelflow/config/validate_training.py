@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pixelflow.config.build import Config, pick_device, trainer_settings
+from pixelflow.config.debug import refuse_debug
 from pixelflow.config.schema import build, with_key
 from pixelflow.config.training_parts import checkpoint_store
 from pixelflow.errors import UserError
@@ -17,7 +18,7 @@ from pixelflow.nn.kernels import unavailable
 from pixelflow.processes import world_of
 from pixelflow.runs.identity import own_evaluation, sampled_step
 from pixelflow.runs.status import read_status
-from pixelflow.training.reader import CheckpointError
+from pixelflow.training.reader import CheckpointError, read_state
 from pixelflow.training.weights import fitting, read_weights
 
 
@@ -119,6 +120,7 @@ def check_start(config: Config, backbone: nn.Module) -> None:
     start = config["init_from"]
     if start is not None:  # read completely, because a damaged file must not be found when the run folder exists
         try:
+            refuse_debug(config, read_state(start).config, "init_from")
             weights, _ = read_weights(start, "ema")
             fitting(backbone.state_dict(), weights, start)
         except CheckpointError as error:

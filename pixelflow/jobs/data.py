@@ -44,7 +44,7 @@ def run(config: Config, options: DataOptions, overrides: list[str]) -> None:
     data = build(config, "data")
     folder = Path(options.output) / data.spec.name
     facts, bad = describe_samples(data, options.samples)
-    first = []
+    first: list[Any] = []
     if 2 * len(bad) > facts["looked at"]:
         facts["images per second"] = "not measured, because most samples cannot be used"
     else:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import sys
-import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pixelflow.assets import ASSETS, fetch, missing_line
 from pixelflow.config.job import Config, Job
 from pixelflow.config.schema import build
 from pixelflow.errors import UserError
 from pixelflow.files import locked, writing
+from pixelflow.progress import Progress
 from pixelflow.terminal import say
 
 
@@ -54,12 +54,27 @@ def run(config: Config, options: FetchOptions, overrides: list[str]) -> None:
     with locked(root / ".lock"):
         for file in files:
             if file in ASSETS:
-                line = _Line(file)
-                outcome = fetch(ASSETS[file], root, line.show)
-                line.close()
-                say(f"{outcome:9} {root / file}")
+                say(f"{_fetched(file, root):9} {root / file}")
             else:
                 say(f"there     {root / file}")
+
+
+def _fetched(file: str, root: Path) -> str:
+    """Downloads a file of the table unless it is there, and returns which of the two."""
+    progress: Progress | None = None
+
+    def show(done: int, total: int | None) -> None:
+        nonlocal progress
+        if progress is None:
+            progress = Progress(total=None if total is None else round(total / 1e6), unit="MB")
+        progress.advance(round(done / 1e6) - progress.done)
+        progress.show(file)
+
+    try:
+        return fetch(ASSETS[file], root, show)
+    finally:
+        if progress is not None:
+            progress.close()
 
 
 def wanted(config: Config, options: FetchOptions) -> list[str]:
@@ -68,27 +83,6 @@ def wanted(config: Config, options: FetchOptions) -> list[str]:
 
     objective = build(config, "objective")
     return list(dict.fromkeys([*objective.needs(), *needed_files(config), *options.files]))
-
-
-class _Line:
-    """Progress on stderr: rewritten on a terminal, every ten seconds elsewhere."""
-
-    def __init__(self, file: str) -> None:
-        self.file, self._shown, self._live = file, time.monotonic(), sys.stderr.isatty()
-
-    def show(self, done: int, total: int | None) -> None:
-        now = time.monotonic()
-        if now - self._shown < (0.2 if self._live else 10.0):
-            return
-        self._shown = now
-        of = f" of {total / 1e6:.0f}" if total else ""
-        text = f"{self.file} {done / 1e6:.0f}{of} MB"
-        sys.stderr.write(f"\r{text}" if self._live else f"{text}\n")
-        sys.stderr.flush()
-
-    def close(self) -> None:
-        if self._live:
-            sys.stderr.write("\n")
 
 
 JOB = Job(

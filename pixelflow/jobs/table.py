@@ -71,6 +71,9 @@ def run(config: Config, options: TableOptions, overrides: list[str]) -> None:
 
     settings = RunSettings.of(config)
     sources = _sources(settings, options)
+    of_debug = any(run.config.get("debug") for _, source in sources.values() for run in source)
+    if of_debug and (options.publish or not config["debug"]):
+        raise UserError("these runs were made with debug=true, and are no results; debug=true shows their table")
     several = bool(options.experiments)
     runs = [
         replace(run, config=run.config | {EXPERIMENT: name}) if several else run

@@ -62,7 +62,13 @@ def loss_curve(histories: Mapping[str, Sequence[tuple[int, float]]], path: Path,
 
 
 def image_grid(
-    images: Tensor, path: Path, *, columns: int, row_labels: Sequence[str] | None = None, scale: int = 1
+    images: Tensor,
+    path: Path,
+    *,
+    columns: int,
+    row_labels: Sequence[str] | None = None,
+    column_labels: Sequence[str] | None = None,
+    scale: int = 1,
 ) -> Path:
     """Writes images as a grid, filled line by line, with one pixel between the images.
 
@@ -71,6 +77,7 @@ def image_grid(
         path: The PNG file to write.
         columns: Images per line.
         row_labels: One label for each line, drawn to its left.
+        column_labels: One label for each column, drawn above it; it may have several lines.
         scale: Integer factor of nearest-neighbour enlargement.
 
     Returns:
@@ -79,6 +86,21 @@ def image_grid(
     Raises:
         ValueError: The images have another form, a number is below 1, or there is not one label per line.
     """
+    picture = grid_picture(images, columns=columns, row_labels=row_labels, column_labels=column_labels, scale=scale)
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG")
+    return write_aside(path, stream.getvalue())
+
+
+def grid_picture(
+    images: Tensor,
+    *,
+    columns: int,
+    row_labels: Sequence[str] | None = None,
+    column_labels: Sequence[str] | None = None,
+    scale: int = 1,
+) -> Image.Image:
+    """Returns the picture that `image_grid` writes; the arguments are the same."""
     if images.ndim != 4 or images.shape[1] not in (1, 3) or str(images.dtype) != "torch.uint8" or not len(images):
         raise ValueError(f"images must be (N, 1 or 3, H, W) uint8, got {tuple(images.shape)} {images.dtype}")
     if columns < 1 or scale < 1:
@@ -87,6 +109,8 @@ def image_grid(
     lines = math.ceil(count / columns)
     if row_labels is not None and len(row_labels) != lines:
         raise ValueError(f"row_labels has {len(row_labels)} entries, but {count} images make {lines} lines")
+    if column_labels is not None and len(column_labels) != columns:
+        raise ValueError(f"column_labels has {len(column_labels)} entries for {columns} columns")
     height, width = height * scale, width * scale
     tiles = images.detach().cpu().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
     tiles = tiles.repeat(scale, axis=1).repeat(scale, axis=2)
@@ -96,11 +120,13 @@ def image_grid(
         canvas[top : top + height, left : left + width] = tile
     canvas[-height:, left + width :] = 255
     picture = Image.fromarray(canvas)
+    left = 0
     if row_labels is not None:
-        picture = _with_labels(picture, row_labels, height)
-    stream = io.BytesIO()
-    picture.save(stream, format="PNG")
-    return write_aside(path, stream.getvalue())
+        labelled = _with_labels(picture, row_labels, height)
+        left, picture = labelled.width - picture.width, labelled
+    if column_labels is not None:
+        picture = _with_header(picture, column_labels, width, left)
+    return picture
 
 
 def _with_labels(picture: Image.Image, labels: Sequence[str], height: int) -> Image.Image:
@@ -113,4 +139,19 @@ def _with_labels(picture: Image.Image, labels: Sequence[str], height: int) -> Im
     draw = ImageDraw.Draw(result)
     for line, label in enumerate(labels):
         draw.text((margin - 5, line * (height + 1) + height / 2), label, fill="black", font=font, anchor="rm")
+    return result
+
+
+def _with_header(picture: Image.Image, labels: Sequence[str], width: int, left: int) -> Image.Image:
+    """Adds a white margin above, with a label over each column, the first of which begins at `left`."""
+    font = ImageFont.load_default(size=11)
+    lines = max(label.count("\n") for label in labels) + 1
+    margin = 14 * lines + 4
+    last = left + (len(labels) - 1) * (width + 1)
+    widest = max(font.getlength(line) for label in labels for line in label.split("\n"))
+    result = Image.new("RGB", (max(picture.width, math.ceil(last + widest)), margin + picture.height), "white")
+    result.paste(picture, (0, margin))
+    draw = ImageDraw.Draw(result)
+    for column, label in enumerate(labels):
+        draw.multiline_text((left + column * (width + 1), 2), label, fill="black", font=font, spacing=2)
     return result

@@ -56,6 +56,12 @@ def _fact(key: str, value: Any) -> str:
     return option_name(key, spell(value)) if key.endswith("_target_") else spell(value)
 
 
+def of_debug(runs: Iterable[Run]) -> list[str]:
+    """Returns a note if runs were made with debug=true."""
+    made = any(run.config.get("debug") for run in runs)
+    return ["These runs were made with debug=true: a tiny model, a few steps. They are no results."] if made else []
+
+
 def statistics(rows: Sequence[Row], compared: Sequence[str] = ()) -> list[str]:
     """Returns notes on the meaning of ± and of bold numbers.
 

@@ -79,6 +79,7 @@ def build_table(
     placed = tuple((row, _beneath(row, rows)) for row in quoted)
     headers = tuple(axis_headers(keys)) or ("setting",)
     remarks = (
+        *notes.of_debug(runs),
         *notes.statistics(rows, QUALITY_FACTS),
         *notes.shared(rows),
         *notes.differences(rows, keys, QUALITY_FACTS, presentation.swept),

@@ -17,7 +17,7 @@ from pixelflow.files import lock, make_folder, write_json, write_text, writing
 from pixelflow.runs.identity import config_hash, training_config
 from pixelflow.runs.provenance import named_modules, provenance
 from pixelflow.runs.status import LOCK_FILE, name_host, write_status
-from pixelflow.terminal import VisibleFormatter
+from pixelflow.terminal import Transcript, transcript
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,8 @@ class RunFolder:
     def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
         self.path, self.config = path, config
         self._lock: IO[str] | None = None
-        self._log: logging.Handler | None = None
+        self._log: Transcript | None = None
+        self._own_log = False
 
     def __enter__(self) -> RunFolder:
         make_folder(self.path)
@@ -74,13 +75,19 @@ class RunFolder:
             self._write_config()
             write_json(self.path / "provenance.json", provenance(ROOT, named_modules(self.config)))
             with writing(self.path / "log.txt"):
-                self._log = logging.FileHandler(self.path / "log.txt")
+                self._begin_log()
         except BaseException:
             self._lock.close()
             raise
-        self._log.setFormatter(VisibleFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        logging.getLogger().addHandler(self._log)
         return self
+
+    def _begin_log(self) -> None:
+        """Begins log.txt. In a command it receives the output of the whole process, otherwise the log records alone."""
+        self._log = transcript() or Transcript()
+        self._log.begin(self.path / "log.txt")
+        self._own_log = self._log is not transcript()
+        if self._own_log:
+            logging.getLogger().addHandler(self._log)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -90,8 +97,9 @@ class RunFolder:
             if error is not None:
                 self._record_end(error, trace)
         finally:
-            logging.getLogger().removeHandler(self._log)
-            self._log.close()
+            if self._own_log:
+                logging.getLogger().removeHandler(self._log)
+                self._log.end()
             self._lock.close()
 
     def set_status(self, state: str, **changes: Any) -> None:
@@ -102,7 +110,7 @@ class RunFolder:
         interrupted = isinstance(error, KeyboardInterrupt | Interrupted)
         by_hand = isinstance(error, KeyboardInterrupt)
         message = "stopped at once by Ctrl-C" if by_hand else (str(error) or type(error).__name__).splitlines()[0]
-        # To the file alone: whoever catches the error prints a line to the terminal.
+        # To the file alone: whoever catches the error prints it to the terminal.
         about = (type(error), error, trace)
         assert self._log is not None
         self._log.handle(logger.makeRecord(__name__, logging.ERROR, __file__, 0, "stopped: %s", (message,), about))

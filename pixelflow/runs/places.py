@@ -16,6 +16,9 @@ logger = logging.getLogger(__name__)
 FOREIGN = "_checkpoints"
 """Folder below `runs_dir` for the results of checkpoints of other runs. No experiment can have this name."""
 
+DEBUG_FOLDER = "debug"
+"""Folder below `runs_dir` for the runs and results of debug=true. No experiment can have this name."""
+
 LONGEST_NAME = 100
 LONGEST_PART = 255
 LONGEST_PATH = 4000
@@ -32,6 +35,22 @@ def check_name(name: str, key: str) -> None:
             f"{key}={name!r} must be 1 to {LONGEST_NAME} letters, digits, '.', '_' or '-', and begin with a letter "
             "or a digit"
         )
+
+
+def check_experiment(name: str, key: str) -> None:
+    """Checks the name of an experiment, see `check_name`.
+
+    Raises:
+        UserError: The name has another form, or it is that of the folder of debug runs.
+    """
+    check_name(name, key)
+    if name == DEBUG_FOLDER:
+        raise UserError(f"{key}={name} is the folder of debug=true; choose another name")
+
+
+def output_folder(output: str, *, debug: bool, runs_dir: str | Path) -> Path:
+    """Returns the folder `output` for the results of a job; with debug=true the folder of that name in `runs_dir`."""
+    return Path(runs_dir) / Path(output).name if debug else Path(output)
 
 
 def check_path(path: str, key: str) -> None:

@@ -22,6 +22,8 @@ StageNoise = Callable[[int], Tensor]
 """`stage -> (B, C, h, w)`: white noise for stage 0, correlated noise for the others."""
 Observer = Callable[[int, float | Tensor, Tensor], None]
 """`(stage, tau, x)`: called with the state at every evaluation, and at tau = 1 with the end of the stage."""
+Evaluated = Callable[[int, float | Tensor, Tensor, Tensor], None]
+"""`(stage, tau, x, velocity)`: called after an evaluation for all images of a batch."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +116,20 @@ class Sampler:
         return noise
 
     @torch.inference_mode()
-    def sample(self, condition: Condition, noise: StageNoise, observe: Observer | None = None) -> Samples:
+    def sample(
+        self,
+        condition: Condition,
+        noise: StageNoise,
+        observe: Observer | None = None,
+        evaluated: Evaluated | None = None,
+    ) -> Samples:
         """Draws one image for each entry of `condition`.
 
         Args:
             condition: Conditions of B images.
             noise: Gives the noise of each stage, (B, C, h, w).
             observe: Called with every state, see `Observer`.
+            evaluated: Called with every velocity, see `Evaluated`.
         """
         null = self.conditioning.null(len(condition))
         guidable = condition.class_label.cpu() != null.class_label.cpu()
@@ -131,7 +140,7 @@ class Sampler:
                 x = self.cascade.renoise(x, stage, noise(stage))
             parts = []
             for part in _parts(len(x), self.stage_batch[stage] if self.stage_batch else len(x)):
-                velocity = _StageVelocity(self, stage, condition[part], null[part], guidable[part], observe)
+                velocity = _StageVelocity(self, stage, condition[part], null[part], guidable[part], observe, evaluated)
                 state, evaluations = self._integrate(velocity, x[part], stage)
                 parts.append(state)
                 nfe, passes[stage] = nfe + evaluations, passes[stage] + velocity.passes
@@ -166,6 +175,7 @@ class _StageVelocity:
         null: B null conditions.
         guidable: (B,) bool on the CPU: whether an image may need a pass with the null condition.
         observe: Called with every state, or None.
+        evaluated: Called with every velocity, or None.
         passes: Forward passes of single images so far.
     """
 
@@ -175,6 +185,7 @@ class _StageVelocity:
     null: Condition
     guidable: Tensor
     observe: Observer | None
+    evaluated: Evaluated | None = None
     passes: int = 0
     _guided: Tensor | None = field(init=False)
     """Positions of the images that may need a null pass, on the device; None for all images."""
@@ -188,6 +199,12 @@ class _StageVelocity:
     ) -> Tensor:
         if self.observe is not None:
             self.observe(self.stage, tau, x)
+        velocity = self._velocity(x, tau, guidance_tau, images)
+        if self.evaluated is not None and images is None:
+            self.evaluated(self.stage, tau, x, velocity)
+        return velocity
+
+    def _velocity(self, x: Tensor, tau: float | Tensor, guidance_tau: float | None, images: Tensor | None) -> Tensor:
         condition = self.condition if images is None else self.condition[images]
         null = self.null if images is None else self.null[images]
         scale, rows = self._scales(tau if guidance_tau is None else guidance_tau, images)

@@ -18,6 +18,7 @@ from pixelflow.reporting.presentation import Presentation
 from pixelflow.reporting.runs import Run, read_evaluation
 from pixelflow.reporting.table import Table, build_table
 from pixelflow.runs.flat import plain
+from pixelflow.runs.places import output_folder
 from pixelflow.terminal import say
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,8 @@ class EvaluationSweep(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Writes the table and the curve."""
-        folder, name = Path(self.output), config.experiment
+        folder = output_folder(self.output, debug=config.debug, runs_dir=config.runs_dir)
+        name = config.experiment
         try:
             table = build_table(
                 self.runs,

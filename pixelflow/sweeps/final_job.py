@@ -18,7 +18,7 @@ from pixelflow.sweeps.manifest import Sweep
 from pixelflow.sweeps.mirroring import sync_sweep
 from pixelflow.sweeps.show import print_states, verdict
 from pixelflow.sweeps.waiting import until_answered
-from pixelflow.terminal import log_to_stderr, say
+from pixelflow.terminal import log_to_terminal, say
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class FinalJob:
 
     def __call__(self) -> None:
         """Ends the sweep. The exit status is 0 when every run is finished, 1 otherwise."""
-        log_to_stderr()
+        log_to_terminal()
         sweep = Sweep.load(Path(self.folder))
         states = until_answered(lambda: end_lost_runs(sweep))
         files: list[Path] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -87,6 +87,20 @@ def step_metrics(value: ObjectiveValue, guard: StepGuard, state: TrainingState, 
     if state.objective.adaptive is not None:
         metrics["adaptive_weight"] = state.objective.adaptive.value.item()
     return metrics | {f"loss/stage_{stage}": loss.item() for stage, loss in value.stages.items()}
+
+
+def loss_note(metrics: Mapping[str, float], num_stages: int) -> str:
+    """Returns the loss and that of each stage as text; a stage without images in this step has none.
+
+    Examples:
+        >>> loss_note({"loss": 0.4, "loss/stage_1": 0.4}, num_stages=2), loss_note({"loss": 0.4}, num_stages=1)
+        ('loss 0.4000 (stages - 0.4000)', 'loss 0.4000')
+    """
+    if num_stages == 1:
+        return f"loss {metrics['loss']:.4f}"
+    losses = [metrics.get(f"loss/stage_{stage}") for stage in range(num_stages)]
+    stages = " ".join("-" if loss is None else f"{loss:.4f}" for loss in losses)
+    return f"loss {metrics['loss']:.4f} (stages {stages})"
 
 
 def _of_all_processes(value: ObjectiveValue, state: TrainingState, num_stages: int) -> ObjectiveValue:

@@ -19,7 +19,7 @@ from pixelflow.losses.objective import ObjectiveValue
 from pixelflow.progress import Progress
 from pixelflow.training.checkpoint import CheckpointStore
 from pixelflow.training.draw import FlowParts
-from pixelflow.training.meter import Meter, step_metrics
+from pixelflow.training.meter import Meter, loss_note, step_metrics
 from pixelflow.training.profile import profiler
 from pixelflow.training.reader import Checkpoint, load_checkpoint
 from pixelflow.training.saver import Saver
@@ -118,7 +118,7 @@ class Trainer:
                     value = self.train_step(self._next(batches))
                     progress.advance(1, images=self.settings.batch_size)
                     if self._diverging():
-                        progress.advance(self._roll_back(), images=0)
+                        progress.advance(self._roll_back())
                         batches = iter(self.loader)
                     else:
                         self._after_step(value, progress)
@@ -166,7 +166,7 @@ class Trainer:
             metrics["images_per_second"] = progress.images_per_second()
         if self.world.rank == 0:
             self.hooks.log({name: number for name, number in metrics.items() if math.isfinite(number)}, self.step)
-            progress.show(f"loss {metrics['loss']:.4f}")
+            progress.show(loss_note(metrics, self.flow.cascade.num_stages))
 
     def _draw_grid(self, on_grid: Callable[[dict[str, Tensor], int], None]) -> None:
         self.optimizer_step.settle()

@@ -40,6 +40,7 @@ from pixelflow.sampling.sampler import Sampler
 from pixelflow.sampling.settings import SampleSet
 from pixelflow.sampling.shared import drawing, work_in_shares
 from pixelflow.signals import stop_on_signals
+from pixelflow.terminal import say
 from pixelflow.types import Condition
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ def _sample(config: Config, checkpoint: str, folder: Path, world: World, device:
     output = make_output(section.format, folder, labels=labels, size=size, per_shard=section.per_shard)
     # Rank 0 looks for all: what one process has written must not change what another believes to be missing.
     missing = world.broadcast(output.missing() if world.rank == 0 else None)
-    if not missing and (folder / "record.json").exists():
+    if not missing and (folder / "record.json").exists() and not section.trajectories:
         logger.info("the samples exist already: %s", folder)
         return
     if 0 < len(missing) < total:
@@ -192,7 +193,8 @@ def _write_grid(path: Path, output: PngOutput, labels: Tensor) -> None:
 def _draw_trajectories(sampler: Sampler, images: SampleSet, count: int, folder: Path) -> None:
     """Writes stages.png, filmstrip.png and trajectory.gif of the first images."""
     ids = list(range(min(count, images.num_samples)))
-    trajectories = Trajectories(size=sampler.cascade.image_size)
+    labels = images.labels_of(ids)
+    trajectories = Trajectories(sampler.cascade, labels.tolist())
     noise = sampler.keyed_noise(ids, images.seed)
-    sampler.sample(Condition(images.labels_of(ids)), noise, observe=trajectories.observe)
-    trajectories.write(folder)
+    sampler.sample(Condition(labels), noise, observe=trajectories.observe, evaluated=trajectories.evaluated)
+    say("\n".join(f"trajectory: {path}" for path in trajectories.write(folder)))

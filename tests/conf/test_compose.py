@@ -68,7 +68,14 @@ def test_option(group: str, option: str) -> None:
 
 @pytest.mark.parametrize("job", JOBS)
 def test_job(job: str, tmp_path: Path) -> None:
-    given = {"evaluate": [f"samples={tmp_path}"], "prepare": [f"job.output={tmp_path}/shards"]}.get(job, [])
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text("seed: 0\n")
+    given = {
+        "evaluate": [f"samples={tmp_path}"],
+        "prepare": [f"job.output={tmp_path}/shards"],
+        "compare": [f"runs=[{tmp_path}/a,{tmp_path}/b]"],
+    }.get(job, [])
     if job in ("sample", "quality"):
         with pytest.raises(ValueError, match=f"job={job} needs checkpoint=PATH"):
             composed(f"job={job}")

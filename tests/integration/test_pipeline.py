@@ -37,6 +37,7 @@ class Finished:
     cwd: Path
     folder: Path
     output: str
+    errors: str
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     done = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     (folder,) = [p for p in (cwd / "runs" / "quickstart").iterdir() if p.is_dir()]
-    return Finished(cwd, folder, done.stdout)
+    return Finished(cwd, folder, done.stdout, done.stderr)
 
 
 def test_every_file_of_a_run_exists(finished: Finished) -> None:
@@ -62,6 +63,13 @@ def test_every_file_of_a_run_exists(finished: Finished) -> None:
     assert "| quickstart |" in finished.output
     assert "mlflow ui --backend-store-uri sqlite:///" in finished.output
     assert str(finished.folder.relative_to(finished.cwd)) in finished.output
+
+
+def test_the_log_holds_all_that_the_terminal_showed(finished: Finished) -> None:
+    log = (finished.folder / "log.txt").read_text()
+    for line in (finished.output + finished.errors).splitlines():
+        assert line in log
+    assert "\nstep 6/6  loss " in log and "(stages " in log and "\nimage 20/20  " in log
 
 
 def test_the_record_says_how_the_numbers_came_about(finished: Finished) -> None:

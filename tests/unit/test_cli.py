@@ -14,7 +14,9 @@ from pixelflow import signals
 from pixelflow.cli import BUG, DEBUG, explained, report
 from pixelflow.conf_dir import option_files
 from pixelflow.config.search_path import config_folders
+from pixelflow.config.sections import check_types
 from pixelflow.errors import Interrupted, UserError, WorkFailed
+from pixelflow.jobs import find_job
 from pixelflow.runs.folder import RunFolder
 from tests.conf.test_compose import composed
 
@@ -122,6 +124,41 @@ def test_output_that_nothing_reads_ends_the_command_silently() -> None:
     done = subprocess.run([sys.executable, run, "--help"], stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+HEAVY = (
+    "torch", "torchvision", "mlflow", "matplotlib", "sklearn", "scipy", "pandas", "optuna", "transformers", "timm",
+    "lpips", "webdataset", "PIL", "tqdm",
+)  # fmt: skip
+"""Modules that take from tenths of a second to seconds to import."""
+
+
+def test_a_value_of_the_wrong_type_is_reported_before_anything_heavy_is_imported() -> None:
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = ['run.py', 'trainer.max_steps=abc']\n"
+        "try:\n    runpy.run_path('run.py', run_name='__main__')\n"
+        f"finally:\n    print(sorted(set(sys.modules) & {set(HEAVY)}))"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "error: trainer.max_steps='abc': must be a valid integer\n")
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "message"),
+    [
+        ("trainer", {"max_steps": "abc"}, "trainer.max_steps='abc': must be a valid integer"),
+        ("sampler", {"num_samples": 1.5}, "sampler.num_samples=1.5: must be a valid integer"),
+        ("job", {"name": "prepare", "quality": "high"}, "job.quality='high': must be a valid integer"),
+    ],
+)
+def test_types_are_checked_first(section: str, value: dict, message: str) -> None:
+    options = find_job("prepare").options
+    with pytest.raises(UserError, match=message):
+        check_types({section: value}, options)
+    check_types({"trainer": {"unknown": 3, "max_steps": "${seed}"}, "sampler": None}, options)
 
 
 def test_another_broken_pipe_is_a_bug(capfd: pytest.CaptureFixture[str]) -> None:

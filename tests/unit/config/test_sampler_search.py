@@ -72,7 +72,9 @@ def search(evaluate: Evaluate, tmp_path: Path, settings: Sequence[int], **confir
 
     made.sweeper = SimpleNamespace(sweep=sweep, job_idx=len(settings))
     overrides = SimpleNamespace(hydra=["hydra.mode=MULTIRUN", "hydra.sweeper.n_trials=9"], task=["checkpoint=/secret"])
-    made.config = SimpleNamespace(experiment="mine", hydra=SimpleNamespace(overrides=overrides))  # type: ignore
+    made.config = SimpleNamespace(
+        experiment="mine", debug=False, runs_dir="runs", hydra=SimpleNamespace(overrides=overrides)
+    )  # type: ignore
     return made, launcher
 
 

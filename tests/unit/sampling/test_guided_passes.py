@@ -113,11 +113,14 @@ def test_batch_per_stage_must_fit() -> None:
 
 def test_observer_sees_every_evaluation_and_the_end_of_each_stage() -> None:
     seen: list[tuple[int, Any, int]] = []
+    evaluated: list[tuple[int, Any, int]] = []
     sampler = make_sampler(Oracle())
     sampler.sample(
         Condition(torch.tensor([1])),
         sampler.keyed_noise([1], seed=0),
         observe=lambda stage, tau, x: seen.append((stage, round(float(tau), 3), x.shape[-1])),
+        evaluated=lambda stage, tau, x, velocity: evaluated.append((stage, round(float(tau), 3), velocity.shape[-1])),
     )
     expected = [(0, [0, 0.5, 1]), (1, [0, 0.333, 0.667, 1]), (2, [0, 0.5, 1])]
     assert seen == [(stage, tau, 4 * 2**stage) for stage, taus in expected for tau in taus]
+    assert evaluated == [entry for entry in seen if entry[1] < 1]

@@ -42,7 +42,7 @@ def test_table_curve_and_best(checkpoint: Path, tmp_path: Path, capsys: pytest.C
     assert numbers[0] == numbers[2], "the same weights, the same noise"
     failed: Any = JobReturn(overrides=["guidance.scale=9"], status=JobStatus.FAILED)
     sweep.on_job_end(SimpleNamespace(), failed)  # type: ignore[arg-type]
-    sweep.on_multirun_end(SimpleNamespace(experiment="eval_sweep"))  # type: ignore[arg-type]
+    sweep.on_multirun_end(SimpleNamespace(experiment="eval_sweep", debug=False, runs_dir="runs"))  # type: ignore[arg-type]
     told = (tmp_path / "eval_sweep.md").read_text()
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".csv", ".md", ".png", ".tex"]
     best = min(zip(numbers[:2], (1, 2), strict=True))
@@ -58,7 +58,7 @@ def test_seeds_of_the_noise_are_averaged(checkpoint: Path, tmp_path: Path) -> No
     paths = [call(sweep, f"checkpoint={checkpoint}", f"guidance.scale={s}", f"sampler.seed={n}") for s, n in jobs]
     numbers = [json.loads(path.read_text())["metrics"]["fd_digits"] for path in paths]
     assert len(set(numbers)) == 4
-    sweep.on_multirun_end(SimpleNamespace(experiment="seeds"))  # type: ignore[arg-type]
+    sweep.on_multirun_end(SimpleNamespace(experiment="seeds", debug=False, runs_dir="runs"))  # type: ignore[arg-type]
     told = (tmp_path / "seeds.md").read_text()
     best = min(sum(numbers[:2]) / 2, sum(numbers[2:4]) / 2)
     assert f"Best: FD (digits CNN) {best:.2f} with" in told
@@ -66,7 +66,9 @@ def test_seeds_of_the_noise_are_averaged(checkpoint: Path, tmp_path: Path) -> No
 
 
 def test_a_sweep_without_results_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    EvaluationSweep(output=str(tmp_path), axes=AXES).on_multirun_end(SimpleNamespace(experiment="none"))  # type: ignore[arg-type]
+    EvaluationSweep(output=str(tmp_path), axes=AXES).on_multirun_end(
+        SimpleNamespace(experiment="none", debug=False, runs_dir="runs")
+    )  # type: ignore[arg-type]
     assert "no table of the sweep" in caplog.text and not list(tmp_path.iterdir())
 
 

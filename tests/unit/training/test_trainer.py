@@ -290,7 +290,7 @@ def test_the_progress_line_is_plain(tmp_path: Path, capsys: pytest.CaptureFixtur
     train(tmp_path, max_steps=3)
     output = capsys.readouterr().err
     assert "\r" not in output
-    assert re.search(r"step 3/3  loss \d\.\d{4}  \d+ images/s  0:00 left\n$", output)
+    assert re.search(r"step 3/3  loss \d\.\d{4} \(stages \d\.\d{4} \d\.\d{4}\)  \d+ images/s  0:00 left\n$", output)
 
 
 # --- faults -------------------------------------------------------------------------------------------------------
