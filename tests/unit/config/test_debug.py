@@ -73,8 +73,8 @@ def test_its_runs_lie_apart(typed: tuple[str, ...], folder: str) -> None:
 
 
 def test_results_lie_there_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert in_debug("quickstart", "job=table")["job"]["output"] == "runs/debug/results"
-    assert composed("job=table")["job"]["output"] == "experiments/results"
+    assert in_debug("quickstart", "job=data")["job"]["output"] == "runs/debug/data"
+    assert composed("job=data")["job"]["output"] == "runs/data"
     monkeypatch.setattr("sys.argv", ["run.py", *IN_DEBUG, "job=table", "job.output=experiments/results"])
     with pytest.raises(UserError, match=r"job.output=experiments/results: debug=true writes into runs_dir=runs/debug"):
         in_debug("quickstart", "job=table", "job.output=experiments/results")

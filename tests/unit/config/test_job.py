@@ -10,7 +10,7 @@ from tests.conf.test_compose import ROOT
 
 def test_every_module_of_the_folder_is_a_job() -> None:
     modules = {path.stem for path in (ROOT / "pixelflow" / "jobs").glob("*.py")} - {"__init__"}
-    assert set(job_names()) == modules and len(modules) == 17
+    assert set(job_names()) == modules and len(modules) == 18
 
 
 @pytest.mark.parametrize("name", job_names())
