@@ -247,8 +247,8 @@ def folder_name(root: str | None, default: str) -> str:
     place, _, path = (root or "").rpartition("://")
     if re.search(r"[*{]|[.](tar|parquet)$", path):
         path = path.rpartition("/")[0] or "."
-    found = Path(path) if place else Path(path).expanduser().resolve()
-    return (root and found.name) or default
+    name = (Path(path) if place else Path(path).expanduser().resolve()).name
+    return name if root and name not in ("", "..") else default
 
 
 def checked_weights(captions: Mapping[str, float] | None) -> dict[str, float]:

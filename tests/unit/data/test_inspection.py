@@ -60,7 +60,8 @@ def test_few_broken_files_need_no_remedy(tmp_path: Path) -> None:
     ("root", "name"),
     [
         ("/a/b", "b"), ("/a/b/", "b"), ("/a/b/*.parquet", "b"), ("b/x-{0..3}.tar", "b"), ("b/x.tar", "b"),
-        ("s3://b", "b"), ("https://host/b/", "b"), ("/", "none"), (None, "none"), ("owner/b", "b"),
+        ("s3://b", "b"), ("https://host/b/", "b"), ("/", "none"), (None, "none"),
+        ("owner/b", "b"), ("s3://b/..", "none"),
     ],
 )  # fmt: skip
 def test_the_name_of_a_folder(root: str | None, name: str) -> None:
