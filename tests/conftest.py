@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import logging
 import shutil
 import signal
+from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import settings
+
+from pixelflow.terminal import Transcript
 
 # The same draws at every call, so that a change of the code alone changes the result of a test.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -21,6 +25,16 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell starts what runs in the background without SIGINT. Tests send it, also to processes that they start.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def no_transcript() -> Iterator[None]:
+    """A command that was called in this process would write the output of later tests to the log of its run."""
+    yield
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, Transcript)]:
+        root.removeHandler(handler)
+        handler.end()
 
 
 MISSING = {

@@ -64,7 +64,7 @@ class EvaluationSweep(Callback):
         try:
             table = build_table(
                 self.runs,
-                Presentation(axes=tuple(self.axes)),
+                Presentation(swept=tuple(self.axes)),
                 command=f"python run.py -m experiments={name} checkpoint=...",
             )
         except ValueError as error:

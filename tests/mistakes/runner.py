@@ -94,8 +94,9 @@ class Outcome:
 
     @property
     def message(self) -> str:
-        """The standard error without the headings of a sweep's runs and the place of a foreign checkpoint's results."""
-        heading = re.compile(r"\[\d+\] |.* belongs to no run of yours in runs_dir")
+        """The standard error without the headings of a sweep's runs and what was found before the mistake."""
+        found = r"(checkpoint|init_from)=.*: step \d+$|found in the data: "
+        heading = re.compile(rf"\[\d+\] |.* belongs to no run of yours in runs_dir|{found}")
         return "\n".join(line for line in self.err.splitlines() if line.strip() and not heading.match(line))
 
     @property
