@@ -43,7 +43,8 @@ class SweepTable(Callback):
         if HydraConfig.get().mode != RunMode.MULTIRUN or config.job.name != "pipeline":
             return
         if job_return.status == JobStatus.COMPLETED:
-            self._made.append(job_return.return_value)
+            folder, evaluation = job_return.return_value
+            self._made.append((Path(folder), evaluation))
         else:
             message = (str(job_return._return_value) or type(job_return._return_value).__name__).splitlines()[0]
             self._failed[" ".join(job_return.overrides or ())] = message

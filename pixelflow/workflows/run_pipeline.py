@@ -35,11 +35,11 @@ from pixelflow.workflows.train_run import find_run, record_data, train
 logger = logging.getLogger(__name__)
 
 
-def run_pipeline(config: Config, overrides: list[str]) -> tuple[Path, str]:
+def run_pipeline(config: Config, overrides: list[str]) -> list[str]:
     """Runs job=pipeline and prints the table of the run.
 
     Returns:
-        The run folder, and the evaluation as a path in it.
+        The run folder, and the evaluation as a path in it. A launcher stores them as JSON.
     """
     settings = RunSettings.of(config)
     with processes(pick_device(trainer_settings(config).device)) as (world, device):
@@ -55,7 +55,7 @@ def run_pipeline(config: Config, overrides: list[str]) -> tuple[Path, str]:
                     record_use(config, path, own_evaluation(config))
                 work(config, run, world, device)
             logger.info("finished in %.0f s", time.monotonic() - start)
-    result = path, own_evaluation(config)
+    result = [str(path), own_evaluation(config)]
     if world.rank:
         return result
     record_use(config, path, own_evaluation(config))
