@@ -216,23 +216,21 @@ def slug(overrides: Iterable[str], *, length: int = 60) -> str:
         overrides: Overrides as the user typed them.
         length: Maximum number of characters.
     """
-    parts, seed = [], ""
+    parts = []
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         if key in MACHINE_KEYS or key.split(".")[0] in MACHINE_KEYS or key == "experiments":
             continue
         word = re.sub(r"[^A-Za-z0-9._]+", "-", value).strip("-")
         name = re.sub(r"[^A-Za-z0-9_]+", "-", re.split("[./]", key.split("@")[0])[-1]).lstrip("-")
-        if key == "seed":
-            seed = f"seed-{word}"[:length]
-        else:
-            parts.append(f"{name}-{word}")
-    left, kept = length - len(seed), []
-    for part in parts:
-        if len(part) < left:
+        parts.append((key == "seed", f"{name}-{word}"[: length if key == "seed" else None]))
+    left = length - sum(len(part) + 1 for is_seed, part in parts if is_seed)
+    kept = []
+    for is_seed, part in parts:
+        if is_seed or len(part) <= left:
             kept.append(part)
-            left -= len(part) + 1
-    text = "_".join([*kept, seed] if seed else kept).lstrip("-.")
+            left -= 0 if is_seed else len(part) + 1
+    text = "_".join(kept).lstrip("-.")
     return text.rstrip("-_.") or ("changed" if parts else "default")
 
 

@@ -39,12 +39,11 @@ def test_an_interrupted_run_ends_a_sweep_and_a_failed_one_does_not(monkeypatch: 
 
 
 def test_a_name_begins_with_what_differs() -> None:
-    """However many settings the runs share: a name has at most 60 characters, and keeps the seed at its end."""
+    """However many settings the runs share: a name has at most 60 characters."""
     shared = [f"trainer.key_{number}=value" for number in range(10)]
     names = [slug(by_axes([*shared, f"seed={seed}", "+solver.num_steps=4"], ["seed", "solver.num_steps"]))
              for seed in (0, 1)]  # fmt: skip
-    assert [name.split("_key")[0] for name in names] == ["num_steps-4"] * 2
-    assert [name.rpartition("_")[2] for name in names] == ["seed-0", "seed-1"]
+    assert [name.split("_key")[0] for name in names] == ["seed-0_num_steps-4", "seed-1_num_steps-4"]
 
 
 def test_hydra_knows_ours() -> None:

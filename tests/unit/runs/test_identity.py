@@ -131,7 +131,7 @@ def test_slug() -> None:
     assert slug(["cascade.num_stages=2", "+seed=1"]) == "num_stages-2_seed-1"
     assert slug(["experiments/digits_pixelgen@_global_=jit_x", "seed=1"]) == "digits_pixelgen-jit_x_seed-1"
     assert slug(["solver.num_steps=[1, 2]", "guidance=none"]) == "num_steps-1-2_guidance-none"
-    assert slug(["cascade.num_stages=2", "seed=1", "optimizer.lr=1e-4"]) == "num_stages-2_lr-1e-4_seed-1"
+    assert slug(["cascade.num_stages=2", "seed=1", "optimizer.lr=1e-4"]) == "num_stages-2_seed-1_lr-1e-4"
 
 
 def test_the_name_of_a_run_keeps_whole_words_and_the_seed() -> None:
