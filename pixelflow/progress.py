@@ -105,7 +105,7 @@ class Progress:
 
 
 def _has_columns(stream: TextIO) -> bool:
-    """Whether a terminal states its width; some of containers do not."""
+    """Returns whether a terminal states its width; in containers some do not."""
     try:
         return os.get_terminal_size(stream.fileno()).columns > 0
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""`debug=true`: any recipe with a tiny model, a few steps and a few samples, in a folder of its own.
+"""`debug=true`: any recipe with a tiny model, a few steps and a few samples, in a separate folder.
 
 conf/debug.yaml lists what it sets. Nothing of such a run counts as a result: its tables say so, and its checkpoints and
 runs are refused without debug=true.

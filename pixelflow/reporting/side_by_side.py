@@ -1,4 +1,4 @@
-"""What differs between runs, as text, and their images in one picture."""
+"""Shows several runs side by side: the settings that differ as text, and their images in one picture."""
 
 from __future__ import annotations
 
